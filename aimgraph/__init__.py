@@ -1,0 +1,38 @@
+"""Give any PyTorch network a memory that every layer can read."""
+
+from aimgraph.api import plan, transform
+from aimgraph.config import AimConfig
+from aimgraph.errors import (
+    AimgraphError,
+    CheckpointError,
+    ConfigError,
+    ExampleInputError,
+    ExportError,
+    PassError,
+    PlanError,
+    TraceError,
+)
+from aimgraph.module import AimModule
+from aimgraph.surgery import disable_memory, enable_memory, freeze_base, memory_parameters, strip
+from aimgraph.version import __version__
+
+__all__ = [
+    "AimConfig",
+    "AimModule",
+    "AimgraphError",
+    "CheckpointError",
+    "ConfigError",
+    "ExampleInputError",
+    "ExportError",
+    "PassError",
+    "PlanError",
+    "TraceError",
+    "__version__",
+    "disable_memory",
+    "enable_memory",
+    "freeze_base",
+    "memory_parameters",
+    "plan",
+    "strip",
+    "transform",
+]

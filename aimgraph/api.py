@@ -1,0 +1,151 @@
+"""transform and plan: from a model to a plan, or to a module with memory."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aimgraph.config import AimConfig
+from aimgraph.errors import ConfigError
+from aimgraph.frontend import build_program, check_base
+from aimgraph.graph_data import plain_copy
+from aimgraph.inputs import resolve_inputs
+from aimgraph.module import AimModule, Record, WidenedSite
+from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
+from aimgraph.plan import Plan
+from aimgraph.program import AIM, Program
+
+Configs = AimConfig | Sequence[AimConfig] | None
+
+
+def transform(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    config: Configs = None,
+    inplace: bool = False,
+    dump: str | Path | None = None,
+    verify: Verify = "touched",
+    watch: Iterable[Watch] = (),
+    **overrides: Any,
+) -> AimModule:
+    """Give `model` a memory that its layers can read.
+
+    With the default ``init="zero"`` the result computes exactly what the model computes, bit for
+    bit, until the memory is trained.
+
+    Args:
+        model: Any traceable module with a convolution or linear layer. It is not changed.
+        example_inputs: A tensor, a tuple of positional inputs, a dict of keyword inputs, or
+            (args, kwargs); inferred, with a warning, if left out. Only shapes and dtypes count.
+        config: One `AimConfig`, or one per memory, with distinct names.
+        inplace: Share the model's parameter objects instead of copying them.
+        dump: Folder to write the graph into after every pass.
+        verify: Re-derive the shapes of the nodes that each pass touched, or of all (``"full"``).
+        watch: Callables ``(pass, program)`` to call after each pass.
+        **overrides: Fields of `AimConfig`, on top of every config.
+
+    Returns:
+        A `torch.fx.GraphModule` with the model's modules under their own names and the memory
+        under ``aim``. The model's own train or eval mode is kept.
+
+    Raises:
+        ConfigError: An option is invalid.
+        ExampleInputError: The inputs don't fit the model or can't be inferred.
+        TraceError: torch.fx can't trace the model.
+        PlanError: No memory can be placed as asked.
+        PassError: The compiler failed; please report it.
+
+    Example:
+        >>> aim = aimgraph.transform(torchvision.models.resnet50())  # doctest: +SKIP
+    """
+    configs = _configs(config, overrides)
+    if inplace and any(c.lowering == "concat" for c in configs):
+        raise ConfigError(
+            'inplace=True shares the parameters of the model, and lowering="concat" needs wider ones: use "split"'
+        )
+    check_base(model)
+    inputs = resolve_inputs(model, example_inputs)
+    watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
+    program = build_program(model, inputs, configs, share=inplace)
+    base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
+    program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program, inputs)
+    return _emit(model, program, base_graphs)
+
+
+def plan(
+    model: nn.Module, example_inputs: Any = None, *, config: Configs = None, inplace: bool = False, **overrides: Any
+) -> Plan:
+    """What `transform` would do with the same arguments; nothing is changed.
+
+    Given the result of a transform, the plan that made it.
+
+    Returns:
+        The plan; it prints as a table.
+
+    Raises:
+        ConfigError: An option is invalid.
+        ExampleInputError: The inputs don't fit the model or can't be inferred.
+        TraceError: torch.fx can't trace the model.
+        PlanError: No memory can be placed as asked.
+    """
+    if isinstance(model, AimModule):
+        return model._record.plan
+    configs = _configs(config, overrides)
+    check_base(model)
+    inputs = resolve_inputs(model, example_inputs)
+    return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True), inputs).plan
+
+
+def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
+    given = (config or AimConfig(),) if isinstance(config, AimConfig | None) else tuple(config)
+    if not given:
+        raise ConfigError("config=[] asks for no memory at all: leave it out for one memory with the defaults")
+    for item in given:
+        if not isinstance(item, AimConfig):
+            raise ConfigError(f"config holds a {type(item).__name__}; give AimConfig objects")
+    fields = AimConfig.model_fields
+    configs = tuple(AimConfig(**({name: getattr(item, name) for name in fields} | overrides)) for item in given)
+    names = [item.name for item in configs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"memories need distinct names, these are {names}: give each AimConfig a name=")
+    return configs
+
+
+def _emit(model: nn.Module, program: Program, base_graphs: dict[str, Any]) -> AimModule:
+    root, kind = program.root, type(model)
+    for module in root.get_submodule(AIM).modules():
+        module.training = root.training
+    internal = set(vars(nn.Module()))
+    attributes = tuple(name for name in vars(root) if name not in internal)
+    graph_members = set(dir(AimModule))
+    lost = tuple(
+        name
+        for name in dir(kind)
+        if name not in graph_members and not name.startswith("_") and callable(getattr(kind, name, None))
+    )
+    notes = program.plan.notes + ((f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ())
+    record = Record(
+        plan=replace(program.plan, notes=notes),
+        base_class=kind,
+        base_attributes=attributes,
+        lost_methods=lost,
+        graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
+        base_graphs=base_graphs,
+        widened=_widened_sites(program.plan),
+    )
+    return AimModule(root, record)
+
+
+def _widened_sites(plan_: Plan) -> tuple[WidenedSite, ...]:
+    found: dict[str, list[tuple[str, int]]] = {}
+    for memory in plan_.memories:
+        for read in memory.reads:
+            if read.lowering == "concat":
+                key = f"{AIM}.{memory.name}.reads.{read.name}.weight"
+                found.setdefault(read.site, []).append((key, read.channels))
+    return tuple(
+        WidenedSite(site, tuple(key for key, _ in reads), tuple(k for _, k in reads)) for site, reads in found.items()
+    )

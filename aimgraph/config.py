@@ -1,0 +1,156 @@
+"""What a user can ask of one memory, validated and JSON both ways."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import nn
+
+from aimgraph.errors import ConfigError
+
+SitePredicate: TypeAlias = Callable[[str, nn.Module], bool]
+Positive: TypeAlias = Annotated[int, Field(gt=0)]
+
+ARTICLE_BUDGET = 0.0126
+"""Added parameters per base parameter in the article: 24.1 M / 23.8 M - 1."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class AimConfig(BaseModel):
+    """Options of one memory. Frozen; ``AimConfig(...)`` raises `ConfigError` on anything invalid.
+
+    Attributes:
+        name: Name of the memory; everything it adds lives under ``aim.<name>``.
+        shape: ``(rows, cols, channels)``, ``(N,)``, or ``"auto"``: the smallest grid of the base
+            with as many channels as `budget` allows.
+        budget: For ``shape="auto"``, the most parameters to add, as a fraction of the base's.
+        source: ``"parameter"``: N free values; ``"ones_conv"``: the article's layer fed with ones.
+        seed: Seed of the private generator that draws everything this memory adds.
+        sites: Layers that read: ``"all"``, globs or ``re:`` regexes over layer paths, or a callable
+            ``(path, module) -> bool``. A pattern that matches nothing is an error.
+        exclude: Globs or ``re:`` regexes of layers that don't read.
+        read: ``"reshape"``: reshape and zero-pad; ``"resize"``: resample the map (2-D grids).
+        updates: ``None``; ``"stages"``: after the last tensor of each resolution; or module paths
+            whose output is written into the memory.
+        pool: ``None``: one memory per sample after an update; ``"batch"``: their mean.
+        mode: ``"replace"`` the memory on update, or mix through a learned gate (``"gated"``).
+        carry: How a memory reaches the next batch: ``"gradient"`` or ``"state"``.
+        rate: Step of the carried state towards what the updates wrote, in (0, 1].
+        write_in_eval: Whether the carried state is written in eval mode too.
+        init: Read weights: ``"zero"`` (output equals the base's bit for bit) or ``"default"``
+            (the layer's own initialiser, to train from scratch).
+        lowering: ``"split"``: y = layer(x) + layer_m(m); ``"concat"``: literally widened layers.
+
+    Example:
+        >>> AimConfig(shape=(7, 7, 16), sites=("layer4.*",)).shape
+        (7, 7, 16)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str = "memory"
+    shape: Literal["auto"] | tuple[Positive] | tuple[Positive, Positive, Positive] = "auto"
+    budget: float = Field(default=ARTICLE_BUDGET, gt=0, allow_inf_nan=False)
+    source: Literal["parameter", "ones_conv"] = "parameter"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    sites: str | tuple[str, ...] | SitePredicate = "all"
+    exclude: str | tuple[str, ...] = ()
+    read: Literal["reshape", "resize"] = "reshape"
+    updates: Literal["stages"] | tuple[str, ...] | None = None
+    pool: Literal["batch"] | None = None
+    mode: Literal["replace", "gated"] = "replace"
+    carry: Literal["gradient", "state"] = "gradient"
+    rate: float = Field(default=0.1, gt=0, le=1)
+    write_in_eval: bool = False
+    init: Literal["zero", "default"] = "zero"
+    lowering: Literal["split", "concat"] = "split"
+
+    def __init__(self, **options: Any) -> None:
+        """Validate `options`.
+
+        Raises:
+            ConfigError: An option is unknown, of the wrong type, out of range or contradictory.
+        """
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from error
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_an_identifier(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("a memory's name is a letter followed by letters, digits or '_'")
+        return name
+
+    @field_validator("sites", "exclude")
+    @classmethod
+    def _patterns_compile(cls, patterns: Any) -> Any:
+        for pattern in as_patterns(patterns) if not callable(patterns) else ():
+            if pattern.startswith("re:"):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    raise ValueError(f"the regular expression {pattern!r} is invalid: {error}") from error
+        return patterns
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "AimConfig":
+        if self.updates == ():
+            raise ValueError("updates=() names no module: use updates=None for a memory without updates")
+        for option in ("carry", "pool", "mode"):
+            default = type(self).model_fields[option].default
+            if self.updates is None and getattr(self, option) != default:
+                value = getattr(self, option)
+                raise ValueError(f'{option}={value!r} needs updates, e.g. updates="stages"')
+        if self.write_in_eval and self.carry != "state":
+            raise ValueError('write_in_eval=True needs carry="state"')
+        if self.source == "ones_conv" and self.shape == "auto":
+            raise ValueError('source="ones_conv" needs an explicit shape, e.g. shape=(7, 7, 64)')
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON-ready data.
+
+        Raises:
+            ConfigError: `sites` is a callable, which no file can hold.
+        """
+        if callable(self.sites):
+            raise ConfigError(
+                f"memory {self.name!r}: sites is a callable and can't be written as JSON; "
+                "use globs or 're:' regexes instead"
+            )
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "AimConfig":
+        """The config that `to_json` wrote.
+
+        Raises:
+            ConfigError: `data` is not a valid set of options.
+        """
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+
+def as_patterns(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One pattern or several, as a tuple; ``"all"`` is every path."""
+    if patterns == "all":
+        return ("*",)
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per problem: the option, the value seen, what is wrong with it."""
+    lines: list[str] = []
+    for problem in error.errors(include_url=False):
+        option = str(problem["loc"][0]) if problem["loc"] else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown option; the options are {', '.join(AimConfig.model_fields)}"
+        seen = f"={problem['input']!r}" if option else ""
+        line = f"AimConfig {option}{seen}: {message}" if option else f"AimConfig: {message}"
+        if line not in lines:
+            lines.append(line)
+    return "\n".join(lines)

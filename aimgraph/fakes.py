@@ -1,0 +1,113 @@
+"""Running modules and graphs on fake tensors: shapes without arithmetic, and without side effects."""
+
+import copy
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fake_copy(module: M, mode: FakeTensorMode) -> M:
+    """A copy of `module` whose parameters and buffers are fake; running it changes nothing real."""
+    memo: dict[int, Any] = {}
+    for tensor in chain(module.parameters(), module.buffers()):
+        memo[id(tensor)] = mode.from_tensor(tensor)
+    with torch.no_grad():
+        return copy.deepcopy(module, memo)
+
+
+def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
+    """Every tensor in `inputs` as a fake one of the same shape, dtype and device."""
+    return tree_map(lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+class FakeRun:
+    """Runs a graph's nodes on fake tensors and keeps what each node gave.
+
+    Args:
+        root: Owner of the modules and attributes that the graph names.
+        inputs: One value per placeholder, in order; tensors become fake.
+    """
+
+    def __init__(self, root: nn.Module, inputs: list[Any]) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.root = root
+        self.inputs = iter(fake_inputs(inputs, self.mode))
+        self.values: dict[fx.Node, Any] = {}
+        self.writes: list[tuple[fx.Node, fx.Node]] = []
+        self._copies: dict[int, Any] = {}
+        self._memo: dict[int, Any] = {}
+
+    def run(self, graph: fx.Graph) -> None:
+        """Run every node of `graph` that has no value yet, in order."""
+        for node in graph.nodes:
+            if node not in self.values:
+                self.values[node] = self.run_node(node)
+
+    def rerun(self, graph: fx.Graph, touched: set[fx.Node]) -> None:
+        """Run the `touched` nodes of `graph` again, on fresh copies of the modules they call."""
+        for node in touched:
+            self.values.pop(node, None)
+            if node.op == "call_module":
+                self._copies.pop(id(self.root.get_submodule(str(node.target))), None)
+        self.run(graph)
+
+    def run_node(self, node: fx.Node) -> Any:
+        """What `node` gives, computed from the values of its inputs.
+
+        Also notes in `writes` which of its inputs the node overwrites in place.
+        """
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        before = {n: _version(self.values[n]) for n in node.all_input_nodes}
+        with self.mode, torch.no_grad():
+            value = self._call(node, args, kwargs)
+        self.writes += [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
+        return value
+
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        target: Any = node.target
+        match node.op:
+            case "placeholder":
+                return next(self.inputs)
+            case "get_attr":
+                return self._fake(_attribute(self.root, target))
+            case "call_module":
+                return self._fake(self.root.get_submodule(target))(*args, **kwargs)
+            case "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            case "call_function":
+                return target(*args, **kwargs)
+        return args[0]
+
+    def _fake(self, thing: Any) -> Any:
+        """The fake copy of a module or tensor; one per object, so shared ones stay shared."""
+        if id(thing) not in self._copies:
+            for tensor in _tensors(thing):
+                if id(tensor) not in self._memo:
+                    self._memo[id(tensor)] = self.mode.from_tensor(tensor)
+            self._copies[id(thing)] = copy.deepcopy(thing, self._memo)
+        return self._copies[id(thing)]
+
+
+def _tensors(thing: Any) -> list[Tensor]:
+    if isinstance(thing, Tensor):
+        return [thing]
+    borrowed = [m for part in getattr(thing, "borrowed", ()) for m in (part if isinstance(part, tuple) else (part,))]
+    modules = [thing, *borrowed] if isinstance(thing, nn.Module) else []
+    return [t for module in modules for t in chain(module.parameters(), module.buffers())]
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) else 0

@@ -1,0 +1,193 @@
+"""From a base to a program: copy, trace, and derive the shapes of every node at two batch sizes."""
+
+import copy
+import inspect
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils._pytree import tree_leaves, tree_map
+
+from aimgraph.config import AimConfig
+from aimgraph.errors import ExampleInputError, PlanError
+from aimgraph.fakes import FakeRun
+from aimgraph.layers import classify_layers
+from aimgraph.plan import Plan
+from aimgraph.program import AIM, SHAPES, Program, Signature
+from aimgraph.tracing import trace
+
+RESERVED = ("graph", "code", "meta", "recompile", "_graph", "_code")
+"""Names that a torch.fx.GraphModule needs for itself."""
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, ...], *, share: bool) -> Program:
+    """Copy and trace `base`.
+
+    Args:
+        base: The model; it is not changed.
+        inputs: Example positional and keyword inputs.
+        configs: One per memory, with distinct names.
+        share: Whether the copy shares the base's parameters and buffers.
+
+    Raises:
+        PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
+        TraceError: The base can't be traced.
+        ExampleInputError: The base doesn't run on `inputs`.
+    """
+    check_base(base)
+    root = clone(base, share=share)
+    args, kwargs = inputs
+    graphs = trace(root, classify_layers(root), args, kwargs)
+    runs = derive_shapes(root, graphs, inputs)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    signature = Signature(
+        model=type(base).__name__,
+        placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
+        parameters=tuple(chain(_names(root.named_parameters), _names(root.named_buffers))),
+        inputs=tuple(tuple(tensor.shape) for tensor in tensors),
+        batch=example_batch(inputs),
+    )
+    parameters = sum(parameter.numel() for parameter in root.parameters())
+    plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=_notes(graphs))
+    return Program(root, graphs, runs, signature, configs, plan)
+
+
+def check_base(base: nn.Module) -> None:
+    """Refuse what can't be transformed.
+
+    Raises:
+        PlanError: Wrapped for data parallelism, scripted, transformed already, or with reserved names.
+    """
+    kind = type(base).__name__
+    if not isinstance(base, nn.Module):
+        raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
+    if isinstance(base, DataParallel | DistributedDataParallel):
+        raise PlanError(f"the model is wrapped in {kind}: transform model.module, then wrap the result")
+    if isinstance(base, torch.jit.ScriptModule):
+        raise PlanError(f"{kind} is a scripted model, which torch.fx can't trace: transform the original module")
+    for path, module in base.named_modules():
+        if isinstance(module, fx.GraphModule) and AIM in module._modules:
+            place = f"its submodule {path!r}" if path else "the model"
+            raise PlanError(
+                f"{place} is transformed already: use aimgraph.strip to get the base back, and give one "
+                "transform all memories as a list of configs"
+            )
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+            raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")
+    held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
+    if AIM in held:
+        raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")
+    taken = [name for name in RESERVED if name in held]
+    if taken:
+        raise PlanError(f"{kind} has members named {taken}, which a torch.fx.GraphModule keeps for itself: rename them")
+
+
+def clone(base: nn.Module, *, share: bool) -> nn.Module:
+    """A copy of `base`; with `share`, of its structure only, around the same parameters and buffers."""
+    memo: dict[int, Any] = {}
+    if share:
+        memo = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
+    return copy.deepcopy(base, memo)
+
+
+def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments) -> dict[str, FakeRun]:
+    """Note on every node its fake value, its shapes at two batch sizes, and who overwrites it.
+
+    Returns:
+        Graph -> the run at the first of the two batch sizes.
+    """
+    size, batch = batch_size(inputs), example_batch(inputs)
+    kept = {}
+    for name, graph in graphs.items():
+        runs = []
+        for other in (batch, batch + 1):
+            run = FakeRun(root, bind(root, graph, with_batch(inputs, size, other)))
+            try:
+                run.run(graph)
+            except Exception as error:  # whatever the base's own code raises on these inputs
+                shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+                raise ExampleInputError(
+                    f"{type(root).__name__} ({name} graph) does not run on inputs of shapes {shapes} at batch size "
+                    f"{other}: {error}"
+                ) from error
+            runs.append(run)
+        _annotate(graph, *runs)
+        kept[name] = runs[0]
+    return kept
+
+
+def example_batch(inputs: Arguments) -> int:
+    """The batch size that shapes are derived at: the example's, or 2 where that is 1.
+
+    Batch normalisation may refuse a single sample in train mode.
+    """
+    return max(batch_size(inputs), 2)
+
+
+def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
+    for node in graph.nodes:
+        value, other = first.values[node], second.values[node]
+        if isinstance(value, Tensor) and isinstance(other, Tensor):
+            node.meta["val"] = value
+            node.meta[SHAPES] = (tuple(value.shape), tuple(other.shape))
+        elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            node.meta["aim_has_tensors"] = True
+    for writer, written in first.writes:
+        written.meta.setdefault("aim_overwritten_by", []).append(writer)
+
+
+def batch_size(inputs: Arguments) -> int:
+    """Size of the first dimension of the first tensor input.
+
+    Raises:
+        ExampleInputError: No input is a tensor with at least one dimension.
+    """
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return int(leaf.shape[0])
+    raise ExampleInputError("the example inputs hold no tensor with a batch dimension: give e.g. a [B, C, H, W] tensor")
+
+
+def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:
+    """The inputs with `other` samples instead of `size`; the values are of no interest."""
+
+    def resize(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size:
+            return leaf.new_zeros((other, *leaf.shape[1:]))
+        return leaf
+
+    args, kwargs = tree_map(resize, inputs)
+    return args, kwargs
+
+
+def bind(root: nn.Module, graph: fx.Graph, inputs: Arguments) -> list[Any]:
+    """One value per placeholder of `graph`, defaults included.
+
+    Raises:
+        ExampleInputError: The inputs don't fit the forward's signature.
+    """
+    args, kwargs = inputs
+    try:
+        bound = inspect.signature(root.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ExampleInputError(f"the example inputs don't fit {type(root).__name__}.forward: {error}") from error
+    bound.apply_defaults()
+    return [bound.arguments[name.lstrip("*")] for name in _placeholders(graph)]
+
+
+def _placeholders(graph: fx.Graph) -> tuple[str, ...]:
+    return tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))
+
+
+def _names(items: Any) -> list[str]:
+    return [name for name, _ in items(remove_duplicate=False)]
+
+
+def _notes(graphs: dict[str, fx.Graph]) -> tuple[str, ...]:
+    if len(graphs) == 1:
+        return ()
+    return ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)

@@ -1,0 +1,81 @@
+"""Graphs as plain data, so that pickling keeps every operation as it is.
+
+A pickled `torch.fx.GraphModule` is traced again from its printed source, which can turn in-place
+operators into out-of-place ones. Here nodes are written down one by one instead.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+
+@dataclass(frozen=True)
+class NodeRef:
+    """Stands for a node in pickled arguments."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class NodeData:
+    """One node: what `torch.fx.Graph.create_node` takes."""
+
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    name: str
+
+
+def dump_graph(graph: fx.Graph) -> list[NodeData]:
+    """The nodes of `graph` in order, as data that pickles."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return NodeRef(value.name)
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(plain, value))
+        if isinstance(value, tuple):
+            return tuple(map(plain, value))
+        if isinstance(value, list):
+            return list(map(plain, value))
+        if isinstance(value, slice):
+            return slice(plain(value.start), plain(value.stop), plain(value.step))
+        return value
+
+    return [NodeData(n.op, n.target, plain(n.args), plain(n.kwargs), n.name) for n in graph.nodes]
+
+
+def load_graph(data: list[NodeData]) -> fx.Graph:
+    """The graph that `dump_graph` wrote down, node names included."""
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+
+    def live(value: Any) -> Any:
+        if isinstance(value, NodeRef):
+            return nodes[value.name]
+        if isinstance(value, dict):
+            return {key: live(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(live, value))
+        if isinstance(value, tuple):
+            return tuple(map(live, value))
+        if isinstance(value, list):
+            return list(map(live, value))
+        if isinstance(value, slice):
+            return slice(live(value.start), live(value.stop), live(value.step))
+        return value
+
+    for item in data:
+        nodes[item.name] = graph.create_node(item.op, item.target, live(item.args), live(item.kwargs), item.name)
+    return graph
+
+
+def plain_copy(graph: fx.Graph) -> fx.Graph:
+    """A copy without the compiler's notes, which hold fake tensors."""
+    copy = load_graph(dump_graph(graph))
+    copy._codegen = graph._codegen
+    return copy

@@ -1,0 +1,103 @@
+"""Example inputs: taken as given, or inferred from the base."""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.errors import ExampleInputError
+from aimgraph.fakes import fake_copy
+from aimgraph.frontend import Arguments
+from aimgraph.layers import is_layer
+
+SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((224,), (1024,), (16000,), (64,)),
+    2: ((224, 224), (32, 32), (299, 299), (64, 64), (28, 28), (512, 512)),
+    3: ((16, 112, 112), (32, 224, 224), (16, 32, 32), (8, 16, 16)),
+}
+"""Grids to try for a first layer of 1, 2 or 3 grid dimensions, in this order."""
+
+
+def resolve_inputs(base: nn.Module, example_inputs: Any) -> Arguments:
+    """Example inputs as (args, kwargs): those given, or the first inferred ones the base runs on.
+
+    Args:
+        base: The model.
+        example_inputs: None; a tensor; a tuple or list of positional inputs; a dict of keyword
+            inputs; or a pair of a tuple and a dict.
+
+    Raises:
+        ExampleInputError: Nothing was given and none of the shapes tried fits.
+    """
+    if example_inputs is None:
+        return _infer(base)
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, dict):
+        return (), example_inputs
+    if isinstance(example_inputs, tuple | list):
+        pair = tuple(example_inputs)
+        if len(pair) == 2 and isinstance(pair[0], tuple) and isinstance(pair[1], dict):
+            return pair[0], pair[1]
+        return pair, {}
+    raise ExampleInputError(
+        f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of positional inputs, "
+        "a dict of keyword inputs, or (args, kwargs)"
+    )
+
+
+def _infer(base: nn.Module) -> Arguments:
+    tried = []
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    copy = fake_copy(base, mode).eval()
+    needed = [
+        name
+        for name, p in inspect.signature(base.forward).parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if len(needed) <= 1:
+        for shape, dtype, device in _candidates(base):
+            try:
+                with mode, torch.no_grad():
+                    copy(torch.zeros(shape, dtype=dtype, device=device))
+            except Exception as error:  # the base's own complaint about a shape; listed if all fail
+                tried.append(f"  {list(shape)}: {error}".split("\n")[0])
+                continue
+            warnings.warn(f"no example_inputs given: assuming one input of shape {list(shape)}", stacklevel=4)
+            return (torch.zeros(shape, dtype=dtype, device=device),), {}
+    lines = "\n".join(tried) if tried else f"  nothing: its forward needs {needed}"
+    raise ExampleInputError(
+        f"can't infer example inputs for {type(base).__name__}; give example_inputs=. Tried:\n{lines}"
+    )
+
+
+def _candidates(base: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype, torch.device]]:
+    first = next((m for m in base.modules() if is_layer(m)), None)
+    if first is None:
+        raise ExampleInputError(
+            f"{type(base).__name__} has no convolution or linear layer: there is nothing that could read a memory"
+        )
+    weight = next(first.parameters())
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(base, name, None)
+        size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
+        if size:
+            yield (1, *size), weight.dtype, weight.device
+    if isinstance(first, _ConvNd):
+        for grid in SIZES[len(first.kernel_size)]:
+            yield (1, first.in_channels, *grid), weight.dtype, weight.device
+    else:
+        yield (1, int(first.in_features)), weight.dtype, weight.device  # type: ignore[arg-type]
+        for grid in SIZES[2]:
+            yield (1, 3, *grid), weight.dtype, weight.device
+
+
+def input_shapes(inputs: Arguments) -> list[list[int]]:
+    """Shapes of all tensors in `inputs`."""
+    return [list(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]

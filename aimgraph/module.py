@@ -1,0 +1,289 @@
+"""The emitted module: a `torch.fx.GraphModule` with the base inside and its memory under ``aim``."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+
+from aimgraph.graph_data import dump_graph, load_graph
+from aimgraph.plan import Plan
+from aimgraph.program import AIM
+from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
+from aimgraph.runtime.state import StateCarry
+
+_MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+_GRAPH_STATE = (
+    "_graph",
+    "_code",
+    "_lineno_map",
+    "_prologue_start",
+    "_tracer_cls",
+    "_tracer_extras",
+    "meta",
+    "shape_env",
+    "_replace_hooks",
+    "_create_node_hooks",
+    "_erase_node_hooks",
+    "_deepcopy_hooks",
+    "_record",
+)
+
+
+@dataclass(frozen=True)
+class WidenedSite:
+    """A layer whose weight holds its read weights.
+
+    Attributes:
+        site: Path of the layer.
+        keys: State-dict keys of the read weights, in the order of their channels.
+        channels: k of each.
+    """
+
+    site: str
+    keys: tuple[str, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass
+class Record:
+    """What an `AimModule` knows besides its modules.
+
+    Attributes:
+        plan: What was inserted where.
+        base_class: Class of the base.
+        base_attributes: Names of the base's plain attributes.
+        lost_methods: Methods of the base's class that the emitted module does not have.
+        graphs: ``both`` or ``train`` and ``eval``: with memory.
+        base_graphs: The same, without.
+        widened: Layers in concat form.
+        frozen: Whether the base stays in eval mode.
+        enabled: Whether the memory takes part.
+    """
+
+    plan: Plan
+    base_class: type[nn.Module]
+    base_attributes: tuple[str, ...]
+    lost_methods: tuple[str, ...]
+    graphs: dict[str, fx.Graph]
+    base_graphs: dict[str, fx.Graph]
+    widened: tuple[WidenedSite, ...] = ()
+    frozen: bool = False
+    enabled: bool = True
+    compiled: dict[str, tuple[Any, str]] = field(default_factory=dict, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        state["compiled"] = {}
+        for name in ("graphs", "base_graphs"):
+            state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("graphs", "base_graphs"):
+            state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
+        self.__dict__.update(state)
+
+
+class AimModule(fx.GraphModule):
+    """A base with memory. Made by `aimgraph.transform`.
+
+    Everything of the base keeps its name and state-dict key; everything added lives under
+    ``aim``. Where the base's forward differs between train and eval mode, `train` and `eval`
+    switch between two graphs.
+
+    Args:
+        root: Owner of all modules, parameters, buffers and plain attributes.
+        record: The graphs and what is known about them.
+    """
+
+    _record: Record
+    _graph: fx.Graph
+    _code: str
+
+    def __init__(self, root: nn.Module | dict[str, Any], record: Record) -> None:
+        super().__init__(nn.Module(), fx.Graph(), class_name=record.base_class.__name__)
+        attributes = root if isinstance(root, dict) else vars(root)
+        self.__dict__.update(attributes)
+        self._record = record
+        self.register_state_dict_post_hook(_split_widened)
+        self.register_load_state_dict_pre_hook(_join_widened)
+        self._select()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; a base frozen by `aimgraph.freeze_base` stays in eval."""
+        super().train(mode)
+        if "_record" in self.__dict__:
+            if self._record.frozen:
+                for name, child in self.named_children():
+                    if name != AIM:
+                        child.eval()
+            self._select()
+        return self
+
+    def reset_memory(self) -> None:
+        """Forget all carried state: every memory starts from its source again."""
+        for module in self.modules():
+            if isinstance(module, StateCarry):
+                module.reset()
+
+    def _select(self) -> None:
+        """Run the graph that fits the mode, with memory or without."""
+        record = self._record
+        graphs = record.graphs if record.enabled else record.base_graphs
+        mode = "train" if self.training and not record.frozen else "eval"
+        name = mode if mode in graphs else "both"
+        key = f"{'aim' if record.enabled else 'base'}.{name}"
+        if key in record.compiled:
+            self._graph = graphs[name]
+            forward, self._code = record.compiled[key]
+            type(self).forward = forward  # type: ignore[method-assign]
+            return
+        self.graph = graphs[name]
+        forward = type(self).forward
+        if not record.enabled and record.widened:
+            forward = _without_widening(forward)
+            type(self).forward = forward  # type: ignore[method-assign]
+        record.compiled[key] = (forward, self._code)
+
+    def _attributes(self) -> dict[str, Any]:
+        """Everything that is not derived from the graphs."""
+        state = {key: value for key, value in self.__dict__.items() if key not in _GRAPH_STATE}
+        for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
+            state[name] = type(state[name])()  # made anew by __init__
+        return state
+
+    def __getattr__(self, name: str) -> Any:
+        """Members, and constants of the base's class."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            record = self.__dict__.get("_record")
+            value = getattr(record.base_class, name, None) if record and not name.startswith("__") else None
+            if value is None or callable(value) or hasattr(value, "__get__"):
+                raise
+            return value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
+        attributes = copy.deepcopy(self._attributes(), memo)
+        record = Record.__new__(Record)
+        record.__setstate__(self._record.__getstate__())
+        return AimModule(attributes, record)
+
+    def __copy__(self) -> "AimModule":
+        attributes = self._attributes()
+        for name in _MODULE_DICTS:
+            attributes[name] = copy.copy(attributes[name])
+        record = Record.__new__(Record)
+        record.__setstate__(self._record.__getstate__())
+        return AimModule(attributes, record)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return (AimModule, (self._attributes(), self._record))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__reduce_ex__(2)
+
+
+def base_parts(aim: AimModule) -> dict[str, Any]:
+    """The ``__dict__`` of the base inside `aim`, around the same modules and tensors.
+
+    Layers in concat form are still widened; see `narrow`.
+    """
+    record = aim._record
+    keep = {*_MODULE_DICTS, "training", *record.base_attributes}
+    parts = {key: value for key, value in aim.__dict__.items() if key in keep or key.endswith("_hooks")}
+    for name in _GRAPH_STATE:
+        parts.pop(name, None)
+    for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
+        parts[name] = type(parts[name])()
+    parts["_modules"] = {name: module for name, module in aim._modules.items() if name != AIM}
+    return parts
+
+
+def narrow(layer: AffineLayer, widened: WidenedSite) -> None:
+    """Give a widened layer its own weight and channel count back."""
+    weight, _ = narrow_weight(layer, layer.weight.detach(), list(widened.channels))
+    layer.weight = nn.Parameter(weight.clone(), requires_grad=layer.weight.requires_grad)
+    if isinstance(layer, nn.Linear):
+        layer.in_features -= sum(widened.channels)
+    else:
+        layer.in_channels -= layer.groups * sum(widened.channels)
+
+
+def _split_widened(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """State-dict hook: a widened weight is written as the base's weight and the read weights."""
+    assert isinstance(module, AimModule)
+    for site in module._record.widened:
+        key = f"{prefix}{site.site}.weight"
+        if key not in state:
+            continue
+        layer = module.get_submodule(site.site)
+        assert isinstance(layer, AffineLayer)
+        weight, reads = narrow_weight(layer, state[key], list(site.channels))
+        state[key] = weight
+        state.update({f"{prefix}{name}": read for name, read in zip(site.keys, reads, strict=True)})
+
+
+def _join_widened(
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    _metadata: Any,
+    _strict: bool,
+    missing: list[str],
+    _unexpected: list[str],
+    _errors: list[str],
+) -> None:
+    """Load hook: a base-shaped weight and ``aim`` keys are put together into the widened weight."""
+    assert isinstance(module, AimModule)
+    for site in module._record.widened:
+        key = f"{prefix}{site.site}.weight"
+        layer = module.get_submodule(site.site)
+        assert isinstance(layer, AffineLayer)
+        base, reads = narrow_weight(layer, layer.weight.detach(), list(site.channels))
+        for i, name in enumerate(site.keys):
+            given = state.pop(f"{prefix}{name}", None)
+            if given is None:
+                missing.append(f"{prefix}{name}")
+            else:
+                reads[i] = given
+        weight = state.get(key, base)
+        if weight.shape == base.shape and all(
+            read.shape[2:] == base.shape[2:] and read.dim() == base.dim() for read in reads
+        ):
+            like = {"device": base.device, "dtype": base.dtype}
+            wide = widen_weight(layer, weight.to(**like), [read.to(**like) for read in reads])
+            if key in state:
+                state[key] = wide
+            elif wide.shape == layer.weight.shape:
+                with torch.no_grad():
+                    layer.weight.copy_(wide)
+
+
+def _without_widening(forward: Any) -> Any:
+    """A forward of the base's graph that sees the widened layers with their own weights."""
+
+    def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
+        weights: dict[str, Tensor] = {}
+        for site in self._record.widened:
+            layer = self.get_submodule(site.site)
+            assert isinstance(layer, AffineLayer)
+            weights[f"{site.site}.weight"] = narrow_weight(layer, layer.weight, list(site.channels))[0]
+        shell = _Shell(self, forward)
+        return torch.func.functional_call(shell, {f"inner.{k}": v for k, v in weights.items()}, args, kwargs)
+
+    return run
+
+
+class _Shell(nn.Module):
+    """Calls a given forward on `inner`, so that `functional_call` can swap tensors below it."""
+
+    def __init__(self, inner: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.call = call
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(self.inner, *args, **kwargs)

@@ -1,0 +1,243 @@
+"""What will be inserted where: the plan, as data. Nothing here touches a graph."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from aimgraph.config import AimConfig
+from aimgraph.runtime.read import ReadSpec
+
+
+@dataclass(frozen=True)
+class SiteCall:
+    """One call of a site in one graph.
+
+    Attributes:
+        graph: ``both``, ``train`` or ``eval``.
+        node: Name of the node.
+        shape: Shape of the input at the example batch size.
+        grid: S.
+        batch_axis: Dimension that carries the batch; None for an input without one.
+        batch_ratio: r where that dimension is r * B; 0 where the input does not depend on B.
+        channel_axis: Dimension that carries the channels.
+    """
+
+    graph: str
+    node: str
+    shape: tuple[int, ...]
+    grid: tuple[int, ...]
+    batch_axis: int | None
+    batch_ratio: int
+    channel_axis: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that can read.
+
+    Attributes:
+        path: Path of the layer.
+        kind: Class name.
+        channels: (in, out) channels or features.
+        groups: g.
+        taps: Parameters of Wm per memory channel: O times the kernel's size.
+        calls: Its calls, in graph order.
+        split_only: Why its weight can't be widened; empty if it can.
+    """
+
+    path: str
+    kind: str
+    channels: tuple[int, int]
+    groups: int
+    taps: int
+    calls: tuple[SiteCall, ...]
+    split_only: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer, call or update that is left as it is, and why."""
+
+    path: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class UpdateSpot:
+    """Where features are written into a memory.
+
+    Attributes:
+        memory: Name of the memory.
+        where: Module path or a description of the tensor X.
+        nodes: Graph -> name of the node that gives X.
+        features: C, channels of X.
+        grid: Grid of X.
+        batch_axis: Dimension of X that carries the batch.
+        channel_axis: Dimension of X that carries the channels.
+    """
+
+    memory: str
+    where: str
+    nodes: dict[str, str]
+    features: int
+    grid: tuple[int, ...]
+    batch_axis: int
+    channel_axis: int
+
+
+@dataclass(frozen=True)
+class ReadCall:
+    """Which value of the memory one call of a site reads.
+
+    Attributes:
+        graph: ``both``, ``train`` or ``eval``.
+        node: Name of the call's node.
+        spec: The layout of the view in this call.
+        value: 0 for the source, i for the i-th update.
+        mean: Whether it reads the batch mean of a per-sample value.
+        note: Why it reads something else than the latest per-sample value; empty otherwise.
+    """
+
+    graph: str
+    node: str
+    spec: ReadSpec
+    value: int
+    mean: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Read:
+    """One read weight: a site, a memory and the calls that it serves.
+
+    Attributes:
+        site: Path of the layer.
+        name: Where the read layer lives below ``aim.<memory>.reads``.
+        kind: Class name of the layer.
+        channels: k.
+        grid: S of the first call.
+        parameters: Parameters of Wm.
+        lowering: ``split`` or ``concat``.
+        calls: The calls that use this read weight.
+        note: Why the lowering is not the one asked for; empty otherwise.
+    """
+
+    site: str
+    name: str
+    kind: str
+    channels: int
+    grid: tuple[int, ...]
+    parameters: int
+    lowering: str
+    calls: tuple[ReadCall, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedUpdate:
+    """An update that is kept; its number is its place in ``MemoryPlan.updates``, from 1."""
+
+    spot: UpdateSpot
+    parameters: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """One memory: its shape, what it costs and what it serves.
+
+    Attributes:
+        config: What was asked for.
+        shape: Resolved shape.
+        size: N.
+        source_parameters: Parameters of the source.
+        reads: Read weights, in graph order.
+        updates: Kept updates, in execution order.
+        dropped: Updates that nothing would ever read.
+    """
+
+    config: AimConfig
+    shape: tuple[int, ...]
+    size: int
+    source_parameters: int
+    reads: tuple[Read, ...]
+    updates: tuple[PlannedUpdate, ...]
+    dropped: tuple[Skipped, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the memory."""
+        return self.config.name
+
+    @property
+    def parameters(self) -> int:
+        """Parameters that this memory adds: source, read weights and updates."""
+        return (
+            self.source_parameters
+            + sum(read.parameters for read in self.reads)
+            + sum(update.parameters for update in self.updates)
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `aimgraph.transform` does to a base. Prints as a table; `to_dict` for machines.
+
+    Attributes:
+        model: Class name of the base.
+        inputs: Shapes of the example inputs.
+        base_parameters: Parameters of the base.
+        layers: Convolutions and linear layers present in the base.
+        sites: Layers that can read.
+        skipped: Layers and calls left alone, with the reason.
+        spots: Where updates could be written, before the dead ones are dropped.
+        memories: One plan per memory.
+        notes: Anything else a user should know.
+    """
+
+    model: str
+    inputs: tuple[tuple[int, ...], ...]
+    base_parameters: int
+    layers: int
+    sites: tuple[Site, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    spots: tuple[UpdateSpot, ...] = ()
+    memories: tuple[MemoryPlan, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def added_parameters(self) -> int:
+        """Parameters that all memories add."""
+        return sum(memory.parameters for memory in self.memories)
+
+    @property
+    def sites_read(self) -> int:
+        """How many distinct layers read some memory."""
+        return len({read.site for memory in self.memories for read in memory.reads})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready data, with totals."""
+        data = asdict(replace(self, memories=()))
+        data["memories"] = [_memory_dict(memory) for memory in self.memories]
+        data["totals"] = {
+            "base_parameters": self.base_parameters,
+            "added_parameters": self.added_parameters,
+            "added_ratio": self.added_parameters / max(1, self.base_parameters),
+            "layers_present": self.layers,
+            "sites_read": self.sites_read,
+        }
+        return data
+
+    def __str__(self) -> str:
+        """The plan as a table, 120 columns wide."""
+        from aimgraph.report import plan_text
+
+        return plan_text(self)
+
+
+def _memory_dict(memory: MemoryPlan) -> dict[str, Any]:
+    config = memory.config
+    data = asdict(replace(memory, config=AimConfig()))
+    sites = config.sites if not callable(config.sites) else repr(config.sites)
+    data["config"] = config.model_dump(mode="json", exclude={"sites"}) | {"sites": sites}
+    data["parameters"] = memory.parameters
+    return data

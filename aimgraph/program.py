@@ -1,0 +1,149 @@
+"""What a compiler pass takes and gives: a program, and the contract of a pass."""
+
+import re
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from torch import fx, nn
+
+from aimgraph.config import AimConfig
+from aimgraph.errors import PassError
+from aimgraph.fakes import FakeRun
+from aimgraph.plan import Plan, Skipped
+
+AIM = "aim"
+"""Name of the child that holds everything a transform adds."""
+
+WIDENED = f"{AIM}._widened"
+"""Where layers over [x ; m] stand until they are lowered."""
+
+ADDED = "aim_added"
+"""Key in ``node.meta`` of every node that a pass inserted."""
+
+SHAPES = "aim_shapes"
+"""Key in ``node.meta``: the shapes of a tensor node at two batch sizes."""
+
+
+class Stage(IntEnum):
+    """How far a program has been compiled."""
+
+    TRACED = 0
+    ANALYSED = 1
+    PLANNED = 2
+    MEMORY = 3
+    LOWERED = 4
+    FOLDED = 5
+    EXPORTABLE = 6
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What must not change: how the base is called and what it holds.
+
+    Attributes:
+        model: Class name of the base.
+        placeholders: Graph -> names of its inputs.
+        parameters: Names of the base's parameters and buffers.
+        inputs: Shapes of the example inputs' tensors.
+        batch: Example batch size.
+    """
+
+    model: str
+    placeholders: dict[str, tuple[str, ...]]
+    parameters: tuple[str, ...]
+    inputs: tuple[tuple[int, ...], ...]
+    batch: int
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One pass that ran: its name, whether it changed anything, how long it took."""
+
+    name: str
+    modified: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced base on its way to an `AimModule`.
+
+    The module and graphs belong to the program; passes edit them in place and return a program
+    with the new stage and plan. The pipeline made the one copy there is.
+
+    Attributes:
+        root: The copy of the base, with what passes added below ``aim``.
+        graphs: ``both``, or ``train`` and ``eval``.
+        runs: Graph -> what each of its nodes gives at the example batch size, on fake tensors.
+        signature: What must not change.
+        configs: What was asked for, one per memory.
+        plan: What is known and decided so far.
+        stage: How far it has come.
+        history: The passes that ran.
+    """
+
+    root: nn.Module
+    graphs: dict[str, fx.Graph]
+    runs: dict[str, FakeRun]
+    signature: Signature
+    configs: tuple[AimConfig, ...]
+    plan: Plan
+    stage: Stage = Stage.TRACED
+    history: tuple[HistoryEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass gives.
+
+    Attributes:
+        program: The program after the pass.
+        modified: Whether a graph or module changed: true to fact.
+        skipped: What the pass declined to do, with the reason.
+    """
+
+    program: Program
+    modified: bool
+    skipped: tuple[Skipped, ...] = field(default=())
+
+
+class Pass(Protocol):
+    """A compiler pass: a frozen dataclass whose fields are its options."""
+
+    @property
+    def name(self) -> str:
+        """The pass's name, derived from its class: ``InsertMemory`` -> ``insert-memory``."""
+
+    @property
+    def requires(self) -> Stage:
+        """The earliest stage that the pass works on."""
+
+    def run(self, program: Program) -> PassResult:
+        """Do the work."""
+
+
+class BasePass:
+    """Derives the name of a pass from its class."""
+
+    @property
+    def name(self) -> str:
+        """``InsertMemory`` -> ``insert-memory``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+
+def node_named(graph: fx.Graph, name: str) -> fx.Node:
+    """The node called `name`.
+
+    Raises:
+        PassError: There is none: the plan belongs to another graph.
+    """
+    for node in graph.nodes:
+        if node.name == name:
+            return node
+    raise PassError(f"the graph has no node {name!r}: the plan was made for another graph")
+
+
+def nodes_by_name(graph: fx.Graph) -> dict[str, fx.Node]:
+    """Every node of `graph` by its name."""
+    return {node.name: node for node in graph.nodes}

@@ -1,0 +1,90 @@
+"""A plan as a table."""
+
+import io
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from aimgraph.plan import MemoryPlan, Plan, Read
+
+_WIDTH = 120
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as plain text, for `str` and files."""
+    console = Console(width=_WIDTH, file=io.StringIO(), color_system=None, force_terminal=False)
+    print_plan(plan, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().rstrip("\n")
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print the sites of every memory, what is left alone and why, and the totals."""
+    for memory in plan.memories:
+        console.print(_memory_table(memory), soft_wrap=False)
+        for i, update in enumerate(memory.updates, start=1):
+            console.print(f"  update {i}: {update.spot.where}, +{update.parameters:,} parameters")
+        for item in memory.dropped:
+            console.print(f"  dropped update at {item.path}: {item.reason}")
+    if plan.skipped:
+        console.print(_skipped_table(plan))
+    for note in plan.notes:
+        console.print(f"note: {note}")
+    for line in _totals(plan):
+        console.print(line)
+
+
+def _memory_table(memory: MemoryPlan) -> Table:
+    shape = " x ".join(map(str, memory.shape))
+    title = f"memory {memory.name!r}: {shape} = {memory.size:,} values, source +{memory.source_parameters:,}"
+    table = Table(title=title, title_justify="left")
+    for column in ("site", "kind", "grid", "k", "+ parameters", "reads", "form", "remarks"):
+        right = column in ("k", "+ parameters")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for read in memory.reads:
+        table.add_row(
+            read.name,
+            read.kind,
+            "x".join(map(str, read.grid)) or "-",
+            str(read.channels),
+            f"{read.parameters:,}",
+            _values(read),
+            read.lowering,
+            "; ".join(_remarks(read)),
+        )
+    return table
+
+
+def _values(read: Read) -> str:
+    values = dict.fromkeys(call.value for call in read.calls)
+    return ", ".join("source" if value == 0 else f"update {value}" for value in values)
+
+
+def _remarks(read: Read) -> Iterator[str]:
+    if read.note:
+        yield read.note
+    yield from dict.fromkeys(call.note for call in read.calls if call.note)
+    nodes = {call.node for call in read.calls}
+    if len(nodes) > 1:
+        yield f"called {len(nodes)} times"
+
+
+def _skipped_table(plan: Plan) -> Table:
+    table = Table(title="left as they are", title_justify="left")
+    for column in ("layer", "kind", "reason"):
+        table.add_column(column, overflow="fold")
+    for item in plan.skipped:
+        table.add_row(item.path, item.kind, item.reason)
+    return table
+
+
+def _totals(plan: Plan) -> list[str]:
+    inputs = ", ".join(str(list(shape)) for shape in plan.inputs)
+    before, added = plan.base_parameters, plan.added_parameters
+    ratio = added / max(1, before)
+    return [
+        f"{plan.model}, inputs {inputs}",
+        f"sites read / layers present: {plan.sites_read} / {plan.layers}",
+        f"parameters: {before:,} -> {before + added:,} (+{added:,}, +{ratio:.2%})",
+    ]

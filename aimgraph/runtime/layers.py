@@ -1,0 +1,158 @@
+"""The algebra of a site: the layer over memory channels, and the layer widened by them.
+
+    layer([x ; m]; [Wx | Wm], b)  =  layer(x; Wx, b)  +  layer(m; Wm)
+
+Both sides are made from the layer itself, never from a guess about its arguments: a read layer is
+the same layer over other channels, and a widened layer is the same layer with another weight.
+"""
+
+import copy
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+AffineLayer = _ConvNd | nn.Linear
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether `layer` is a transposed convolution, whose weight is [C, O / g, ...]."""
+    return isinstance(layer, _ConvTransposeNd)
+
+
+def groups_of(layer: nn.Module) -> int:
+    """g; 1 for a linear layer."""
+    return int(layer.groups) if isinstance(layer, _ConvNd) else 1
+
+
+def read_weight_shape(layer: AffineLayer, channels: int) -> tuple[int, ...]:
+    """Shape of Wm: [O, k, ...], or [k, O, ...] for a transposed convolution."""
+    if isinstance(layer, nn.Linear):
+        return (layer.out_features, channels)
+    outer = (channels, layer.out_channels) if is_transposed(layer) else (layer.out_channels, channels)
+    return (*outer, *layer.kernel_size)
+
+
+def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int) -> AffineLayer:
+    """The same layer over `channels` other channels: one group, no bias, no hooks, `weight`.
+
+    Class, kernel, stride, padding, dilation, padding mode and whatever else the layer's own
+    `forward` uses come from `layer`; nothing that holds parameters or buffers is shared.
+    """
+    clone = copy.copy(layer)
+    clone.__dict__ = dict(layer.__dict__)
+    for name, value in layer.__dict__.items():
+        if isinstance(value, OrderedDict) and "hooks" in name:
+            clone.__dict__[name] = OrderedDict()
+    clone.__dict__["_modules"] = dict(layer._modules)
+    clone.__dict__["_buffers"] = {}
+    clone.__dict__["_parameters"] = {"weight": weight, "bias": None}
+    if isinstance(clone, nn.Linear):
+        clone.in_features = channels
+    else:
+        clone.in_channels, clone.groups = channels, 1
+    return clone
+
+
+def read_layer(layer: AffineLayer, channels: int, init: str) -> AffineLayer:
+    """layer(.; Wm): the same layer over `channels` memory channels, without bias, one group.
+
+    Args:
+        layer: The site.
+        channels: k.
+        init: ``"zero"``, or ``"default"``: the part of the layer's own initialisation of its
+            widened weight that falls on the memory channels.
+    """
+    weight = layer.weight.new_zeros(read_weight_shape(layer, channels))
+    if init == "default":
+        weight = _default_weight(layer, channels)
+    return clone_layer(layer, nn.Parameter(weight.to(layer.weight.device)), channels)
+
+
+def _default_weight(layer: AffineLayer, channels: int) -> Tensor:
+    base = torch.zeros(layer.weight.shape)
+    read = torch.zeros(read_weight_shape(layer, channels))
+    wide = widen_weight(layer, base, [read])
+    fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[0 if is_transposed(layer) else 1])
+    fresh.reset_parameters()
+    return narrow_weight(layer, fresh.weight.detach(), [channels])[1][0].to(layer.weight.dtype)
+
+
+def widen_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor]) -> Tensor:
+    """[Wx | Wm]: the weight of the layer over [x_g ; m] in every group g.
+
+    Args:
+        layer: The site; only its kind and groups are used.
+        weight: Wx, [O, C / g, ...], or [C, O / g, ...] for a transposed convolution.
+        read_weights: One Wm per memory, [O, k_i, ...], or [k_i, O, ...].
+
+    Returns:
+        [O, C / g + k, ...], or [C + g * k, O / g, ...], with k = sum(k_i).
+    """
+    if not is_transposed(layer):
+        return torch.cat([weight, *read_weights], dim=1)
+    groups = groups_of(layer)
+    rows = []
+    for group, inputs in enumerate(weight.chunk(groups, 0)):
+        rows += [inputs, *(read.chunk(groups, 1)[group] for read in read_weights)]
+    return torch.cat(rows, dim=0)
+
+
+def narrow_weight(layer: AffineLayer, wide: Tensor, channels: list[int]) -> tuple[Tensor, list[Tensor]]:
+    """The inverse of `widen_weight`: Wx and one Wm for each of the k_i in `channels`.
+
+    Args:
+        layer: The site; only its kind and groups are used.
+        wide: [Wx | Wm].
+        channels: k_i of each memory.
+    """
+    if not is_transposed(layer):
+        parts = wide.split([wide.shape[1] - sum(channels), *channels], dim=1)
+        return parts[0].contiguous(), [part.contiguous() for part in parts[1:]]
+    groups = groups_of(layer)
+    inputs = wide.shape[0] // groups - sum(channels)
+    split = [block.split([inputs, *channels], dim=0) for block in wide.chunk(groups, 0)]
+    base = torch.cat([blocks[0] for blocks in split], dim=0)
+    reads = [torch.cat([blocks[i] for blocks in split], dim=1) for i in range(1, len(channels) + 1)]
+    return base, reads
+
+
+class Widened(nn.Module):
+    """A layer over [x ; m] that concatenates its weights on the fly: the form that passes rewrite.
+
+    It holds the layer and its read layers without owning them, so no widened weight is allocated
+    and no parameter changes its name.
+
+    Args:
+        layer: The site.
+        reads: Its read layers, in the order of the memories.
+    """
+
+    def __init__(self, layer: AffineLayer, reads: list[AffineLayer]) -> None:
+        super().__init__()
+        self.borrowed = (layer, tuple(reads))
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """The layer over [x_g ; m] in every group; arguments as the layer's own."""
+        layer, reads = self.borrowed
+        weight = widen_weight(layer, layer.weight, [read.weight for read in reads])
+        return torch.as_tensor(torch.func.functional_call(layer, {"weight": weight}, args, kwargs))
+
+
+def accumulate(output: Tensor, term: Tensor) -> Tensor:
+    """output + term, in place where that is legal: it keeps the memory layout, and so bit identity.
+
+    A convolution or linear layer saves its input for the backward pass, not its output, so its
+    fresh output may be overwritten. A view (the output under full backward hooks) may not, nor may
+    an output that is not batched under `torch.vmap` while the term is.
+    """
+    if torch.compiler.is_compiling() or output._is_view() or output.shape != _broadcast(output, term):
+        return torch.add(output, term.to(output.dtype))
+    if torch._C._functorch.is_batchedtensor(term) and not torch._C._functorch.is_batchedtensor(output):
+        return torch.add(output, term.to(output.dtype))
+    return output.add_(term)
+
+
+def _broadcast(output: Tensor, term: Tensor) -> torch.Size:
+    return output.shape if term.shape == output.shape else torch.broadcast_shapes(output.shape, term.shape)

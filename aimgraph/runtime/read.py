@@ -1,0 +1,157 @@
+"""How a memory is read at a site: reshape + zero-pad (+ resample), as plain tensor operations.
+
+A memory of N values, ordered (row, column, channel), becomes k channels on a grid S of P = prod(S)
+positions. The functions here run in the emitted graph; `read_view` works on a `torch.fx.Proxy` as
+well, and that is how `insert_memory` writes the same operations into a graph.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True)
+class ReadSpec:
+    """How N values become k channels in the layout of a site's input.
+
+    Attributes:
+        style: ``reshape``: pad to k * P and reshape; ``centred``: one channel, a centred square;
+            ``resize``: the (rows, cols) map, to be resampled to the grid.
+        size: N.
+        grid: Grid of the view (S, or (rows, cols) for ``resize``).
+        channels: k.
+        batch_axis: Dimension of the site's input that carries the batch, or None.
+        channel_axis: Dimension of the site's input that carries the channels.
+    """
+
+    style: Literal["reshape", "centred", "resize"]
+    size: int
+    grid: tuple[int, ...]
+    channels: int
+    batch_axis: int | None
+    channel_axis: int
+
+
+def read_channels(size: int, grid: tuple[int, ...]) -> int:
+    """k = max(1, ceil(N / P)): the channels that `size` values fill on `grid`."""
+    return max(1, -(-size // math.prod(grid)))
+
+
+def read_style(size: int, grid: tuple[int, ...]) -> Literal["reshape", "centred"]:
+    """``centred`` where k = 1, the grid is 2-D and the square of side ceil(sqrt(N)) fits it."""
+    side = _side(size)
+    fits = len(grid) == 2 and read_channels(size, grid) == 1 and side <= min(grid)
+    return "centred" if fits else "reshape"
+
+
+def _side(size: int) -> int:
+    return math.isqrt(size - 1) + 1
+
+
+def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
+    """The memory as channels on ``spec.grid``, in the layout of the site's input.
+
+    Args:
+        memory: [B, N] or [1, N].
+        spec: How to lay it out.
+
+    Returns:
+        B (or 1) on ``batch_axis`` if there is one, k on ``channel_axis``, the grid on the rest.
+        Without a batch axis the first (only) sample is taken.
+    """
+    view = _on_grid(memory, spec)
+    if spec.batch_axis is None:
+        view = view.select(0, 0)
+    order = _axis_order(spec)
+    return view if order == sorted(order) else view.permute(order)
+
+
+def _on_grid(memory: Tensor, spec: ReadSpec) -> Tensor:
+    """[B, N] -> [B, *S, k]."""
+    grid, size, channels = spec.grid, spec.size, spec.channels
+    if spec.style == "centred":
+        side = _side(size)
+        square = _pad_end(memory, side * side - size).reshape(-1, side, side)
+        top, left = (grid[0] - side) // 2, (grid[1] - side) // 2
+        map_ = F.pad(square, (left, grid[1] - side - left, top, grid[0] - side - top))
+        return map_.unsqueeze(-1)
+    return _pad_end(memory, channels * math.prod(grid) - size).reshape(-1, *grid, channels)
+
+
+def _pad_end(memory: Tensor, count: int) -> Tensor:
+    return F.pad(memory, (0, count)) if count else memory
+
+
+def _axis_order(spec: ReadSpec) -> list[int]:
+    """Where each dimension of the site's input comes from in [B, *S, k] (or [*S, k])."""
+    batched = spec.batch_axis is not None
+    grid_axes = iter(range(int(batched), len(spec.grid) + int(batched)))
+    rank = len(spec.grid) + 1 + int(batched)
+    source = {spec.channel_axis: rank - 1}
+    if spec.batch_axis is not None:
+        source[spec.batch_axis] = 0
+    return [source[axis] if axis in source else next(grid_axes) for axis in range(rank)]
+
+
+def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -> Tensor:
+    """`view` resampled (linear, align_corners=False) to the grid of `like`; itself if it fits.
+
+    Raises:
+        ValueError: The grids differ and have more than three dimensions.
+    """
+    axes = [axis for axis in range(like.dim()) if axis not in (channel_axis, batch_axis)]
+    grid = [like.shape[axis] for axis in axes]
+    if [view.shape[axis] for axis in axes] == grid:
+        return view
+    if len(axes) not in _INTERPOLATION:
+        raise ValueError(
+            f"a memory read on a grid of {len(axes)} dimensions can't be resampled from "
+            f"{[view.shape[axis] for axis in axes]} to {grid}: run the model at the size it was transformed at"
+        )
+    outer = [channel_axis] if batch_axis is None else [batch_axis, channel_axis]
+    moved = view.permute(outer + axes)
+    if batch_axis is None:
+        moved = moved.unsqueeze(0)
+    moved = F.interpolate(moved, size=grid, mode=_INTERPOLATION[len(axes)], align_corners=False)
+    if batch_axis is None:
+        moved = moved.squeeze(0)
+    order = outer + axes
+    return moved.permute([order.index(axis) for axis in range(like.dim())])
+
+
+def expand_batch(view: Tensor, like: Tensor, batch_axis: int | None) -> Tensor:
+    """`view` with the batch of `like`: what concatenation needs and addition does not."""
+    if batch_axis is None or view.shape[batch_axis] == like.shape[batch_axis]:
+        return view
+    shape = list(view.shape)
+    shape[batch_axis] = like.shape[batch_axis]
+    return view.expand(shape)
+
+
+def interleave(features: Tensor, views: list[Tensor], groups: int, channel_axis: int) -> Tensor:
+    """[x_1 ; m ; x_2 ; m ; ...]: every group of a grouped layer sees its features and the memory.
+
+    Args:
+        features: C channels on `channel_axis`.
+        views: Memory channels, k_i each, of the same batch and grid.
+        groups: g, a divisor of C.
+        channel_axis: Dimension of the channels.
+
+    Returns:
+        C + g * sum(k_i) channels on `channel_axis`.
+    """
+    parts: list[Tensor] = []
+    for group in features.chunk(groups, channel_axis):
+        parts += [group, *views]
+    return torch.cat(parts, channel_axis)
+
+
+def batch_mean(memory: Tensor) -> Tensor:
+    """[B, N] -> [1, N]: what a site reads that can't tell the samples apart."""
+    return memory.mean(0, keepdim=True)

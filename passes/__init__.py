@@ -1,0 +1,24 @@
+"""The compiler passes, one per file. Import them as ``aimgraph.passes``."""
+
+if __name__ != "aimgraph.passes":
+    raise ImportError("import aimgraph.passes instead: 'passes' would be a second copy of the same code")
+
+from aimgraph.passes.find_sites import FindSites
+from aimgraph.passes.insert_memory import InsertMemory
+from aimgraph.passes.insert_updates import InsertUpdates
+from aimgraph.passes.place_updates import PlaceUpdates
+from aimgraph.passes.plan_memory import PlanMemory
+from aimgraph.passes.remove_dead import RemoveDead
+from aimgraph.passes.split_concat import SplitConcat
+from aimgraph.passes.widen_layers import WidenLayers
+
+__all__ = [
+    "FindSites",
+    "InsertMemory",
+    "InsertUpdates",
+    "PlaceUpdates",
+    "PlanMemory",
+    "RemoveDead",
+    "SplitConcat",
+    "WidenLayers",
+]

@@ -1,0 +1,167 @@
+"""Put each memory's source, reads and widened layers into the graphs: the literal seed form.
+
+Before:  y = layer(x)
+After:   m = source()                                  # [1, N]
+         v = permute(reshape(pad(m)))                  # [1, k, *S], once per grid
+         y = layer over [x ; expand(fit(v, x))] with weight [Wx | Wm]
+
+    y = layer([x ; m]; [Wx | Wm], b)
+
+Grouped layers see [x_g ; m] in every group. The widened layer concatenates its weights when
+called; no widened weight is allocated here. Every read shows the source; `insert_updates` moves
+the later ones on.
+
+Declines: nothing; what can't read is not in the plan.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from aimgraph.config import AimConfig
+from aimgraph.passes.graph_tools import argument, insert_call, insert_module, with_argument
+from aimgraph.plan import MemoryPlan, Read, ReadCall
+from aimgraph.program import ADDED, AIM, WIDENED, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer
+from aimgraph.runtime.memory import Memory, put_module
+from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
+from aimgraph.runtime.source import OnesConvSource, ParameterSource
+
+
+@dataclass(frozen=True)
+class InsertMemory(BasePass):
+    """PLANNED -> MEMORY."""
+
+    requires: Stage = Stage.PLANNED
+
+    def run(self, program: Program) -> PassResult:
+        """Add the modules below ``aim`` and rewrite every planned call."""
+        aim = nn.Module()
+        program.root.add_module(AIM, aim)
+        for memory in program.plan.memories:
+            aim.add_module(memory.name, build_memory(program.root, memory))
+        for name, graph in program.graphs.items():
+            _GraphInserter(program, name, graph).insert()
+        return PassResult(replace(program, stage=Stage.MEMORY), True)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """A private random stream: the global state is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def build_memory(root: nn.Module, memory: MemoryPlan) -> Memory:
+    """Source and read layers of one memory, on the device and in the dtype of its first site."""
+    config = memory.config
+    first = root.get_submodule(memory.reads[0].site).weight
+    with seeded(config.seed):
+        built = Memory(_source(config, memory))
+        for read in memory.reads:
+            layer = root.get_submodule(read.site)
+            assert isinstance(layer, AffineLayer)
+            put_module(built.reads, read.name, read_layer(layer, read.channels, config.init))
+    built.source.to(device=first.device, dtype=first.dtype)  # type: ignore[arg-type]
+    return built
+
+
+def _source(config: AimConfig, memory: MemoryPlan) -> nn.Module:
+    return ParameterSource(memory.size) if config.source == "parameter" else OnesConvSource(memory.shape)
+
+
+@dataclass
+class _GraphInserter:
+    """Inserts all memories into one graph."""
+
+    program: Program
+    name: str
+    graph: fx.Graph
+    sources: dict[str, fx.Node] = field(default_factory=dict)
+
+    def insert(self) -> None:
+        nodes = nodes_by_name(self.graph)
+        with self.graph.inserting_before(_first_call(self.graph)):
+            for memory in self.program.plan.memories:
+                self.sources[memory.name] = insert_module(self.graph, f"{AIM}.{memory.name}.source")
+        views = ViewCache(self.graph)
+        for call, reads in self._by_call().items():
+            self._widen_call(nodes[call], reads, views)
+
+    def _by_call(self) -> dict[str, list[tuple[str, Read, ReadCall]]]:
+        """Node name -> what it reads, in the order of the memories."""
+        found: dict[str, list[tuple[str, Read, ReadCall]]] = {}
+        for memory in self.program.plan.memories:
+            for read in memory.reads:
+                for call in read.calls:
+                    if call.graph == self.name:
+                        found.setdefault(call.node, []).append((memory.name, read, call))
+        return found
+
+    def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
+        x, spec = argument(node, "input"), reads[0][2].spec
+        layer = self.program.root.get_submodule(str(node.target))
+        assert isinstance(layer, AffineLayer)
+        shown = [views.view(self.sources[memory], call.spec) for memory, _, call in reads]
+        with self.graph.inserting_before(node):
+            fitted = [insert_call(self.graph, fit, view, x, spec.channel_axis, spec.batch_axis) for view in shown]
+            parts = [insert_call(self.graph, expand_batch, view, x, spec.batch_axis) for view in fitted]
+            groups = groups_of(layer)
+            joined = (
+                insert_call(self.graph, torch.cat, [x, *parts], spec.channel_axis)
+                if groups == 1
+                else insert_call(self.graph, interleave, x, parts, groups, spec.channel_axis)
+            )
+        node.target = self._widened(layer, [(memory, read) for memory, read, _ in reads])
+        node.args, node.kwargs = with_argument(node, "input", joined)
+
+    def _widened(self, layer: AffineLayer, reads: list[tuple[str, Read]]) -> str:
+        """Path of the layer over [x ; m] with these reads; the same one for every call that has them."""
+        path = f"{WIDENED}.{reads[0][1].name}"
+        root = self.program.root
+        if not isinstance(_submodule(root, path), Widened):
+            layers = [root.get_submodule(f"{AIM}.{memory}.reads.{read.name}") for memory, read in reads]
+            put_module(root, path, Widened(layer, layers))  # type: ignore[arg-type]
+        return path
+
+
+@dataclass
+class ViewCache:
+    """One view node per memory value and layout, right behind the value it shows."""
+
+    graph: fx.Graph
+    views: dict[tuple[fx.Node, ReadSpec], fx.Node] = field(default_factory=dict)
+
+    def view(self, value: fx.Node, spec: ReadSpec) -> fx.Node:
+        """The node that shows `value`, [B, N], laid out as `spec` says."""
+        if (value, spec) not in self.views:
+            with self.graph.inserting_before(value.next):
+                shown = read_view(fx.Proxy(value, _AddedTracer(self.graph)), spec)  # type: ignore[arg-type]
+            assert isinstance(shown, fx.Proxy)
+            self.views[value, spec] = shown.node
+        return self.views[value, spec]
+
+
+class _AddedTracer(fx.proxy.GraphAppendingTracer):
+    """Appends what is done to a proxy to the graph, marked as inserted."""
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta[ADDED] = True
+        return node
+
+
+def _first_call(graph: fx.Graph) -> fx.Node:
+    return next(node for node in graph.nodes if node.op != "placeholder")
+
+
+def _submodule(root: nn.Module, path: str) -> nn.Module | None:
+    module: nn.Module | None = root
+    for name in path.split("."):
+        module = module._modules.get(name) if module is not None else None
+    return module

@@ -1,0 +1,152 @@
+"""Put updates and carried state into the graphs, and let each later read show the new value.
+
+Before:  m0 = source();  ...  X = ...;  ...  v = view(m0)
+After:   m0 = carry(source());  ...  X = ...;  m1 = update(m0, X);  ...  v = view(m1);  ...
+         carry(source(), m1)  just before the output
+
+    M_i = U(M_{i-1}, X_i);    state <- (1 - rate) * state + rate * (mean_B M_T - source)
+
+A site reads the memory as of its place in execution order. Sites that can't tell samples apart
+read the batch mean, as planned.
+
+Declines: memories without updates.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import networkx as nx
+from torch import fx
+
+from aimgraph.errors import PassError
+from aimgraph.passes.graph_tools import argument, insert_call, insert_module
+from aimgraph.passes.insert_memory import ViewCache, seeded
+from aimgraph.plan import MemoryPlan, ReadCall, Skipped
+from aimgraph.program import ADDED, AIM, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.runtime.memory import Memory
+from aimgraph.runtime.read import batch_mean, expand_batch, fit
+from aimgraph.runtime.state import StateCarry
+from aimgraph.runtime.update import Update
+
+Values: TypeAlias = list[fx.Node]
+
+
+@dataclass(frozen=True)
+class InsertUpdates(BasePass):
+    """MEMORY -> MEMORY, with updates."""
+
+    requires: Stage = Stage.MEMORY
+
+    def run(self, program: Program) -> PassResult:
+        """Add update blocks and state, and rewire the reads that come after an update."""
+        updated = [memory for memory in program.plan.memories if memory.updates]
+        skipped = [
+            Skipped(memory.name, "memory", "it has no updates") for memory in program.plan.memories if not memory.updates
+        ]
+        for memory in updated:
+            _add_modules(program, memory)
+        for name, graph in program.graphs.items():
+            views = ViewCache(graph)
+            for memory in updated:
+                _insert(graph, name, memory, views)
+            _check_order(graph)
+        return PassResult(program, bool(updated), tuple(skipped))
+
+
+def _add_modules(program: Program, memory: MemoryPlan) -> None:
+    config = memory.config
+    module = program.root.get_submodule(f"{AIM}.{memory.name}")
+    assert isinstance(module, Memory)
+    first = program.root.get_submodule(memory.reads[0].site).weight
+    with seeded(config.seed + 1):
+        for planned in memory.updates:
+            spot = planned.spot
+            update = Update(
+                memory.shape,
+                spot.features,
+                spot.grid,
+                spot.batch_axis,
+                spot.channel_axis,
+                read=config.read,
+                mode=config.mode,
+                pool=config.pool,
+            )
+            module.updates.append(update)
+    if config.carry == "state":
+        module.carry = StateCarry(memory.size, config.rate, config.write_in_eval)
+    for added in (module.updates, *([module.carry] if config.carry == "state" else [])):
+        added.to(device=first.device, dtype=first.dtype)  # type: ignore[call-overload]
+
+
+def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) -> None:
+    nodes = nodes_by_name(graph)
+    source = next(node for node in graph.nodes if node.target == f"{AIM}.{memory.name}.source")
+    values = [source]
+    if memory.config.carry == "state":
+        with graph.inserting_after(source):
+            values = [insert_module(graph, f"{AIM}.{memory.name}.carry", source)]
+    for index, planned in enumerate(memory.updates):
+        features = nodes[planned.spot.nodes[name]]
+        with graph.inserting_after(features):
+            values.append(insert_module(graph, f"{AIM}.{memory.name}.updates.{index}", values[-1], features))
+    for position, read in _reads_in(memory, name, nodes):
+        _rewire(graph, nodes[read.node], position, read, source, values, views)
+    if memory.config.carry == "state":
+        with graph.inserting_before(graph.output_node()):
+            insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1])
+
+
+def _reads_in(memory: MemoryPlan, name: str, nodes: dict[str, fx.Node]) -> list[tuple[fx.Node, ReadCall]]:
+    """The fit node of this memory's read in each call of this graph, with what is planned there."""
+    found = []
+    source = f"{AIM}.{memory.name}.source"
+    for read in memory.reads:
+        for call in read.calls:
+            if call.graph == name:
+                found.append((_fit_of(nodes[call.node], source), call))
+    return found
+
+
+def _fit_of(call: fx.Node, source: str) -> fx.Node:
+    """The node that fits the view of `source` to the input of a widened call."""
+    joined = argument(call, "input")
+    for part in joined.all_input_nodes:
+        if part.target is expand_batch:
+            fitted = part.args[0]
+            assert isinstance(fitted, fx.Node)
+            if _origin(fitted).target == source:
+                return fitted
+    raise PassError(f"{call.name} has no read of {source}: insert-updates needs the form that insert-memory leaves")
+
+
+def _origin(view: fx.Node) -> fx.Node:
+    """The memory value that a view shows."""
+    while view.op != "call_module":
+        view = view.all_input_nodes[0]
+    return view
+
+
+def _rewire(
+    graph: fx.Graph,
+    call: fx.Node,
+    fitted: fx.Node,
+    read: ReadCall,
+    source: fx.Node,
+    values: Values,
+    views: ViewCache,
+) -> None:
+    value = values[read.value]
+    if value is source:
+        return
+    if read.mean:
+        with graph.inserting_after(value):
+            value = insert_call(graph, batch_mean, value)
+    fitted.args = (views.view(value, read.spec), *fitted.args[1:])
+    assert fitted.target is fit and ADDED in fitted.meta, call.name
+
+
+def _check_order(graph: fx.Graph) -> None:
+    flow: nx.DiGraph[fx.Node] = nx.DiGraph((source, node) for node in graph.nodes for source in node.all_input_nodes)
+    if not nx.is_directed_acyclic_graph(flow):
+        cycle = [edge[0].name for edge in nx.find_cycle(flow)]
+        raise PassError(f"updates close a cycle in the graph: {' -> '.join(cycle)}")

@@ -1,0 +1,227 @@
+"""Decide the shape of each memory, what each site reads, and what it all costs.
+
+Before -> after: the graphs are untouched; the plan gains its memories.
+
+k = max(1, ceil(N / P)) channels at a site with P = prod(S) positions; Wm has k * taps parameters.
+With ``shape="auto"`` the memory takes the smallest grid with P > 1 among its sites and the most
+channels whose added parameters stay within budget * (base parameters): the cost never falls as
+channels rise, so bisection finds the optimum.
+
+Declines: updates that no site reads afterwards and no state keeps.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aimgraph.config import AimConfig, as_patterns
+from aimgraph.errors import ConfigError, PlanError
+from aimgraph.patterns import select_paths
+from aimgraph.plan import MemoryPlan, Plan, PlannedUpdate, Read, ReadCall, Site, SiteCall, Skipped, UpdateSpot
+from aimgraph.program import BasePass, PassResult, Program, Stage
+from aimgraph.runtime.read import ReadSpec, read_channels, read_style
+from aimgraph.runtime.source import source_parameters
+from aimgraph.runtime.update import update_parameters
+
+
+@dataclass(frozen=True)
+class PlanMemory(BasePass):
+    """ANALYSED -> PLANNED."""
+
+    requires: Stage = Stage.ANALYSED
+
+    def run(self, program: Program) -> PassResult:
+        """Fill in ``plan.memories`` and notes.
+
+        Raises:
+            PlanError: There is no layer that can read, or a pattern matches none.
+            ConfigError: Two memories ask for different lowerings at one site.
+        """
+        if not program.plan.sites:
+            raise PlanError(_nothing_to_read(program.plan))
+        order = {
+            name: {node.name: i for i, node in enumerate(graph.nodes)} for name, graph in program.graphs.items()
+        }
+        memories = tuple(_plan_one(config, program, order) for config in program.configs)
+        _check_lowerings(memories)
+        notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
+        plan = replace(program.plan, memories=memories, notes=program.plan.notes + notes)
+        dropped = tuple(item for memory in memories for item in memory.dropped)
+        return PassResult(replace(program, plan=plan, stage=Stage.PLANNED), False, dropped)
+
+
+def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, int]]) -> MemoryPlan:
+    sites = _select(config, program)
+    spots = tuple(spot for spot in program.plan.spots if spot.memory == config.name)
+    kept, dropped = _live_spots(config, sites, spots, order)
+
+    def cost(shape: tuple[int, ...]) -> MemoryPlan:
+        size = math.prod(shape)
+        values = _ValueOf(config, kept, order)
+        reads = tuple(read for site in sites for read in _site_reads(config, site, shape, values))
+        return MemoryPlan(
+            config=config,
+            shape=shape,
+            size=size,
+            source_parameters=source_parameters(config.source, shape, size),
+            reads=reads,
+            updates=tuple(PlannedUpdate(spot, _update_cost(config, spot, shape)) for spot in kept),
+            dropped=dropped,
+        )
+
+    if config.shape != "auto":
+        return cost(config.shape)
+    return _solve(config, sites, program.plan.base_parameters, cost)
+
+
+def _solve(
+    config: AimConfig, sites: list[Site], base_parameters: int, cost: Callable[[tuple[int, ...]], MemoryPlan]
+) -> MemoryPlan:
+    """The plan with the most channels whose added parameters stay within the budget."""
+    outer = _auto_grid(sites)
+    limit = config.budget * base_parameters
+    low, high = 1, 2
+    while cost((*outer, high)).parameters <= limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if cost((*outer, middle)).parameters <= limit:
+            low = middle
+        else:
+            high = middle
+    return cost((*outer, low))
+
+
+def _auto_grid(sites: list[Site]) -> tuple[int, ...]:
+    """(rows, cols) of the smallest grid with more than one position; () if there is none."""
+    grids = [call.grid for site in sites for call in site.calls if math.prod(call.grid) > 1]
+    if not grids:
+        return ()
+    grid = min(grids, key=math.prod)
+    return (grid[0], 1) if len(grid) == 1 else (math.prod(grid[:-1]), grid[-1])
+
+
+def _select(config: AimConfig, program: Program) -> list[Site]:
+    sites = {site.path: site for site in program.plan.sites}
+    unusable = {item.path: item.reason for item in program.plan.skipped}
+    if callable(config.sites):
+        predicate = config.sites
+        chosen = [path for path in sites if predicate(path, program.root.get_submodule(path))]
+        if not chosen:
+            raise PlanError(f"memory {config.name!r}: the callable given as sites accepts none of {len(sites)} layers")
+    else:
+        what = f"memory {config.name!r}: sites"
+        chosen = select_paths(as_patterns(config.sites), sites, what, unusable)
+    excluded = set(select_paths(as_patterns(config.exclude), sites, f"memory {config.name!r}: exclude", unusable))
+    chosen = [path for path in chosen if path not in excluded]
+    if not chosen:
+        raise PlanError(f"memory {config.name!r}: exclude leaves no layer to read; {len(excluded)} are excluded")
+    return [sites[path] for path in chosen]
+
+
+def _live_spots(
+    config: AimConfig, sites: list[Site], spots: tuple[UpdateSpot, ...], order: dict[str, dict[str, int]]
+) -> tuple[tuple[UpdateSpot, ...], tuple[Skipped, ...]]:
+    """Updates that some site reads afterwards, or a later live update, or the carried state."""
+    live = len(spots) if config.carry == "state" else 0
+    for number, spot in enumerate(spots, start=1):
+        for site in sites:
+            for call in site.calls:
+                if call.graph in spot.nodes and order[call.graph][call.node] > order[call.graph][spot.nodes[call.graph]]:
+                    live = max(live, number)
+    dropped = tuple(
+        Skipped(spot.where, f"update of {config.name}", "no site reads it afterwards and no state keeps it")
+        for spot in spots[live:]
+    )
+    return spots[:live], dropped
+
+
+class _ValueOf:
+    """Which value of the memory a call reads: the latest update before it in execution order."""
+
+    def __init__(
+        self, config: AimConfig, spots: tuple[UpdateSpot, ...], order: dict[str, dict[str, int]]
+    ) -> None:
+        self.per_sample = config.pool is None
+        self.spots, self.order = spots, order
+
+    def read(self, call: SiteCall, spec: ReadSpec) -> ReadCall:
+        order = self.order[call.graph]
+        value = sum(order[spot.nodes[call.graph]] < order[call.node] for spot in self.spots)
+        if value and self.per_sample and call.batch_ratio == 0:
+            note = "its input does not depend on the batch: reads the initial value"
+            return ReadCall(call.graph, call.node, spec, 0, note=note)
+        if value and self.per_sample and call.batch_ratio != 1:
+            note = f"its batch is {call.batch_ratio} x the model's: reads the batch mean"
+            return ReadCall(call.graph, call.node, spec, value, mean=True, note=note)
+        return ReadCall(call.graph, call.node, spec, value)
+
+
+def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _ValueOf) -> list[Read]:
+    """One read weight, and one more for each other rank that the layer is called at."""
+    by_rank: dict[int, list[SiteCall]] = {}
+    for call in site.calls:
+        by_rank.setdefault(len(call.grid), []).append(call)
+    reads = []
+    for number, calls in enumerate(by_rank.values()):
+        first = _spec(config, shape, calls[0])
+        specs = [replace(first, batch_axis=c.batch_axis, channel_axis=c.channel_axis) for c in calls]
+        note = site.split_only
+        if len(by_rank) > 1:
+            note = note or "called at several ranks, each with a read weight of its own: split form only"
+        split = config.lowering == "split" or bool(note)
+        reads.append(
+            Read(
+                site=site.path,
+                name=site.path if number == 0 else f"{site.path}.call_{number}",
+                kind=site.kind,
+                channels=first.channels,
+                grid=calls[0].grid,
+                parameters=first.channels * site.taps,
+                lowering="split" if split else "concat",
+                calls=tuple(values.read(c, s) for c, s in zip(calls, specs, strict=True)),
+                note=note if config.lowering == "concat" else "",
+            )
+        )
+    return reads
+
+
+def _spec(config: AimConfig, shape: tuple[int, ...], call: SiteCall) -> ReadSpec:
+    size = math.prod(shape)
+    if config.read == "resize" and len(call.grid) == 2 and len(shape) == 3:
+        return ReadSpec("resize", size, shape[:2], shape[2], call.batch_axis, call.channel_axis)
+    channels = read_channels(size, call.grid)
+    return ReadSpec(read_style(size, call.grid), size, call.grid, channels, call.batch_axis, call.channel_axis)
+
+
+def _update_cost(config: AimConfig, spot: UpdateSpot, shape: tuple[int, ...]) -> int:
+    return update_parameters(shape, spot.features, spot.grid, config.read, config.mode)
+
+
+def _check_lowerings(memories: tuple[MemoryPlan, ...]) -> None:
+    seen: dict[str, MemoryPlan] = {}
+    for memory in memories:
+        for read in memory.reads:
+            other = seen.setdefault(read.site, memory)
+            if other.config.lowering != memory.config.lowering:
+                raise ConfigError(
+                    f"{read.site}: memory {other.name!r} asks for lowering={other.config.lowering!r} and memory "
+                    f"{memory.name!r} for {memory.config.lowering!r}; a layer has one form: give both the same"
+                )
+
+
+def _budget_notes(memory: MemoryPlan, base_parameters: int) -> list[str]:
+    ratio = memory.parameters / max(1, base_parameters)
+    if memory.config.shape != "auto" or ratio <= memory.config.budget:
+        return []
+    return [
+        f"memory {memory.name!r}: one channel, the least there is, already adds {ratio:.2%} of the base's "
+        f"parameters, above the budget of {memory.config.budget:.2%}"
+    ]
+
+
+def _nothing_to_read(plan: Plan) -> str:
+    if not plan.skipped:
+        return f"{plan.model} has no convolution or linear layer: there is nothing that could read a memory"
+    listed = "\n".join(f"  {item.path} ({item.kind}): {item.reason}" for item in plan.skipped[:8])
+    return f"{plan.model} has {plan.layers} convolutions and linear layers, but none can read a memory:\n{listed}"
