@@ -12,8 +12,11 @@ from aimgraph.errors import (
     PlanError,
     TraceError,
 )
+from aimgraph.draw import draw
+from aimgraph.export.onnx import export_onnx
 from aimgraph.module import AimModule
 from aimgraph.surgery import disable_memory, enable_memory, freeze_base, memory_parameters, strip
+from aimgraph.verify import verify
 from aimgraph.version import __version__
 
 __all__ = [
@@ -29,10 +32,13 @@ __all__ = [
     "TraceError",
     "__version__",
     "disable_memory",
+    "draw",
     "enable_memory",
+    "export_onnx",
     "freeze_base",
     "memory_parameters",
     "plan",
     "strip",
     "transform",
+    "verify",
 ]

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
-from aimgraph.frontend import build_program, check_base
+from aimgraph.frontend import Arguments, build_program, check_base
 from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import AimModule, Record, WidenedSite
@@ -72,7 +73,7 @@ def transform(
     program = build_program(model, inputs, configs, share=inplace)
     base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
     program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program, inputs)
-    return _emit(model, program, base_graphs)
+    return _emit(model, program, base_graphs, inputs)
 
 
 def plan(
@@ -114,7 +115,7 @@ def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...
     return configs
 
 
-def _emit(model: nn.Module, program: Program, base_graphs: dict[str, Any]) -> AimModule:
+def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph], inputs: Arguments) -> AimModule:
     root, kind = program.root, type(model)
     for module in root.get_submodule(AIM).modules():
         module.training = root.training
@@ -132,6 +133,7 @@ def _emit(model: nn.Module, program: Program, base_graphs: dict[str, Any]) -> Ai
         base_class=kind,
         base_attributes=attributes,
         lost_methods=lost,
+        inputs=tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs),
         graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
         base_graphs=base_graphs,
         widened=_widened_sites(program.plan),

@@ -42,6 +42,7 @@ class FakeRun:
         self.writes: list[tuple[fx.Node, fx.Node]] = []
         self._copies: dict[int, Any] = {}
         self._memo: dict[int, Any] = {}
+        self._alive: list[Any] = []  # keeps the identities above from being used again
 
     def run(self, graph: fx.Graph) -> None:
         """Run every node of `graph` that has no value yet, in order."""
@@ -87,10 +88,12 @@ class FakeRun:
     def _fake(self, thing: Any) -> Any:
         """The fake copy of a module or tensor; one per object, so shared ones stay shared."""
         if id(thing) not in self._copies:
+            self._alive.append(thing)
             for tensor in _tensors(thing):
                 if id(tensor) not in self._memo:
+                    self._alive.append(tensor)
                     self._memo[id(tensor)] = self.mode.from_tensor(tensor)
-            self._copies[id(thing)] = copy.deepcopy(thing, self._memo)
+            self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
         return self._copies[id(thing)]
 
 

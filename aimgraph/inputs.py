@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.fakes import fake_copy
-from aimgraph.frontend import Arguments
+from aimgraph.frontend import Arguments, batch_size
 from aimgraph.layers import is_layer
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -101,3 +101,27 @@ def _candidates(base: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype,
 def input_shapes(inputs: Arguments) -> list[list[int]]:
     """Shapes of all tensors in `inputs`."""
     return [list(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
+def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device | str = "cpu") -> Arguments:
+    """Inputs like `inputs` with `batch` samples: floating point drawn from N(0, 1), the rest zero.
+
+    Args:
+        inputs: Example inputs; only shapes and dtypes count.
+        batch: Number of samples.
+        seed: Seed of a private generator.
+        device: Where the tensors live.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = batch_size(inputs)
+
+    def draw(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        shape = (batch, *leaf.shape[1:]) if leaf.dim() and leaf.shape[0] == size else tuple(leaf.shape)
+        if leaf.is_floating_point():
+            return torch.randn(shape, generator=generator).to(device=device, dtype=leaf.dtype)
+        return torch.zeros(shape, dtype=leaf.dtype, device=device)
+
+    args, kwargs = tree_map(draw, inputs)
+    return args, kwargs

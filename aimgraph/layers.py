@@ -18,17 +18,8 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.fakes import fake_copy
-from aimgraph.runtime.layers import AffineLayer
+from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, torch_kind
 
-_TORCH_KINDS: tuple[type[AffineLayer], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.conv1d,
     F.conv2d,
@@ -47,19 +38,20 @@ class LayerKind:
     Attributes:
         name: Name of the class, e.g. ``Conv2d``.
         affine: Whether it can read a memory.
-        widenable: Whether its weight can be widened; if not, only the split form is possible.
-        reason: Why it is not affine, or not widenable; empty otherwise.
+        raw: Whether it transforms its weight (or input) before use, so that Wm can't go the same
+            way: Wm is then used as it is, and only the split form is possible.
+        reason: Why it is not affine; empty otherwise.
     """
 
     name: str
     affine: bool
-    widenable: bool
+    raw: bool = False
     reason: str = ""
 
 
 def is_layer(module: nn.Module) -> bool:
     """Whether `module` is a convolution or a linear layer, of whatever subclass."""
-    return isinstance(module, _TORCH_KINDS)
+    return isinstance(module, TORCH_KINDS)
 
 
 def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
@@ -67,7 +59,7 @@ def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
 
     Asked once, before tracing: inside a trace a layer can't be run for itself.
     """
-    return {module: classify(module) for module in root.modules() if isinstance(module, _TORCH_KINDS)}
+    return {module: classify(module) for module in root.modules() if isinstance(module, TORCH_KINDS)}
 
 
 def classify(layer: AffineLayer) -> LayerKind:
@@ -76,13 +68,8 @@ def classify(layer: AffineLayer) -> LayerKind:
     if not _inherits_forward(layer):
         return _watch(layer)
     if "weight" not in layer._parameters or layer._forward_pre_hooks:
-        return LayerKind(name, True, False, "its weight or input is transformed before use: split form only")
-    return LayerKind(name, True, True)
-
-
-def torch_kind(layer: AffineLayer) -> type[AffineLayer]:
-    """The torch class that `layer` descends from."""
-    return next(kind for kind in _TORCH_KINDS if isinstance(layer, kind))
+        return LayerKind(name, affine=True, raw=True)
+    return LayerKind(name, affine=True)
 
 
 def _inherits_forward(layer: AffineLayer) -> bool:
@@ -99,13 +86,11 @@ def _watch(layer: AffineLayer) -> LayerKind:
         with mode, torch.no_grad(), _Watcher(copy, _probe_input(layer)) as watcher:
             output = copy.forward(watcher.stream)
     except Exception as error:  # any code may stand in a forward; the reason is reported
-        return LayerKind(name, False, False, f"its own forward failed on a probe input: {error}".split("\n")[0])
+        return LayerKind(name, False, reason=f"its own forward failed on a probe input: {error}".split("\n")[0])
     reason = watcher.objection or ("" if output is watcher.stream else "its own forward goes on after the layer")
-    if reason:
-        return LayerKind(name, False, False, reason)
-    if watcher.transformed:
-        return LayerKind(name, True, False, "its weight is transformed before use: split form only")
-    return LayerKind(name, True, True)
+    if watcher.raw and (watcher.padded or watcher.deviates):
+        reason = reason or "its own forward transforms its weight and calls the layer with other arguments than its own"
+    return LayerKind(name, not reason, watcher.raw, reason)
 
 
 def _probe_input(layer: AffineLayer) -> Tensor:
@@ -123,7 +108,7 @@ class _Watcher(TorchFunctionMode):
     def __init__(self, layer: AffineLayer, stream: Tensor) -> None:
         super().__init__()
         self.layer, self.stream = layer, stream
-        self.called = self.transformed = False
+        self.called = self.padded = self.raw = self.deviates = False
         self.objection = ""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -134,23 +119,37 @@ class _Watcher(TorchFunctionMode):
         if not made or any(result is leaf for leaf in used):
             return result
         if self.stream not in _Identities(used):
-            self.transformed = True  # arithmetic on the weight: legal, but Wm can't go through it
+            self.raw = True  # arithmetic on the weight: legal, but Wm can't go through it
         elif func in _FUNCTIONS and not self.called:
             self._note_call(func, args, kwargs)
             self.stream = result
         elif func is F.pad and not self.called and _pads_with_zero_or_input(*args[2:], **kwargs):
-            self.stream = result
+            self.stream, self.padded = result, True
         else:
             self.objection = self.objection or f"its own forward calls {resolve_name(func) or func} on the input"
         return result
 
     def _note_call(self, func: Any, args: Any, kwargs: Any) -> None:
         self.called = True
-        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        given = dict(zip(_parameter_names(func), args, strict=False)) | kwargs
         if given["input"] is not self.stream:
             self.objection = "its own forward uses the input as a weight"
-        if given["weight"] is not self.layer.weight:
-            self.transformed = True
+        self.raw = self.raw or given["weight"] is not self.layer.weight
+        own = {name: getattr(self.layer, name, None) for name in ("stride", "padding", "dilation")}
+        self.deviates = any(name in given and _spread(given[name]) != _spread(value) for name, value in own.items())
+
+
+def _parameter_names(func: Any) -> tuple[str, ...]:
+    if func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
+        return ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    return ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+def _spread(value: Any) -> Any:
+    """One number for a size that is the same in every dimension."""
+    if isinstance(value, tuple | list):
+        return value[0] if len(set(value)) == 1 else tuple(value)
+    return value
 
 
 class _Identities:

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.frontend import Arguments
 from aimgraph.graph_data import dump_graph, load_graph
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
@@ -55,6 +56,7 @@ class Record:
         base_class: Class of the base.
         base_attributes: Names of the base's plain attributes.
         lost_methods: Methods of the base's class that the emitted module does not have.
+        inputs: The example inputs, (args, kwargs), with meta tensors.
         graphs: ``both`` or ``train`` and ``eval``: with memory.
         base_graphs: The same, without.
         widened: Layers in concat form.
@@ -66,6 +68,7 @@ class Record:
     base_class: type[nn.Module]
     base_attributes: tuple[str, ...]
     lost_methods: tuple[str, ...]
+    inputs: Arguments
     graphs: dict[str, fx.Graph]
     base_graphs: dict[str, fx.Graph]
     widened: tuple[WidenedSite, ...] = ()

@@ -41,6 +41,7 @@ class Site:
         groups: g.
         taps: Parameters of Wm per memory channel: O times the kernel's size.
         calls: Its calls, in graph order.
+        raw: Whether the layer transforms its weight before use; the read weight is used as it is.
         split_only: Why its weight can't be widened; empty if it can.
     """
 
@@ -50,6 +51,7 @@ class Site:
     groups: int
     taps: int
     calls: tuple[SiteCall, ...]
+    raw: bool = False
     split_only: str = ""
 
 
@@ -119,6 +121,7 @@ class Read:
         parameters: Parameters of Wm.
         lowering: ``split`` or ``concat``.
         calls: The calls that use this read weight.
+        raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
     """
 
@@ -130,6 +133,7 @@ class Read:
     parameters: int
     lowering: str
     calls: tuple[ReadCall, ...]
+    raw: bool = False
     note: str = ""
 
 

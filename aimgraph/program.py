@@ -21,6 +21,9 @@ WIDENED = f"{AIM}._widened"
 ADDED = "aim_added"
 """Key in ``node.meta`` of every node that a pass inserted."""
 
+READ = "aim_read"
+"""Key in ``node.meta`` of a fitted view: (memory, name of the call that reads it)."""
+
 SHAPES = "aim_shapes"
 """Key in ``node.meta``: the shapes of a tensor node at two batch sizes."""
 

@@ -1,15 +1,32 @@
 """From a module to graphs: one for train and one for eval mode, or a single one where they agree."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 
 from aimgraph.errors import TraceError
 from aimgraph.layers import LayerKind
+from aimgraph.runtime.inplace import INPLACE
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""
+
+
+class LayerProxy(fx.Proxy):
+    """A proxy on which ``x += y`` and its like are recorded as what they are: in place."""
+
+
+def _record_inplace(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _function in INPLACE:
+    setattr(LayerProxy, f"__{_function.__name__}__", _record_inplace(_function))
 
 
 class LayerTracer(fx.Tracer):
@@ -34,6 +51,10 @@ class LayerTracer(fx.Tracer):
         return type(module).__module__.startswith("torch.nn") and not isinstance(
             module, nn.Sequential | nn.ModuleList | nn.ModuleDict
         )
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The stand-in for what `node` gives."""
+        return LayerProxy(node, self)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a call of `m` and note on the resulting node whose output it is."""

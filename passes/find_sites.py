@@ -50,7 +50,7 @@ class FindSites(BasePass):
         partly = {item.path for item in skipped}
         shared = _shared_weights(kinds)
         sites = tuple(
-            _site(path, module, tuple(calls[path]), _split_only(kinds[module], path in partly, module in shared))
+            _site(path, module, tuple(calls[path]), kinds[module].raw, _split_only(kinds[module], path in partly, module in shared))
             for module, path in paths.items()
             if path in calls
         )
@@ -67,14 +67,14 @@ class FindSites(BasePass):
         return PassResult(replace(program, plan=plan, stage=Stage.ANALYSED), False, plan.skipped)
 
 
-def _site(path: str, layer: nn.Module, calls: tuple[SiteCall, ...], split_only: str) -> Site:
+def _site(path: str, layer: nn.Module, calls: tuple[SiteCall, ...], raw: bool, split_only: str) -> Site:
     assert isinstance(layer, AffineLayer)
     taps = 1
     for size in read_weight_shape(layer, 1):
         taps *= size
     linear = isinstance(layer, nn.Linear)
     channels = (layer.in_features, layer.out_features) if linear else (layer.in_channels, layer.out_channels)
-    return Site(path, type(layer).__name__, channels, groups_of(layer), taps, calls, split_only)
+    return Site(path, type(layer).__name__, channels, groups_of(layer), taps, calls, raw, split_only)
 
 
 def _site_call(graph: str, node: fx.Node, layer: nn.Module, batch: int) -> SiteCall | str:
@@ -98,8 +98,8 @@ def _site_call(graph: str, node: fx.Node, layer: nn.Module, batch: int) -> SiteC
 
 
 def _split_only(kind: LayerKind, partly: bool, shared: bool) -> str:
-    if not kind.widenable:
-        return kind.reason
+    if kind.raw:
+        return "its weight is transformed before use, so it can't be widened"
     if partly:
         return "another call of this layer can't read, so its weight can't be widened"
     return "its weight belongs to another module, too, so it can't be widened" if shared else ""

@@ -7,6 +7,7 @@ import networkx as nx
 from torch import fx
 
 from aimgraph.program import ADDED, SHAPES
+from aimgraph.runtime.layers import accumulate
 
 
 def argument(node: fx.Node, keyword: str) -> Any:
@@ -50,6 +51,27 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
     node = graph.create_node("call_module", path, args)
     node.meta[ADDED] = True
     return node
+
+
+def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]]) -> None:
+    """y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer.
+
+    Args:
+        graph: The graph.
+        node: The call of the layer itself; what used its result uses the sum afterwards.
+        terms: Path of each read layer and the memory view it reads.
+    """
+    users = list(node.users)
+    total = node
+    for path, view in terms:
+        args, kwargs = with_argument(node, "input", view)
+        with graph.inserting_after(total):
+            term = insert_module(graph, path, *args)
+            term.kwargs = kwargs
+        with graph.inserting_after(term):
+            total = insert_call(graph, accumulate, total, term)
+    for user in users:
+        user.replace_input_with(node, total)
 
 
 Snapshot = dict[fx.Node, tuple[Any, ...]]

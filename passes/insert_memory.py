@@ -11,7 +11,8 @@ Grouped layers see [x_g ; m] in every group. The widened layer concatenates its 
 called; no widened weight is allocated here. Every read shows the source; `insert_updates` moves
 the later ones on.
 
-Declines: nothing; what can't read is not in the plan.
+Declines: to widen layers that transform their weight before use: [Wx | Wm] would be transformed as
+a whole. They go straight to the split form, y = layer(x) + layer_m(m).
 """
 
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ import torch
 from torch import fx, nn
 
 from aimgraph.config import AimConfig
-from aimgraph.passes.graph_tools import argument, insert_call, insert_module, with_argument
+from aimgraph.passes.graph_tools import add_terms, argument, insert_call, insert_module, with_argument
 from aimgraph.plan import MemoryPlan, Read, ReadCall
-from aimgraph.program import ADDED, AIM, WIDENED, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.program import ADDED, AIM, READ, WIDENED, BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
@@ -66,7 +67,7 @@ def build_memory(root: nn.Module, memory: MemoryPlan) -> Memory:
         for read in memory.reads:
             layer = root.get_submodule(read.site)
             assert isinstance(layer, AffineLayer)
-            put_module(built.reads, read.name, read_layer(layer, read.channels, config.init))
+            put_module(built.reads, read.name, read_layer(layer, read.channels, config.init, raw=read.raw))
     built.source.to(device=first.device, dtype=first.dtype)  # type: ignore[arg-type]
     return built
 
@@ -107,9 +108,17 @@ class _GraphInserter:
         x, spec = argument(node, "input"), reads[0][2].spec
         layer = self.program.root.get_submodule(str(node.target))
         assert isinstance(layer, AffineLayer)
-        shown = [views.view(self.sources[memory], call.spec) for memory, _, call in reads]
+        fitted = []
+        for memory, _, call in reads:
+            shown = views.view(self.sources[memory], call.spec)
+            with self.graph.inserting_before(node):
+                fitted.append(insert_call(self.graph, fit, shown, x, spec.channel_axis, spec.batch_axis))
+            fitted[-1].meta[READ] = (memory, node.name)
+        if reads[0][1].raw:
+            paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
+            add_terms(self.graph, node, list(zip(paths, fitted, strict=True)))
+            return
         with self.graph.inserting_before(node):
-            fitted = [insert_call(self.graph, fit, view, x, spec.channel_axis, spec.batch_axis) for view in shown]
             parts = [insert_call(self.graph, expand_batch, view, x, spec.batch_axis) for view in fitted]
             groups = groups_of(layer)
             joined = (

@@ -13,23 +13,19 @@ Declines: memories without updates.
 """
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import networkx as nx
 from torch import fx
 
 from aimgraph.errors import PassError
-from aimgraph.passes.graph_tools import argument, insert_call, insert_module
+from aimgraph.passes.graph_tools import insert_call, insert_module
 from aimgraph.passes.insert_memory import ViewCache, seeded
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
-from aimgraph.program import ADDED, AIM, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.program import AIM, READ, BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.runtime.memory import Memory
-from aimgraph.runtime.read import batch_mean, expand_batch, fit
+from aimgraph.runtime.read import batch_mean
 from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.update import Update
-
-Values: TypeAlias = list[fx.Node]
-
 
 @dataclass(frozen=True)
 class InsertUpdates(BasePass):
@@ -89,60 +85,22 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
         features = nodes[planned.spot.nodes[name]]
         with graph.inserting_after(features):
             values.append(insert_module(graph, f"{AIM}.{memory.name}.updates.{index}", values[-1], features))
-    for position, read in _reads_in(memory, name, nodes):
-        _rewire(graph, nodes[read.node], position, read, source, values, views)
+    fitted = {node.meta[READ]: node for node in graph.nodes if READ in node.meta}
+    for read in memory.reads:
+        for call in read.calls:
+            if call.graph == name and values[call.value] is not source:
+                _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views)
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
             insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1])
 
 
-def _reads_in(memory: MemoryPlan, name: str, nodes: dict[str, fx.Node]) -> list[tuple[fx.Node, ReadCall]]:
-    """The fit node of this memory's read in each call of this graph, with what is planned there."""
-    found = []
-    source = f"{AIM}.{memory.name}.source"
-    for read in memory.reads:
-        for call in read.calls:
-            if call.graph == name:
-                found.append((_fit_of(nodes[call.node], source), call))
-    return found
-
-
-def _fit_of(call: fx.Node, source: str) -> fx.Node:
-    """The node that fits the view of `source` to the input of a widened call."""
-    joined = argument(call, "input")
-    for part in joined.all_input_nodes:
-        if part.target is expand_batch:
-            fitted = part.args[0]
-            assert isinstance(fitted, fx.Node)
-            if _origin(fitted).target == source:
-                return fitted
-    raise PassError(f"{call.name} has no read of {source}: insert-updates needs the form that insert-memory leaves")
-
-
-def _origin(view: fx.Node) -> fx.Node:
-    """The memory value that a view shows."""
-    while view.op != "call_module":
-        view = view.all_input_nodes[0]
-    return view
-
-
-def _rewire(
-    graph: fx.Graph,
-    call: fx.Node,
-    fitted: fx.Node,
-    read: ReadCall,
-    source: fx.Node,
-    values: Values,
-    views: ViewCache,
-) -> None:
-    value = values[read.value]
-    if value is source:
-        return
+def _rewire(graph: fx.Graph, fitted: fx.Node, read: ReadCall, value: fx.Node, views: ViewCache) -> None:
+    """Let a fitted view show `value`, or its batch mean."""
     if read.mean:
         with graph.inserting_after(value):
             value = insert_call(graph, batch_mean, value)
     fitted.args = (views.view(value, read.spec), *fitted.args[1:])
-    assert fitted.target is fit and ADDED in fitted.meta, call.name
 
 
 def _check_order(graph: fx.Graph) -> None:

@@ -77,7 +77,7 @@ def _stage_ends(graph: fx.Graph, layout: "_Layout") -> list[tuple[fx.Node, str]]
     while isinstance(node, fx.Node):
         chain.append(node)
         node = dominator[node]
-    usable = [n for n in reversed(chain) if n not in outputs and n.op != "placeholder"]
+    usable = [n for n in reversed(chain) if n not in outputs and n in layout.fed]
     spots = [(n, spot) for n in usable if (spot := layout.spot(n, "", "")) is not None]
     ends = []
     for grid, group in groupby(spots, key=lambda item: _resolution(item[1].grid)):
@@ -133,7 +133,7 @@ class _Layout:
     def spot(self, node: fx.Node, memory: str, where: str) -> UpdateSpot | None:
         """The spot at `node`, or None if no update can read its features there."""
         shapes = node.meta.get(SHAPES)
-        if shapes is None or node not in self.fed:
+        if shapes is None:
             return None
         shape, other = shapes
         varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]

@@ -180,6 +180,7 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 parameters=first.channels * site.taps,
                 lowering="split" if split else "concat",
                 calls=tuple(values.read(c, s) for c, s in zip(calls, specs, strict=True)),
+                raw=site.raw,
                 note=note if config.lowering == "concat" else "",
             )
         )

@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from aimgraph.errors import PassError
-from aimgraph.passes.graph_tools import argument, insert_call, insert_module, with_argument
+from aimgraph.passes.graph_tools import add_terms, argument, with_argument
 from aimgraph.plan import Skipped
 from aimgraph.program import AIM, WIDENED, BasePass, PassResult, Program, Stage
-from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import expand_batch
 
 
@@ -65,18 +64,7 @@ def _split(graph: fx.Graph, node: fx.Node, site: str, read_paths: list[str]) -> 
         raise PassError(f"{site}: {len(parts)} memory views for {len(read_paths)} read weights at {node.name}")
     node.target = site
     node.args, node.kwargs = with_argument(node, "input", x)
-    users = list(node.users)
-    total = node
-    for path, part in zip(read_paths, parts, strict=True):
-        fitted = part.args[0]
-        with graph.inserting_after(total):
-            args, kwargs = with_argument(node, "input", fitted)  # type: ignore[arg-type]
-            term = insert_module(graph, path, *args)
-            term.kwargs = kwargs
-        with graph.inserting_after(term):
-            total = insert_call(graph, accumulate, total, term)
-    for user in users:
-        user.replace_input_with(node, total)
+    add_terms(graph, node, [(path, part.args[0]) for path, part in zip(read_paths, parts, strict=True)])  # type: ignore[misc]
     for dead in (joined, *parts):
         if not dead.users:
             graph.erase_node(dead)

@@ -6,7 +6,6 @@ Both sides are made from the layer itself, never from a guess about its argument
 the same layer over other channels, and a widened layer is the same layer with another weight.
 """
 
-import copy
 from collections import OrderedDict
 
 import torch
@@ -14,6 +13,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 AffineLayer = _ConvNd | nn.Linear
+
+TORCH_KINDS: tuple[type[AffineLayer], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+
+
+def torch_kind(layer: AffineLayer) -> type[AffineLayer]:
+    """The torch class that `layer` descends from."""
+    return next(kind for kind in TORCH_KINDS if isinstance(layer, kind))
 
 
 def is_transposed(layer: nn.Module) -> bool:
@@ -34,18 +48,20 @@ def read_weight_shape(layer: AffineLayer, channels: int) -> tuple[int, ...]:
     return (*outer, *layer.kernel_size)
 
 
-def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int) -> AffineLayer:
+def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw: bool = False) -> AffineLayer:
     """The same layer over `channels` other channels: one group, no bias, no hooks, `weight`.
 
     Class, kernel, stride, padding, dilation, padding mode and whatever else the layer's own
-    `forward` uses come from `layer`; nothing that holds parameters or buffers is shared.
+    `forward` uses come from `layer`; nothing that holds parameters or buffers is shared. With
+    `raw`, the class is torch's own, so that `weight` is used as it is.
     """
-    clone = copy.copy(layer)
-    clone.__dict__ = dict(layer.__dict__)
+    kind = torch_kind(layer) if raw else type(layer)
+    clone = kind.__new__(kind)
+    clone.__dict__.update(layer.__dict__)
     for name, value in layer.__dict__.items():
         if isinstance(value, OrderedDict) and "hooks" in name:
             clone.__dict__[name] = OrderedDict()
-    clone.__dict__["_modules"] = dict(layer._modules)
+    clone.__dict__["_modules"] = {} if raw else dict(layer._modules)
     clone.__dict__["_buffers"] = {}
     clone.__dict__["_parameters"] = {"weight": weight, "bias": None}
     if isinstance(clone, nn.Linear):
@@ -55,7 +71,7 @@ def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int) -> Affi
     return clone
 
 
-def read_layer(layer: AffineLayer, channels: int, init: str) -> AffineLayer:
+def read_layer(layer: AffineLayer, channels: int, init: str, *, raw: bool = False) -> AffineLayer:
     """layer(.; Wm): the same layer over `channels` memory channels, without bias, one group.
 
     Args:
@@ -63,18 +79,19 @@ def read_layer(layer: AffineLayer, channels: int, init: str) -> AffineLayer:
         channels: k.
         init: ``"zero"``, or ``"default"``: the part of the layer's own initialisation of its
             widened weight that falls on the memory channels.
+        raw: Whether the layer transforms its own weight; Wm is used as it is.
     """
     weight = layer.weight.new_zeros(read_weight_shape(layer, channels))
     if init == "default":
         weight = _default_weight(layer, channels)
-    return clone_layer(layer, nn.Parameter(weight.to(layer.weight.device)), channels)
+    return clone_layer(layer, nn.Parameter(weight.detach().to(layer.weight.device)), channels, raw=raw)
 
 
 def _default_weight(layer: AffineLayer, channels: int) -> Tensor:
     base = torch.zeros(layer.weight.shape)
     read = torch.zeros(read_weight_shape(layer, channels))
     wide = widen_weight(layer, base, [read])
-    fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[0 if is_transposed(layer) else 1])
+    fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[0 if is_transposed(layer) else 1], raw=True)
     fresh.reset_parameters()
     return narrow_weight(layer, fresh.weight.detach(), [channels])[1][0].to(layer.weight.dtype)
 

@@ -146,10 +146,10 @@ def interleave(features: Tensor, views: list[Tensor], groups: int, channel_axis:
     Returns:
         C + g * sum(k_i) channels on `channel_axis`.
     """
-    parts: list[Tensor] = []
-    for group in features.chunk(groups, channel_axis):
-        parts += [group, *views]
-    return torch.cat(parts, channel_axis)
+    axis = channel_axis
+    shared = [view.unsqueeze(axis) for view in views]
+    repeated = [view.expand(*view.shape[:axis], groups, *view.shape[axis + 1 :]) for view in shared]
+    return torch.cat([features.unflatten(axis, (groups, -1)), *repeated], axis + 1).flatten(axis, axis + 1)
 
 
 def batch_mean(memory: Tensor) -> Tensor:

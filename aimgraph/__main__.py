@@ -1,0 +1,5 @@
+"""``python -m aimgraph``."""
+
+from aimgraph.cli import main
+
+main()

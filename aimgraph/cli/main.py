@@ -1,0 +1,230 @@
+"""The commands and their exit codes."""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch import nn
+
+import aimgraph
+from aimgraph.cli.options import configs, example_inputs, model_options
+from aimgraph.draw import draw
+from aimgraph.errors import AimgraphError, ConfigError, ExampleInputError, ExportError
+from aimgraph.export.onnx import export_onnx
+from aimgraph.models_zoo.loader import load_model
+from aimgraph.module import AimModule
+from aimgraph.pipeline import Watch
+from aimgraph.report import print_plan
+from aimgraph.verify import verify
+
+EXIT_DIFFERENT = 1
+EXIT_USAGE = 2
+EXIT_MODEL = 3
+EXIT_EXPORT = 4
+
+_EPILOG = """
+MODEL is zoo/NAME (mlp, resnet50_keras, vgg16), torchvision/NAME, timm/NAME, or package.module:factory,
+which imports and calls your own code.
+
+Exit codes: 0 done; 1 checked and found different; 2 an option, an input or the model's name is wrong;
+3 this model can't be traced, planned or transformed; 4 the export failed.
+"""
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(aimgraph.__version__)
+def cli() -> None:
+    """Give any PyTorch network a memory that every layer can read."""
+
+
+@cli.command("plan", epilog=_EPILOG)
+@model_options
+def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Show what a transform of MODEL would do, and change nothing."""
+    with _steps() as step:
+        step(f"loading {model}")
+        base = load_model(model)
+        step("planning")
+        plan = aimgraph.plan(base, example_inputs(inputs), config=configs(options))
+    if as_json:
+        _print_json(plan.to_dict())
+    else:
+        print_plan(plan, _out())
+
+
+@cli.command("transform", epilog=_EPILOG)
+@model_options
+@click.option("--dump", type=click.Path(file_okay=False), help="Write the graph after every pass into this folder.")
+@click.option("--save", type=click.Path(dir_okay=False), help="Write the state dict as safetensors.")
+@click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
+def transform_command(
+    model: str,
+    inputs: tuple[str, ...],
+    as_json: bool,
+    dump: str | None,
+    save: str | None,
+    code: bool,
+    **options: Any,
+) -> None:
+    """Transform MODEL and compare the result with it, bit for bit."""
+    base, aim, report = _transformed(model, inputs, options, dump, check=True)
+    plan = aimgraph.plan(aim)
+    if save:
+        _save_state(aim, Path(save))
+    if as_json:
+        _print_json(plan.to_dict() | {"verify": report.to_dict()} | ({"code": aim.code} if code else {}))
+    else:
+        print_plan(plan, _out())
+        click.echo(str(report))
+        if code:
+            click.echo(aim.code)
+    del base
+    sys.exit(0 if report.ok else EXIT_DIFFERENT)
+
+
+@cli.command("verify", epilog=_EPILOG)
+@model_options
+def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Transform MODEL and report whether it still computes what it did."""
+    _, _, report = _transformed(model, inputs, options, None, check=True)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        click.echo(str(report))
+    sys.exit(0 if report.ok else EXIT_DIFFERENT)
+
+
+@cli.command("export", epilog=_EPILOG)
+@model_options
+@click.option("--onnx", "path", type=click.Path(dir_okay=False), required=True, help="The ONNX file to write.")
+@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="safetensors state dict to load first.")
+@click.option("--opset", type=int, help="ONNX opset; by default the exporter's own.")
+def export_command(
+    model: str,
+    inputs: tuple[str, ...],
+    as_json: bool,
+    path: str,
+    weights: str | None,
+    opset: int | None,
+    **options: Any,
+) -> None:
+    """Transform MODEL, export it to ONNX and compare the file with torch in onnxruntime."""
+    with _steps() as step:
+        step(f"loading {model}")
+        base = load_model(model)
+        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options), watch=[_watch(step)])
+        if weights:
+            _load_state(aim, Path(weights))
+        step(f"exporting to {path} and comparing in onnxruntime")
+        report = export_onnx(aim, path, opset=opset)
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    click.echo(f"{report.path}: {report.bytes / 1e6:.1f} MB, opset {report.opset}")
+    click.echo("operators: " + ", ".join(f"{count} {name}" for name, count in report.operators.items()))
+    click.echo(
+        f"onnxruntime against torch at batch sizes {list(report.batch_sizes)}: "
+        f"max|d| = {report.max_difference:.2e}, max|d| / max|y| = {report.relative_difference:.2e}"
+    )
+
+
+@cli.command("draw", epilog=_EPILOG)
+@model_options
+@click.option("--out", "path", type=click.Path(dir_okay=False), required=True, help="png, svg or pdf file to write.")
+def draw_command(model: str, inputs: tuple[str, ...], as_json: bool, path: str, **options: Any) -> None:
+    """Draw a plan: which layers of MODEL read, how much, and which value of the memory."""
+    with _steps() as step:
+        step(f"loading {model}")
+        base = load_model(model)
+        step("planning")
+        plan = aimgraph.plan(base, example_inputs(inputs), config=configs(options))
+        step("drawing")
+        written = draw(plan, path)
+    if as_json:
+        _print_json({"path": str(written)})
+    else:
+        click.echo(str(written))
+
+
+def main() -> None:
+    """Run the command line; every `AimgraphError` becomes a message and an exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        cli.main(prog_name="aimgraph", standalone_mode=True)
+    except AimgraphError as error:
+        click.echo(f"aimgraph: {type(error).__name__}: {error}", err=True)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: AimgraphError) -> int:
+    if isinstance(error, ConfigError | ExampleInputError):
+        return EXIT_USAGE
+    return EXIT_EXPORT if isinstance(error, ExportError) else EXIT_MODEL
+
+
+def _transformed(
+    model: str, inputs: tuple[str, ...], options: dict[str, Any], dump: str | None, *, check: bool
+) -> tuple[nn.Module, AimModule, Any]:
+    with _steps() as step:
+        step(f"loading {model}")
+        base = load_model(model)
+        aim = aimgraph.transform(
+            base, example_inputs(inputs), config=configs(options), dump=dump, watch=[_watch(step)]
+        )
+        step("comparing with the base")
+        report = verify(base, aim) if check else None
+    return base, aim, report
+
+
+def _save_state(aim: AimModule, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    save_file({key: value.detach().clone().contiguous() for key, value in aim.state_dict().items()}, str(draft))
+    draft.replace(path)
+
+
+def _load_state(aim: AimModule, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        aim.load_state_dict(load_file(str(path)))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise aimgraph.CheckpointError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """Shows the present step and its time on stderr, where a person is watching."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+def _watch(step: Callable[[str], None]) -> Watch:
+    return lambda done, program: step(f"{done.name}: {program.stage.name.lower()}")
+
+
+def _out() -> Console:
+    """Standard output; wide enough for a table where no terminal sets a width."""
+    console = Console(soft_wrap=False)
+    return console if console.is_terminal else Console(width=140)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, default=str))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"aimgraph: {message}", err=True)

@@ -1,0 +1,99 @@
+"""Options that every command shares: the model, its inputs, and the memory."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from aimgraph import presets
+from aimgraph.config import AimConfig
+from aimgraph.errors import ConfigError, ExampleInputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PRESETS: dict[str, Callable[[], tuple[AimConfig, ...]]] = {
+    "article": lambda: (presets.article(),),
+    "author": presets.author,
+}
+
+_MEMORY = (
+    click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Start from what the seed did."),
+    click.option("--config", "config_file", type=click.Path(exists=True, dir_okay=False), help="JSON: one config or a list."),
+    click.option("--shape", help="ROWSxCOLSxCHANNELS or N; by default solved from --budget."),
+    click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
+    click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
+    click.option("--exclude", multiple=True, help="Glob or re:REGEX of layers that don't. Repeatable."),
+    click.option("--source", type=click.Choice(["parameter", "ones_conv"])),
+    click.option("--read", type=click.Choice(["reshape", "resize"])),
+    click.option("--updates", multiple=True, help='"stages" or module paths. Repeatable.'),
+    click.option("--pool", type=click.Choice(["batch"])),
+    click.option("--mode", type=click.Choice(["replace", "gated"])),
+    click.option("--carry", type=click.Choice(["gradient", "state"])),
+    click.option("--init", type=click.Choice(["zero", "default"])),
+    click.option("--lowering", type=click.Choice(["split", "concat"])),
+    click.option("--seed", type=int),
+)
+
+
+def model_options(command: F) -> F:
+    """MODEL, --input, the memory's options and --json."""
+    options = (
+        click.argument("model"),
+        click.option("--input", "inputs", multiple=True, help="Shape of an input, e.g. 1x3x224x224. Repeatable."),
+        *_MEMORY,
+        click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on stdout, nothing else."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def example_inputs(shapes: tuple[str, ...]) -> tuple[torch.Tensor, ...] | None:
+    """Zeros of the shapes given on the command line; None if there are none.
+
+    Raises:
+        ExampleInputError: A shape is not of the form 1x3x224x224.
+    """
+    if not shapes:
+        return None
+    return tuple(torch.zeros(_dimensions(text, "--input")) for text in shapes)
+
+
+def configs(options: dict[str, Any]) -> tuple[AimConfig, ...]:
+    """The memories asked for: a preset or a file or one default, with the options on top.
+
+    Raises:
+        ConfigError: An option or the file is invalid.
+    """
+    preset, file = options.pop("preset"), options.pop("config_file")
+    if preset and file:
+        raise ConfigError("--preset and --config exclude each other")
+    start = PRESETS[preset]() if preset else _from_file(Path(file)) if file else (AimConfig(),)
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    if "shape" in given:
+        given["shape"] = _dimensions(given["shape"], "--shape")
+    if given.get("updates") == ("stages",):
+        given["updates"] = "stages"
+    fields = AimConfig.model_fields
+    return tuple(AimConfig(**({name: getattr(c, name) for name in fields} | given)) for c in start)
+
+
+def _from_file(path: Path) -> tuple[AimConfig, ...]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    items = data if isinstance(data, list) else [data]
+    if not all(isinstance(item, dict) for item in items):
+        raise ConfigError(f"{path}: a config is a JSON object, or a list of them")
+    return tuple(AimConfig.from_json(item) for item in items)
+
+
+def _dimensions(text: str, option: str) -> tuple[int, ...]:
+    parts = text.lower().replace(",", "x").split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ExampleInputError(f"{option}={text!r}: give positive sizes joined by x, e.g. 1x3x224x224")
+    return tuple(int(part) for part in parts)

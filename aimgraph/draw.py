@@ -1,0 +1,117 @@
+"""A picture of a plan: which layers read, how much, and which value of the memory."""
+
+import os
+from pathlib import Path
+
+from aimgraph.errors import ExportError
+from aimgraph.plan import Plan, Site
+
+_ROW_INCHES = 0.19
+_SOURCE_COLOUR = "#4477aa"
+_UPDATE_COLOURS = ("#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+_SKIPPED_COLOUR = "#dddddd"
+
+
+def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
+    """Write a picture of `plan`, one row per layer in execution order.
+
+    Left panel: the layer's grid, as positions P. Middle: added parameters, by the memory value
+    that is read. Right: the memory's share k / (C / g + k) of what each group of the layer sees.
+
+    Args:
+        plan: Of `aimgraph.plan`.
+        path: Where to write; the ending chooses the format (png, svg, pdf).
+
+    Raises:
+        ExportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ImportError as error:
+        raise ExportError("drawing needs matplotlib: pip install 'aimgraph[draw]'") from error
+    rows = _rows(plan)
+    figure = Figure(figsize=(13, max(3.0, 1.6 + _ROW_INCHES * len(rows))), layout="constrained")
+    grid_axes, cost_axes, share_axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 2, 1))
+    names = [row.label for row in rows]
+    positions = range(len(rows))
+    grid_axes.barh(positions, [row.positions for row in rows], color="#999999", log=True)
+    grid_axes.set_xlabel("positions P of the grid (log)")
+    cost_axes.barh(positions, [max(row.parameters, 0.5) for row in rows], color=[r.colour for r in rows], log=True)
+    cost_axes.set_xlabel("added parameters (log)")
+    share_axes.barh(positions, [100 * row.share for row in rows], color=[r.colour for r in rows])
+    share_axes.set_xlabel("memory's share of the input, %")
+    grid_axes.set_yticks(positions, names, fontsize=7)
+    grid_axes.set_ylim(len(rows) - 0.4, -0.6)
+    for position, row in enumerate(rows):
+        if row.text:
+            cost_axes.text(max(row.parameters, 0.5) * 1.1, position, row.text, va="center", fontsize=6)
+    for axes in (grid_axes, cost_axes, share_axes):
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    values = sorted({row.value for row in rows if row.value is not None})
+    legend = [Patch(color=_colour(value), label="source" if value == 0 else f"update {value}") for value in values]
+    if any(row.value is None for row in rows):
+        legend.append(Patch(color=_SKIPPED_COLOUR, label="does not read"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=max(1, len(legend)), title="reads the memory as of")
+    figure.suptitle(_title(plan), fontsize=11)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+class _Row:
+    """One bar: a read, or a layer that doesn't read."""
+
+    def __init__(self, label: str, positions: int, parameters: int, share: float, value: int | None, text: str) -> None:
+        self.label, self.positions, self.parameters = label, positions, parameters
+        self.share, self.value, self.text = share, value, text
+
+    @property
+    def colour(self) -> str:
+        """By the memory value that is read."""
+        return _SKIPPED_COLOUR if self.value is None else _colour(self.value)
+
+
+def _rows(plan: Plan) -> list[_Row]:
+    sites = {site.path: site for site in plan.sites}
+    order = {path: i for i, path in enumerate(sites)}
+    rows: list[tuple[int, _Row]] = []
+    for memory in plan.memories:
+        for read in memory.reads:
+            site = sites[read.site]
+            share = read.channels / (site.channels[0] // site.groups + read.channels)
+            label = read.name if len(plan.memories) == 1 else f"{read.name} [{memory.name}]"
+            row = _Row(label, _size(read.grid), read.parameters, share, read.calls[0].value, f"k={read.channels}")
+            rows.append((order[read.site], row))
+    read_paths = {read.site for memory in plan.memories for read in memory.reads}
+    for site in plan.sites:
+        if site.path not in read_paths:
+            rows.append((order[site.path], _unread(site)))
+    ordered = [row for _, row in sorted(rows, key=lambda item: item[0])]
+    return ordered + [_Row(item.path, 1, 0, 0.0, None, item.reason[:60]) for item in plan.skipped]
+
+
+def _unread(site: Site) -> _Row:
+    return _Row(site.path, _size(site.calls[0].grid), 0, 0.0, None, "not selected")
+
+
+def _size(grid: tuple[int, ...]) -> int:
+    size = 1
+    for side in grid:
+        size *= side
+    return size
+
+
+def _colour(value: int) -> str:
+    return _SOURCE_COLOUR if value == 0 else _UPDATE_COLOURS[(value - 1) % len(_UPDATE_COLOURS)]
+
+
+def _title(plan: Plan) -> str:
+    shapes = ", ".join(f"{m.name}: {' x '.join(map(str, m.shape))} = {m.size:,} values" for m in plan.memories)
+    ratio = plan.added_parameters / max(1, plan.base_parameters)
+    return (
+        f"{plan.model}: {plan.sites_read} of {plan.layers} layers read {shapes}\n"
+        f"{plan.base_parameters:,} + {plan.added_parameters:,} parameters (+{ratio:.2%})"
+    )

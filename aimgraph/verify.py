@@ -1,0 +1,217 @@
+"""Is the transformed module what it claims to be? A report, check by check."""
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.errors import PlanError
+from aimgraph.frontend import Arguments
+from aimgraph.inputs import random_inputs, resolve_inputs
+from aimgraph.module import AimModule
+from aimgraph.program import AIM
+from aimgraph.surgery import disable_memory, strip
+
+BATCH_SIZES = (2, 3)
+"""Batch sizes at which outputs are compared."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim, whether it holds, and what was seen."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one module.
+
+    Attributes:
+        checks: In the order they were made.
+        max_difference: Largest |aim - base| seen with memory, in eval mode.
+    """
+
+    checks: tuple[Check, ...]
+    max_difference: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every claim holds."""
+        return all(check.ok for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return asdict(self) | {"ok": self.ok}
+
+    def __str__(self) -> str:
+        """The report as a table."""
+        table = Table("check", "", "seen")
+        for check in self.checks:
+            table.add_row(check.name, "ok" if check.ok else "FAILED", check.detail)
+        console = Console(width=120, file=io.StringIO(), color_system=None)
+        console.print(table)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue().rstrip("\n")
+
+
+def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Report:
+    """Compare `aim` with the `base` it was made from, bit for bit.
+
+    Both are copied first; neither changes. With all read weights zero the output with memory must
+    equal the base's, in train and eval mode, at two batch sizes, and so must its gradients and
+    running statistics. After training that holds with the memory disabled.
+
+    Args:
+        base: The model before the transform.
+        aim: The result of `aimgraph.transform`.
+        example_inputs: As for `aimgraph.transform`; by default those of the transform.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+    """
+    if not isinstance(aim, AimModule):
+        raise PlanError(f"verify needs the result of aimgraph.transform, this is a {type(aim).__name__}")
+    inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
+    base, aim = copy.deepcopy(base), copy.deepcopy(aim)
+    with _exact_attention():
+        checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs)]
+        off = "output, memory disabled"
+        checks += [_outputs(off, base, _disabled(aim), inputs, train) for train in (False, True)]
+        if _is_zero(aim):
+            checks += [_outputs("output, with memory", base, aim, inputs, train) for train in (False, True)]
+            checks.append(_gradients(base, aim, inputs))
+        return Report(tuple(checks), _difference(base, aim, inputs))
+
+
+def _keys(base: nn.Module, aim: AimModule) -> Check:
+    result = aim.load_state_dict(base.state_dict(), strict=False)
+    bad = [key for key in result.missing_keys if not key.startswith(f"{AIM}.")] + result.unexpected_keys
+    seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
+    return Check("base checkpoints load", not bad, seen)
+
+
+def _weights(base: nn.Module, aim: AimModule) -> Check:
+    state = aim.state_dict()
+    different = [key for key, value in base.state_dict().items() if not _same(value, state[key])]
+    return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
+
+
+def _stripped(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
+    bare = strip(aim)
+    if type(bare) is not type(base):
+        return Check("strip gives the base back", False, f"a {type(bare).__name__}")
+    return _outputs("strip gives the base back", base, bare, inputs, False)
+
+
+def _outputs(name: str, base: nn.Module, aim: nn.Module, inputs: Arguments, train: bool) -> Check:
+    """Outputs at two batch sizes and all buffers afterwards, on copies of both."""
+    label = f"{name} ({'train' if train else 'eval'})"
+    one, other = copy.deepcopy(base).train(train), copy.deepcopy(aim).train(train)
+    for batch in BATCH_SIZES:
+        sample = random_inputs(inputs, batch, seed=batch, device=_device(base))
+        expected, seen = (_run(module, sample) for module in (one, other))
+        if not _all_same(expected, seen):
+            return Check(label, False, f"differs at batch size {batch} by {_gap(expected, seen):.3g}")
+    buffers = dict(other.named_buffers())
+    moved = [key for key, value in one.named_buffers() if not _same(value, buffers[key])]
+    if moved:
+        return Check(label, False, f"buffers differ: {moved[:3]}")
+    return Check(label, True, f"bit-identical at batch sizes {list(BATCH_SIZES)}, buffers too")
+
+
+def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
+    gradients: list[dict[str, Tensor | None]] = []
+    for module in (copy.deepcopy(base).train(), copy.deepcopy(aim).train()):
+        sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            output = module(*sample[0], **sample[1])
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if not leaves:
+            return Check("gradients of the base", True, "no output requires a gradient")
+        torch.stack([leaf.float().square().mean() for leaf in leaves]).sum().backward()
+        gradients.append({name: p.grad for name, p in module.named_parameters() if not name.startswith(f"{AIM}.")})
+    plain, with_memory = gradients
+    widened = {f"{site.site}.weight" for site in aim._record.widened}
+    different = [
+        name
+        for name, gradient in plain.items()
+        if name not in widened and not _same_optional(gradient, with_memory.get(name))
+    ]
+    return Check("gradients of the base", not different, f"differ: {different[:3]}" if different else "bit-identical")
+
+
+def _difference(base: nn.Module, aim: AimModule, inputs: Arguments) -> float:
+    sample = random_inputs(inputs, BATCH_SIZES[0], seed=2, device=_device(base))
+    return _gap(_run(base.eval(), sample), _run(aim.eval(), sample))
+
+
+def _run(module: nn.Module, sample: Arguments) -> list[Tensor]:
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        output = module(*sample[0], **sample[1])
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _disabled(aim: AimModule) -> AimModule:
+    module = copy.deepcopy(aim)
+    disable_memory(module)
+    return module
+
+
+def _is_zero(aim: AimModule) -> bool:
+    """Whether every read weight is zero and none is hidden in a widened weight."""
+    reads = [p for name, p in aim.named_parameters() if ".reads." in name and name.startswith(f"{AIM}.")]
+    return not aim._record.widened and not any(bool(p.detach().any()) for p in reads)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
+
+
+def _same_optional(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return _same(a, b)
+
+
+def _all_same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(map(_same, a, b))
+
+
+def _gap(a: list[Tensor], b: list[Tensor]) -> float:
+    gaps: list[float] = [0.0]
+    for one, other in zip(a, b, strict=False):
+        if one.shape != other.shape:
+            return float("inf")
+        if one.numel():
+            gaps.append(float((one.double() - other.double()).abs().max()))
+    return max(gaps)
+
+
+@contextmanager
+def _exact_attention() -> Iterator[None]:
+    """Fused attention rounds differently from its unfused form; compare the latter on both sides."""
+    backend: Any = torch.backends.mha
+    get: Callable[[], bool] = backend.get_fastpath_enabled
+    before = get()
+    backend.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        backend.set_fastpath_enabled(before)

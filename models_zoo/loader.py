@@ -1,0 +1,120 @@
+"""Models by name: ``zoo/NAME``, ``torchvision/NAME``, ``timm/NAME`` or ``package.module:factory``."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimgraph.errors import ExampleInputError
+from aimgraph.models_zoo.mlp import mlp
+from aimgraph.models_zoo.resnet_keras import resnet50_keras
+from aimgraph.models_zoo.vgg import vgg16
+
+ZOO: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "resnet50_keras": resnet50_keras, "vgg16": vgg16}
+"""Our own networks."""
+
+
+def load_model(name: str) -> nn.Module:
+    """Build the model called `name`, with freshly initialised weights unless a factory loads some.
+
+    ``package.module:factory`` imports and calls the user's own code, with the current directory
+    on the path.
+
+    Raises:
+        ExampleInputError: The name has no such form, or there is no such model.
+    """
+    if ":" in name:
+        return _from_factory(name)
+    source, _, model = name.partition("/")
+    if source == "zoo" and model:
+        return _pick(model, ZOO, "zoo")()
+    if source == "torchvision" and model:
+        models = import_torchvision().models
+        _check(model, models.list_models(), "torchvision")
+        return _module(models.get_model(model, weights=None), name)
+    if source == "timm" and model:
+        import_torchvision()
+        timm = _import("timm", "timm")
+        _check(model, timm.list_models(), "timm")
+        return _module(timm.create_model(model, pretrained=False), name)
+    raise ExampleInputError(
+        f"MODEL is {name!r}; give zoo/NAME, torchvision/NAME, timm/NAME or package.module:factory "
+        f"(zoo has: {', '.join(ZOO)})"
+    )
+
+
+def import_torchvision() -> Any:
+    """Import torchvision, even where its compiled part was built for another torch.
+
+    That part then fails to load and importing torchvision stops at "operator torchvision::nms does
+    not exist". Everything but detection operators works once their schemas are defined.
+
+    Raises:
+        ExampleInputError: torchvision is not installed.
+    """
+    try:
+        return _import("torchvision", "torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _LIBRARIES.append(library)
+    return _import("torchvision", "torchvision")
+
+
+_LIBRARIES: list[torch.library.Library] = []
+"""Keeps the schemas alive: a collected library takes its definitions along."""
+
+
+def _import(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise ExampleInputError(f"{package} is not installed: pip install 'aimgraph[zoo]'") from error
+
+
+def _from_factory(name: str) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ExampleInputError(f"{name}: {error}; is it installed, or below the current directory?") from error
+    factory: Any = module
+    for part in attribute.split("."):
+        if not hasattr(factory, part):
+            near = difflib.get_close_matches(part, dir(factory), n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ExampleInputError(f"{module_name} has no {part!r}{hint}")
+        factory = getattr(factory, part)
+    return _module(factory() if callable(factory) and not isinstance(factory, nn.Module) else factory, name)
+
+
+def _module(model: Any, name: str) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ExampleInputError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _pick(name: str, models: dict[str, Callable[..., nn.Module]], source: str) -> Callable[..., nn.Module]:
+    _check(name, list(models), source)
+    return models[name]
+
+
+def _check(name: str, names: list[str], source: str) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
+        hint = f"near misses: {', '.join(near)}" if near else f"there are: {', '.join(names[:8])}"
+        raise ExampleInputError(f"{source} has no model {name!r}; {hint}")
