@@ -2,6 +2,7 @@
 
 from aimgraph.api import plan, transform
 from aimgraph.config import AimConfig
+from aimgraph.draw import draw
 from aimgraph.errors import (
     AimgraphError,
     CheckpointError,
@@ -12,7 +13,6 @@ from aimgraph.errors import (
     PlanError,
     TraceError,
 )
-from aimgraph.draw import draw
 from aimgraph.export.onnx import export_onnx
 from aimgraph.module import AimModule
 from aimgraph.surgery import disable_memory, enable_memory, freeze_base, memory_parameters, strip

@@ -86,9 +86,7 @@ def _rows(plan: Plan) -> list[_Row]:
             row = _Row(label, _size(read.grid), read.parameters, share, read.calls[0].value, f"k={read.channels}")
             rows.append((order[read.site], row))
     read_paths = {read.site for memory in plan.memories for read in memory.reads}
-    for site in plan.sites:
-        if site.path not in read_paths:
-            rows.append((order[site.path], _unread(site)))
+    rows += [(order[site.path], _unread(site)) for site in plan.sites if site.path not in read_paths]
     ordered = [row for _, row in sorted(rows, key=lambda item: item[0])]
     return ordered + [_Row(item.path, 1, 0, 0.0, None, item.reason[:60]) for item in plan.skipped]
 

@@ -2,12 +2,14 @@
 
 import copy
 import inspect
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.config import AimConfig
@@ -76,7 +78,7 @@ def check_base(base: nn.Module) -> None:
                 f"{place} is transformed already: use aimgraph.strip to get the base back, and give one "
                 "transform all memories as a list of configs"
             )
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in _own_tensors(module)):
             raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")
     held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
     if AIM in held:
@@ -84,6 +86,11 @@ def check_base(base: nn.Module) -> None:
     taken = [name for name in RESERVED if name in held]
     if taken:
         raise PlanError(f"{kind} has members named {taken}, which a torch.fx.GraphModule keeps for itself: rename them")
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor | None]:
+    yield from module._parameters.values()
+    yield from module._buffers.values()
 
 
 def clone(base: nn.Module, *, share: bool) -> nn.Module:

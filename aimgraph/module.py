@@ -141,13 +141,13 @@ class AimModule(fx.GraphModule):
         if key in record.compiled:
             self._graph = graphs[name]
             forward, self._code = record.compiled[key]
-            type(self).forward = forward  # type: ignore[method-assign]
+            type(self).forward = forward
             return
         self.graph = graphs[name]
         forward = type(self).forward
         if not record.enabled and record.widened:
             forward = _without_widening(forward)
-            type(self).forward = forward  # type: ignore[method-assign]
+            type(self).forward = forward
         record.compiled[key] = (forward, self._code)
 
     def _attributes(self) -> dict[str, Any]:
@@ -256,8 +256,7 @@ def _join_widened(
         if weight.shape == base.shape and all(
             read.shape[2:] == base.shape[2:] and read.dim() == base.dim() for read in reads
         ):
-            like = {"device": base.device, "dtype": base.dtype}
-            wide = widen_weight(layer, weight.to(**like), [read.to(**like) for read in reads])
+            wide = widen_weight(layer, weight.to(base), [read.to(base) for read in reads])
             if key in state:
                 state[key] = wide
             elif wide.shape == layer.weight.shape:

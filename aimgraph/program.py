@@ -8,7 +8,6 @@ from typing import Protocol
 from torch import fx, nn
 
 from aimgraph.config import AimConfig
-from aimgraph.errors import PassError
 from aimgraph.fakes import FakeRun
 from aimgraph.plan import Plan, Skipped
 
@@ -133,18 +132,6 @@ class BasePass:
     def name(self) -> str:
         """``InsertMemory`` -> ``insert-memory``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
-
-
-def node_named(graph: fx.Graph, name: str) -> fx.Node:
-    """The node called `name`.
-
-    Raises:
-        PassError: There is none: the plan belongs to another graph.
-    """
-    for node in graph.nodes:
-        if node.name == name:
-            return node
-    raise PassError(f"the graph has no node {name!r}: the plan was made for another graph")
 
 
 def nodes_by_name(graph: fx.Graph) -> dict[str, fx.Node]:

@@ -140,7 +140,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         if not leaves:
             return Check("gradients of the base", True, "no output requires a gradient")
-        torch.stack([leaf.float().square().mean() for leaf in leaves]).sum().backward()
+        torch.autograd.backward([leaf.float().square().mean() for leaf in leaves])
         gradients.append({name: p.grad for name, p in module.named_parameters() if not name.startswith(f"{AIM}.")})
     plain, with_memory = gradients
     widened = {f"{site.site}.weight" for site in aim._record.widened}

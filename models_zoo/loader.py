@@ -12,10 +12,16 @@ from torch import nn
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.models_zoo.mlp import mlp
+from aimgraph.models_zoo.pretrained import efficientnet_lite0
 from aimgraph.models_zoo.resnet_keras import resnet50_keras
 from aimgraph.models_zoo.vgg import vgg16
 
-ZOO: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "resnet50_keras": resnet50_keras, "vgg16": vgg16}
+ZOO: dict[str, Callable[..., nn.Module]] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "mlp": mlp,
+    "resnet50_keras": resnet50_keras,
+    "vgg16": vgg16,
+}
 """Our own networks."""
 
 

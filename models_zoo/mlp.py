@@ -1,5 +1,7 @@
 """A plain multi-layer perceptron, the article's fully connected network."""
 
+import itertools
+
 from torch import Tensor, nn
 
 
@@ -16,7 +18,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = (features, *hidden)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 

@@ -27,7 +27,9 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, project: bool) -> None:
         super().__init__()
         outputs = 4 * width
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), _norm(outputs)) if project else nn.Identity()
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), _norm(outputs)) if project else nn.Identity()
+        )
         self.conv1 = nn.Conv2d(inputs, width, 1, stride)
         self.norm1 = _norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)

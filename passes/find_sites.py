@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from aimgraph.layers import LayerKind, classify_layers
 from aimgraph.passes.graph_tools import argument
@@ -50,7 +51,13 @@ class FindSites(BasePass):
         partly = {item.path for item in skipped}
         shared = _shared_weights(kinds)
         sites = tuple(
-            _site(path, module, tuple(calls[path]), kinds[module].raw, _split_only(kinds[module], path in partly, module in shared))
+            _site(
+                path,
+                module,
+                tuple(calls[path]),
+                kinds[module].raw,
+                _split_only(kinds[module], path in partly, module in shared),
+            )
             for module, path in paths.items()
             if path in calls
         )
@@ -72,8 +79,10 @@ def _site(path: str, layer: nn.Module, calls: tuple[SiteCall, ...], raw: bool, s
     taps = 1
     for size in read_weight_shape(layer, 1):
         taps *= size
-    linear = isinstance(layer, nn.Linear)
-    channels = (layer.in_features, layer.out_features) if linear else (layer.in_channels, layer.out_channels)
+    if isinstance(layer, nn.Linear):
+        channels = (layer.in_features, layer.out_features)
+    else:
+        channels = (layer.in_channels, layer.out_channels)
     return Site(path, type(layer).__name__, channels, groups_of(layer), taps, calls, raw, split_only)
 
 
@@ -83,7 +92,7 @@ def _site_call(graph: str, node: fx.Node, layer: nn.Module, batch: int) -> SiteC
     if shapes is None:
         return "its input is not a tensor of known shape"
     shape, other = shapes
-    rank = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)
+    rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
     channel_axis = len(shape) - 1 - rank
     varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     outer = range(channel_axis) if rank else range(len(shape) - 1)

@@ -54,7 +54,7 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
 
 
 def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]]) -> None:
-    """y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer.
+    """Y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer.
 
     Args:
         graph: The graph.

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from aimgraph.config import AimConfig
 from aimgraph.passes.graph_tools import add_terms, argument, insert_call, insert_module, with_argument
@@ -61,15 +61,22 @@ def seeded(seed: int) -> Iterator[None]:
 def build_memory(root: nn.Module, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
     config = memory.config
-    first = root.get_submodule(memory.reads[0].site).weight
+    like = first_weight(root, memory)
     with seeded(config.seed):
         built = Memory(_source(config, memory))
         for read in memory.reads:
             layer = root.get_submodule(read.site)
             assert isinstance(layer, AffineLayer)
             put_module(built.reads, read.name, read_layer(layer, read.channels, config.init, raw=read.raw))
-    built.source.to(device=first.device, dtype=first.dtype)  # type: ignore[arg-type]
+    built.source.to(device=like.device, dtype=like.dtype)
     return built
+
+
+def first_weight(root: nn.Module, memory: MemoryPlan) -> Tensor:
+    """The weight of the memory's first site: what is added follows its device and dtype."""
+    site = root.get_submodule(memory.reads[0].site)
+    assert isinstance(site, AffineLayer)
+    return site.weight
 
 
 def _source(config: AimConfig, memory: MemoryPlan) -> nn.Module:
@@ -150,8 +157,8 @@ class ViewCache:
         """The node that shows `value`, [B, N], laid out as `spec` says."""
         if (value, spec) not in self.views:
             with self.graph.inserting_before(value.next):
-                shown = read_view(fx.Proxy(value, _AddedTracer(self.graph)), spec)  # type: ignore[arg-type]
-            assert isinstance(shown, fx.Proxy)
+                proxy: Any = fx.Proxy(value, _AddedTracer(self.graph))
+                shown: Any = read_view(proxy, spec)
             self.views[value, spec] = shown.node
         return self.views[value, spec]
 
@@ -160,13 +167,14 @@ class _AddedTracer(fx.proxy.GraphAppendingTracer):
     """Appends what is done to a proxy to the graph, marked as inserted."""
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
+        node: fx.Node = super().create_node(*args, **kwargs)
         node.meta[ADDED] = True
         return node
 
 
 def _first_call(graph: fx.Graph) -> fx.Node:
-    return next(node for node in graph.nodes if node.op != "placeholder")
+    first: fx.Node = next(node for node in graph.nodes if node.op != "placeholder")
+    return first
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module | None:

@@ -12,20 +12,21 @@ read the batch mean, as planned.
 Declines: memories without updates.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import networkx as nx
 from torch import fx
 
 from aimgraph.errors import PassError
 from aimgraph.passes.graph_tools import insert_call, insert_module
-from aimgraph.passes.insert_memory import ViewCache, seeded
+from aimgraph.passes.insert_memory import ViewCache, first_weight, seeded
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
 from aimgraph.program import AIM, READ, BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.read import batch_mean
 from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.update import Update
+
 
 @dataclass(frozen=True)
 class InsertUpdates(BasePass):
@@ -37,7 +38,9 @@ class InsertUpdates(BasePass):
         """Add update blocks and state, and rewire the reads that come after an update."""
         updated = [memory for memory in program.plan.memories if memory.updates]
         skipped = [
-            Skipped(memory.name, "memory", "it has no updates") for memory in program.plan.memories if not memory.updates
+            Skipped(memory.name, "memory", "it has no updates")
+            for memory in program.plan.memories
+            if not memory.updates
         ]
         for memory in updated:
             _add_modules(program, memory)
@@ -53,7 +56,7 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     config = memory.config
     module = program.root.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(module, Memory)
-    first = program.root.get_submodule(memory.reads[0].site).weight
+    like = first_weight(program.root, memory)
     with seeded(config.seed + 1):
         for planned in memory.updates:
             spot = planned.spot
@@ -70,8 +73,8 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
             module.updates.append(update)
     if config.carry == "state":
         module.carry = StateCarry(memory.size, config.rate, config.write_in_eval)
-    for added in (module.updates, *([module.carry] if config.carry == "state" else [])):
-        added.to(device=first.device, dtype=first.dtype)  # type: ignore[call-overload]
+        module.carry.to(device=like.device, dtype=like.dtype)
+    module.updates.to(device=like.device, dtype=like.dtype)
 
 
 def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) -> None:

@@ -39,9 +39,7 @@ class PlanMemory(BasePass):
         """
         if not program.plan.sites:
             raise PlanError(_nothing_to_read(program.plan))
-        order = {
-            name: {node.name: i for i, node in enumerate(graph.nodes)} for name, graph in program.graphs.items()
-        }
+        order = {name: {node.name: i for i, node in enumerate(graph.nodes)} for name, graph in program.graphs.items()}
         memories = tuple(_plan_one(config, program, order) for config in program.configs)
         _check_lowerings(memories)
         notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
@@ -127,7 +125,10 @@ def _live_spots(
     for number, spot in enumerate(spots, start=1):
         for site in sites:
             for call in site.calls:
-                if call.graph in spot.nodes and order[call.graph][call.node] > order[call.graph][spot.nodes[call.graph]]:
+                if (
+                    call.graph in spot.nodes
+                    and order[call.graph][call.node] > order[call.graph][spot.nodes[call.graph]]
+                ):
                     live = max(live, number)
     dropped = tuple(
         Skipped(spot.where, f"update of {config.name}", "no site reads it afterwards and no state keeps it")
@@ -139,9 +140,7 @@ def _live_spots(
 class _ValueOf:
     """Which value of the memory a call reads: the latest update before it in execution order."""
 
-    def __init__(
-        self, config: AimConfig, spots: tuple[UpdateSpot, ...], order: dict[str, dict[str, int]]
-    ) -> None:
+    def __init__(self, config: AimConfig, spots: tuple[UpdateSpot, ...], order: dict[str, dict[str, int]]) -> None:
         self.per_sample = config.pool is None
         self.spots, self.order = spots, order
 

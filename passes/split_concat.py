@@ -64,7 +64,7 @@ def _split(graph: fx.Graph, node: fx.Node, site: str, read_paths: list[str]) -> 
         raise PassError(f"{site}: {len(parts)} memory views for {len(read_paths)} read weights at {node.name}")
     node.target = site
     node.args, node.kwargs = with_argument(node, "input", x)
-    add_terms(graph, node, [(path, part.args[0]) for path, part in zip(read_paths, parts, strict=True)])  # type: ignore[misc]
+    add_terms(graph, node, [(path, part.args[0]) for path, part in zip(read_paths, parts, strict=True)])
     for dead in (joined, *parts):
         if not dead.users:
             graph.erase_node(dead)

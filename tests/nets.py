@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aimgraph.config import AimConfig
+from aimgraph.errors import PlanError
+from aimgraph.frontend import build_program
 from aimgraph.module import AimModule
+from aimgraph.passes import FindSites, PlaceUpdates
 from aimgraph.runtime.layers import narrow_weight
 
 
@@ -126,7 +130,9 @@ class TwoInputs(nn.Module):
         super().__init__()
         self.image, self.vector, self.head = nn.Conv2d(3, 4, 3), nn.Linear(5, 4), nn.Linear(8, 2)
 
-    def forward(self, image: Tensor, *, vector: Tensor, scale: float = 2.0, mask: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, image: Tensor, *, vector: Tensor, scale: float = 2.0, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         y = torch.cat([self.image(image).mean((2, 3)), self.vector(vector)], 1)
         return {"logits": self.head(y) * scale, "features": y if mask is None else y * mask}
 
@@ -231,7 +237,9 @@ NETS: dict[str, Net] = {
     "circular": Net(_convs(nn.Conv2d, padding="same", padding_mode="circular"), (2, 4, 6, 7)),
     "grouped": Net(_convs(nn.Conv2d, groups=2, padding=1), (2, 4, 6, 7)),
     "grouped1d": Net(_convs(nn.Conv1d, groups=2), (2, 4, 9)),
-    "depthwise": Net(lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)), (2, 4, 8, 8)),
+    "depthwise": Net(
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)), (2, 4, 8, 8)
+    ),
     "transposed1d": Net(_convs(nn.ConvTranspose1d, stride=2), (2, 4, 5)),
     "transposed2d": Net(_convs(nn.ConvTranspose2d, stride=2, padding=1, output_padding=1), (2, 4, 4, 3)),
     "transposed3d": Net(_convs(nn.ConvTranspose3d), (2, 4, 2, 3, 3)),
@@ -245,10 +253,15 @@ NETS: dict[str, Net] = {
     "position": Net(PositionNet, (2, 4, 6)),
     "shared": Net(Shared, (2, 4, 8, 6)),
     "ranks": Net(Ranks, (2, 5, 6)),
-    "same_padding_class": Net(lambda: nn.Sequential(SamePadding(3, 4, 3, stride=2), nn.ReLU(), SamePadding(4, 4, 5)), (2, 3, 7, 8)),
-    "standardised": Net(lambda: nn.Sequential(Standardised(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)),
+    "same_padding_class": Net(
+        lambda: nn.Sequential(SamePadding(3, 4, 3, stride=2), nn.ReLU(), SamePadding(4, 4, 5)), (2, 3, 7, 8)
+    ),
+    "standardised": Net(
+        lambda: nn.Sequential(Standardised(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)
+    ),
     "weight_norm": Net(
-        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 2, 1)),
+        (2, 3, 6, 6),
     ),
     "activated": Net(lambda: nn.Sequential(Activated(3, 4, 3), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)),
     "functional_dropout": Net(FunctionalDropout, (2, 3, 6, 6)),
@@ -264,6 +277,17 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple
         torch.manual_seed(seed)
         model = net.build().to(dtype)
         return model, torch.randn(net.shape, dtype=dtype)
+
+
+def updates_for(base: nn.Module, x: Tensor) -> dict[str, object]:
+    """``updates="stages"``, or the output of the first layer where no stage has an end."""
+    program = build_program(base, ((x,), {}), (AimConfig(updates="stages"),), share=False)
+    program = FindSites().run(program).program
+    try:
+        PlaceUpdates().run(program)
+    except PlanError:
+        return {"updates": ("0" if isinstance(base, nn.Sequential) else "mix",)}
+    return {"updates": "stages"}
 
 
 def randomise(aim: nn.Module, seed: int = 1, scale: float = 0.3) -> nn.Module:

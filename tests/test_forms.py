@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import aimgraph
-from tests.nets import NETS, build, gradients, randomise, run
+from tests.nets import NETS, build, gradients, randomise, run, updates_for
 
 TOLERANCE = 1e-9
 
@@ -23,11 +23,8 @@ OPTIONS: dict[str, dict[str, object]] = {
 def both_forms(name: str, **options: object) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     """Split and concat form with the same random memory, in float64."""
     base, x = build(name, torch.float64)
-    if options.get("updates") == "stages":
-        try:
-            aimgraph.plan(base, x, **options)
-        except aimgraph.PlanError:
-            options["updates"] = ("0",) if isinstance(base, nn.Sequential) else ("mix",)
+    if "updates" in options:
+        options |= updates_for(base, x)
     split = randomise(aimgraph.transform(base, x, lowering="split", verify="full", **options))
     concat = aimgraph.transform(base, x, lowering="concat", verify="full", **options)
     concat.load_state_dict(split.state_dict())

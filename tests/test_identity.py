@@ -8,7 +8,8 @@ from torch import nn
 
 import aimgraph
 from aimgraph.models_zoo import mlp, resnet50_keras, vgg16
-from tests.nets import NETS, build, run
+from aimgraph.models_zoo.pretrained import efficientnet_lite0
+from tests.nets import NETS, build, run, updates_for
 
 SEED_NETWORKS = {
     "resnet50": (lambda: resnet50_keras(10), (2, 3, 64, 64)),
@@ -42,12 +43,7 @@ def test_small_networks(name: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_with_updates_and_state(name: str) -> None:
     base, x = build(name)
-    path = "0" if isinstance(base, nn.Sequential) else next(n for n, m in base.named_modules() if n)
-    try:
-        check_identity(base, x, updates="stages", carry="state", shape=(2, 2, 3))
-    except aimgraph.PlanError as error:
-        assert "no tensor to update from" in str(error)
-        check_identity(base, x, updates=(path,), carry="state", shape=(2, 2, 3))
+    check_identity(base, x, **updates_for(base, x), carry="state", shape=(2, 2, 3))
 
 
 @pytest.mark.parametrize("options", [{}, {"read": "resize"}, {"updates": "stages"}], ids=["plain", "resize", "updates"])
@@ -59,10 +55,7 @@ def test_seed_networks(name: str, options: dict[str, object]) -> None:
 
 
 def test_pretrained_efficientnet() -> None:
-    pytest.importorskip("efficientnet_lite_pytorch")
-    from aimgraph.demo import load_efficientnet
-
-    base = load_efficientnet()
+    base = efficientnet_lite0()
     torch.manual_seed(0)
     x = torch.randn(2, 3, 96, 96)
     check_identity(base, x)

@@ -30,8 +30,8 @@ EXIT_MODEL = 3
 EXIT_EXPORT = 4
 
 _EPILOG = """
-MODEL is zoo/NAME (mlp, resnet50_keras, vgg16), torchvision/NAME, timm/NAME, or package.module:factory,
-which imports and calls your own code.
+MODEL is zoo/NAME (mlp, vgg16, resnet50_keras, efficientnet_lite0), torchvision/NAME, timm/NAME,
+or package.module:factory, which imports and calls your own code.
 
 Exit codes: 0 done; 1 checked and found different; 2 an option, an input or the model's name is wrong;
 3 this model can't be traced, planned or transformed; 4 the export failed.
@@ -175,9 +175,7 @@ def _transformed(
     with _steps() as step:
         step(f"loading {model}")
         base = load_model(model)
-        aim = aimgraph.transform(
-            base, example_inputs(inputs), config=configs(options), dump=dump, watch=[_watch(step)]
-        )
+        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options), dump=dump, watch=[_watch(step)])
         step("comparing with the base")
         report = verify(base, aim) if check else None
     return base, aim, report

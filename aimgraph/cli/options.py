@@ -21,7 +21,9 @@ PRESETS: dict[str, Callable[[], tuple[AimConfig, ...]]] = {
 
 _MEMORY = (
     click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Start from what the seed did."),
-    click.option("--config", "config_file", type=click.Path(exists=True, dir_okay=False), help="JSON: one config or a list."),
+    click.option(
+        "--config", "config_file", type=click.Path(exists=True, dir_okay=False), help="JSON: one config or a list."
+    ),
     click.option("--shape", help="ROWSxCOLSxCHANNELS or N; by default solved from --budget."),
     click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
     click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),

@@ -146,7 +146,9 @@ def _export(module: nn.Module, sample: Arguments, inputs: Arguments, opset: int 
                 _run_exporter(strip(module).eval(), sample, inputs, opset, optimize)
             except Exception as limit:
                 base = str(limit).strip().split("\n")[0]
-                raise ExportError(f"the exporter can't export the base alone either, so memory is not the cause: {base}") from error
+                raise ExportError(
+                    f"the exporter can't export the base alone either, so memory is not the cause: {base}"
+                ) from error
         raise ExportError(f"the exporter failed: {reason}") from error
 
 
@@ -198,7 +200,8 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _needs_external_data(module: nn.Module) -> bool:
-    return sum(t.numel() * t.element_size() for t in module.state_dict().values()) > 1_900_000_000
+    size: int = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    return size > 1_900_000_000
 
 
 def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device) -> tuple[float, float]:
@@ -221,7 +224,9 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
             reference = reference.cpu().double()
             difference = (reference - torch.as_tensor(result).double()).abs().max().item() if reference.numel() else 0.0
             worst = max(worst, difference)
-            relative = max(relative, difference / max(reference.abs().max().item(), 1e-30) if reference.numel() else 0.0)
+            relative = max(
+                relative, difference / max(reference.abs().max().item(), 1e-30) if reference.numel() else 0.0
+            )
     return worst, relative
 
 

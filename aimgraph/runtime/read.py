@@ -39,7 +39,7 @@ class ReadSpec:
 
 
 def read_channels(size: int, grid: tuple[int, ...]) -> int:
-    """k = max(1, ceil(N / P)): the channels that `size` values fill on `grid`."""
+    """K = max(1, ceil(N / P)): the channels that `size` values fill on `grid`."""
     return max(1, -(-size // math.prod(grid)))
 
 

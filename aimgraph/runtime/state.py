@@ -55,7 +55,7 @@ class StateCarry(nn.Module):
         return source + self.state
 
     def _writes(self) -> bool:
-        if torch.compiler.is_exporting() or torch.jit.is_tracing() or _recomputing():
+        if torch.compiler.is_exporting() or torch.jit._trace.is_tracing() or _recomputing():
             return False
         return self.training or self.write_in_eval
 

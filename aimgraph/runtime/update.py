@@ -13,7 +13,6 @@ WIDTHS = (16, 16, 32)
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 class Update(nn.Module):
@@ -55,7 +54,7 @@ class Update(nn.Module):
         self.hidden = _blocks(channels, len(grid))
         heads = {"replace": 1, "gated": 2}[mode]
         self.head: nn.Module = (
-            _CONV[len(grid)](WIDTHS[-1], heads * outputs, 1)
+            _CONV[1 if len(grid) == 1 else 2](WIDTHS[-1], heads * outputs, 1)
             if grid
             else nn.Linear(WIDTHS[-1], heads * math.prod(shape))
         )
@@ -74,7 +73,7 @@ class Update(nn.Module):
         view = fit(read_view(memory, self.spec), x, channel_axis=1, batch_axis=0)
         hidden = self.hidden(torch.cat([x, view.expand(x.shape[0], *view.shape[1:])], dim=1))
         if hidden.dim() > 2:
-            hidden = _POOL[hidden.dim() - 2](hidden, _pooled_grid(self.shape, hidden.dim() - 2))
+            hidden = _pool(hidden, self.shape)
         new, gate = self._heads(self.head(hidden))
         if gate is not None:
             new = memory + torch.sigmoid(gate) * (new - memory)
@@ -138,7 +137,13 @@ def _blocks(channels: int, rank: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _pooled_grid(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """The memory's grid in `rank` dimensions: one position for (N,), rows * cols for sequences."""
+def _pool(hidden: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """[B, C, *S] averaged to the memory's grid, [B, C, *G].
+
+    (N,) has one position; a sequence is pooled to rows * cols positions; of a volume, depth and
+    height together become the rows.
+    """
     rows, cols = shape[:2] if len(shape) == 3 else (1, 1)
-    return {1: (rows * cols,), 2: (rows, cols), 3: (1, rows, cols)}[rank]
+    if hidden.dim() == 3:
+        return F.adaptive_avg_pool1d(hidden, rows * cols)
+    return F.adaptive_avg_pool2d(hidden.flatten(2, -2) if hidden.dim() == 5 else hidden, (rows, cols))

@@ -1,0 +1,125 @@
+"""Every layer is a site or has a reason."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aimgraph.passes import FindSites
+from aimgraph.plan import SiteCall
+from tests.nets import NETS, Activated
+from tests.passes.helpers import fingerprint, program_for
+
+
+def found(net: str | nn.Module, x: Tensor | None = None) -> tuple[dict[str, tuple[SiteCall, ...]], dict[str, str]]:
+    program, x = program_for(net, x)
+    before = fingerprint(program)
+    result = FindSites().run(program)
+    assert not result.modified
+    assert fingerprint(result.program) == before
+    plan = result.program.plan
+    assert FindSites().run(program).program.plan == plan
+    return {s.path: s.calls for s in plan.sites}, {s.path: s.reason for s in plan.skipped}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_layer_is_accounted_for(name: str) -> None:
+    sites, skipped = found(name)
+    program, _ = program_for(name)
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    layers = {path for path, module in program.root.named_modules() if isinstance(module, kinds)}
+    assert set(sites) | set(skipped) == layers
+    assert set(sites)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "grid", "batch_axis", "ratio", "channel_axis"),
+    [
+        ("conv2d", "0", (8, 9), 0, 1, 1),
+        ("conv3d", "2", (3, 4, 5), 0, 1, 1),
+        ("linear", "0", (), 0, 1, 1),
+        ("tokens", "mix", (7,), 0, 1, 2),
+        ("tokens", "head", (), 0, 1, 1),
+        ("channels_last", "up", (5, 6), 0, 1, 3),
+        ("sequence_first", "mix", (6,), 1, 1, 2),
+        ("windows", "mix", (4,), 0, 4, 2),
+        ("position", "position", (4,), None, 0, 1),
+    ],
+)
+def test_layouts(
+    name: str, path: str, grid: tuple[int, ...], batch_axis: int | None, ratio: int, channel_axis: int
+) -> None:
+    if name == "sequence_first":
+        sites, _ = found(_TimeFirst(), torch.zeros(2, 6, 5, dtype=torch.float64))
+    else:
+        sites, _ = found(name)
+    call = sites[path][0]
+    assert (call.grid, call.batch_axis, call.batch_ratio, call.channel_axis) == (grid, batch_axis, ratio, channel_axis)
+
+
+class _TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(5, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x.transpose(0, 1))
+
+
+class _Odd(nn.Module):
+    """Layers that can't read, each for its own reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Linear(4, 4)
+        self.unused = nn.Linear(4, 4)
+        self.borrowed = nn.Linear(4, 4)
+        self.activated = Activated(1, 1, 1)
+        self.over_batch = nn.Linear(2, 2)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.used(x) + F.linear(x, self.borrowed.weight)
+        y = y + self.attention(y[:, None], y[:, None], y[:, None], need_weights=False)[0][:, 0]
+        return y + self.activated(y[:, None, :, None])[:, 0, :, 0]
+
+
+def test_reasons() -> None:
+    sites, skipped = found(_Odd(), torch.randn(3, 4))
+    assert list(sites) == ["used"]
+    assert skipped == {
+        "unused": "never called in the forward pass",
+        "borrowed": "never called as a layer: other code uses its weight",
+        "activated": "its own forward calls torch.relu on the input",
+        "over_batch": "never called in the forward pass",
+        "attention.out_proj": "inside attention (MultiheadAttention), which is kept as one call",
+    }
+
+
+class _BatchAsFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix = nn.Linear(4, 3), nn.Conv1d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.first(x).T)  # the batch becomes the sequence
+
+
+def test_the_batch_is_never_grid() -> None:
+    sites, skipped = found(_BatchAsFeatures(), torch.randn(3, 4))
+    assert list(sites) == ["first"]
+    assert skipped["mix"].startswith("its input [3, 3] changes in dimensions [1] with the batch size")
+
+
+def test_one_layer_with_a_call_that_cannot_read_is_split_only() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x).sum() + self.mix(torch.cat([x, x], 1).T.reshape(-1, 2, 3).transpose(0, 1)).sum()
+
+    program, _ = program_for(Net(), torch.randn(3, 3))
+    plan = FindSites().run(program).program.plan
+    assert [site.path for site in plan.sites] == ["mix"]

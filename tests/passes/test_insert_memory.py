@@ -1,0 +1,142 @@
+"""The literal seed form."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimgraph.config import AimConfig
+from aimgraph.models_zoo import mlp
+from aimgraph.passes import InsertMemory
+from aimgraph.passes.insert_memory import seeded
+from aimgraph.pipeline import PLANNING, Pipeline, graph_text
+from aimgraph.plan import ReadCall
+from aimgraph.program import AIM, Stage
+from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
+from tests.nets import NETS, build
+from tests.passes.helpers import after, calls, execute, fingerprint, planned, program_for, randomise_program
+
+
+def test_golden_of_a_convolution_and_a_linear_layer() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(80, 2))
+    program, x = program_for(net, torch.zeros(2, 3, 4, 5), AimConfig(shape=(4, 5, 2)))
+    text = graph_text(after(program, x, InsertMemory).graphs["both"])
+    assert text == "\n".join(
+        [
+            "%input_1 : [num_users=3] = placeholder[target=input]  # [2, 3, 4, 5]",
+            "%aim_memory_source : [num_users=2] = call_module[target=aim.memory.source](args = (), kwargs = {})"
+            "  # [1, 40]",
+            "%reshape_1 : [num_users=1] = call_method[target=reshape](args = (%aim_memory_source, -1, 40), kwargs = {})"
+            "  # [1, 40]",
+            "%reshape : [num_users=1] = call_method[target=reshape]"
+            "(args = (%aim_memory_source, -1, 4, 5, 2), kwargs = {})"
+            "  # [1, 4, 5, 2]",
+            "%permute : [num_users=1] = call_method[target=permute](args = (%reshape, [0, 3, 1, 2]), kwargs = {})"
+            "  # [1, 2, 4, 5]",
+            "%fit : [num_users=1] = call_function[target=aimgraph.runtime.read.fit]"
+            "(args = (%permute, %input_1, 1, 0), kwargs = {})  # [1, 2, 4, 5]",
+            "%expand_batch : [num_users=1] = call_function[target=aimgraph.runtime.read.expand_batch]"
+            "(args = (%fit, %input_1, 0), kwargs = {})  # [2, 2, 4, 5]",
+            "%cat : [num_users=1] = call_function[target=torch.cat](args = ([%input_1, %expand_batch], 1), kwargs = {})"
+            "  # [2, 5, 4, 5]",
+            "%_0 : [num_users=1] = call_module[target=aim._widened.0](args = (%cat,), kwargs = {})  # [2, 4, 4, 5]",
+            "%_1 : [num_users=3] = call_module[target=1](args = (%_0,), kwargs = {})  # [2, 80]",
+            "%fit_1 : [num_users=1] = call_function[target=aimgraph.runtime.read.fit]"
+            "(args = (%reshape_1, %_1, 1, 0), kwargs = {})  # [1, 40]",
+            "%expand_batch_1 : [num_users=1] = call_function[target=aimgraph.runtime.read.expand_batch]"
+            "(args = (%fit_1, %_1, 0), kwargs = {})  # [2, 40]",
+            "%cat_1 : [num_users=1] = call_function[target=torch.cat](args = ([%_1, %expand_batch_1], 1), kwargs = {})"
+            "  # [2, 120]",
+            "%_2 : [num_users=1] = call_module[target=aim._widened.2](args = (%cat_1,), kwargs = {})  # [2, 2]",
+            "return _2  # [2, 2]",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_equal_to_the_formula_written_by_hand(name: str) -> None:
+    """Every site's output is layer([x ; m]; [Wx | Wm], b), each input recorded on the way."""
+    program, x = program_for(name, None, AimConfig(shape=(2, 2, 4)))
+    program = after(program, x, InsertMemory)
+    randomise_program(program)
+    graph = "eval" if "eval" in program.graphs else "both"
+    base, _ = build(name, torch.float64)
+    base.eval(), program.root.eval()
+    source = program.root.get_parameter("aim.memory.source.value")
+    pending: dict[str, list[tuple[str, ReadCall]]] = {}
+    for read in program.plan.memories[0].reads:
+        for call in read.calls:
+            if call.graph == graph:
+                pending.setdefault(read.site, []).append((read.name, call))
+
+    def add_memory(site: str) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object], out: Tensor) -> Tensor:
+            name, call = pending[site].pop(0)
+            view = fit(read_view(source[None], call.spec), args[0], call.spec.channel_axis, call.spec.batch_axis)
+            term: Tensor = program.root.get_submodule(f"aim.memory.reads.{name}")(view, **kwargs)
+            return out + term
+
+        return hook
+
+    for site in pending:
+        base.get_submodule(site).register_forward_hook(add_memory(site), with_kwargs=True)
+    assert (base(x) - execute(program, x, graph)).abs().max() < 1e-9
+    assert not any(pending.values())
+
+
+def test_no_widened_weight_is_allocated() -> None:
+    program, x = planned("conv2d", shape=(4, 4, 8))
+    before = sum(p.numel() for p in program.root.parameters())
+    result = InsertMemory().run(program)
+    assert result.modified
+    assert result.program.stage is Stage.MEMORY
+    added = sum(p.numel() for n, p in program.root.named_parameters() if n.startswith(f"{AIM}."))
+    assert sum(p.numel() for p in program.root.parameters()) == before + added
+    assert added == program.plan.added_parameters
+    assert execute(program, x).shape == (2, 4, 4, 5)
+
+
+def test_grouped_layers_interleave_and_views_are_shared() -> None:
+    program, x = program_for("depthwise")
+    program = after(program, x, InsertMemory)
+    assert len(calls(program, interleave)) == 2
+    program, x = program_for(mlp(6, (6, 6, 6), 3).double(), torch.zeros(2, 6, dtype=torch.float64))
+    program = after(program, x, InsertMemory)
+    assert len(calls(program, "reshape")) == 1
+    assert len(calls(program, fit)) == len(calls(program, expand_batch)) == 4
+
+
+def test_layers_that_transform_their_weight_get_a_term() -> None:
+    program, x = program_for("standardised")
+    program = after(program, x, InsertMemory)
+    targets = [str(node.target) for node in program.graphs["both"].nodes if node.op == "call_module"]
+    assert "0" in targets
+    assert "aim.memory.reads.0" in targets
+    assert "aim._widened.2" in targets
+    read = program.root.get_submodule("aim.memory.reads.0")
+    assert type(read) is nn.Conv2d
+
+
+def test_the_same_seed_gives_the_same_program() -> None:
+    prints = []
+    for _ in range(2):
+        program, x = program_for("residual")
+        torch.manual_seed(len(prints))
+        prints.append(fingerprint(after(program, x, InsertMemory)))
+    assert prints[0] == prints[1]
+
+
+def test_seeded_restores_the_random_state() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with seeded(9):
+        torch.rand(5)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_planning_alone_adds_nothing() -> None:
+    program, x = program_for("residual")
+    before = fingerprint(program)
+    assert fingerprint(Pipeline(PLANNING).run(program, ((x,), {}))) == before

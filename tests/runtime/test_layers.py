@@ -1,0 +1,93 @@
+"""The algebra of a site, on plain layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from aimgraph.runtime.layers import Widened, accumulate, groups_of, narrow_weight, read_layer, widen_weight
+from aimgraph.runtime.read import interleave
+
+LAYERS = {
+    "conv": nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "grouped": nn.Conv2d(4, 6, 3, groups=2),
+    "transposed": nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, output_padding=1),
+    "linear": nn.Linear(4, 6),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_widened_is_the_sum(name: str) -> None:
+    layer = LAYERS[name].double()
+    reads = [read_layer(layer, k, "default") for k in (2, 3)]
+    shape = (5, 7, 4) if name == "linear" else (5, 4, 7, 6)
+    axis = len(shape) - 1 if name == "linear" else 1
+    x = torch.randn(shape, dtype=torch.float64)
+    views = [torch.randn([k if i == axis else s for i, s in enumerate(shape)], dtype=torch.float64) for k in (2, 3)]
+    wide = Widened(layer, reads)
+    assert not list(wide.parameters())
+    total = layer(x) + reads[0](views[0]) + reads[1](views[1])
+    assert (wide(interleave(x, views, groups_of(layer), axis)) - total).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_narrow_undoes_widen(name: str) -> None:
+    layer = LAYERS[name].double()
+    weights = [read_layer(layer, k, "default").weight.detach() for k in (2, 1)]
+    base, reads = narrow_weight(layer, widen_weight(layer, layer.weight.detach(), weights), [2, 1])
+    assert torch.equal(base, layer.weight)
+    assert all(torch.equal(a, b) for a, b in zip(reads, weights, strict=True))
+
+
+def test_read_layer_shares_nothing_with_the_layer() -> None:
+    layer = nn.Conv2d(4, 6, 3, groups=2)
+    layer.register_forward_hook(lambda *_: None)
+    read = read_layer(layer, 5, "zero")
+    assert (read.in_channels, read.groups, read.bias, tuple(read.weight.shape)) == (5, 1, None, (6, 5, 3, 3))
+    assert not read._forward_hooks
+    assert (layer.in_channels, layer.groups, len(layer._forward_hooks)) == (4, 2, 1)
+    assert layer.bias is not None
+
+
+def test_default_init_is_that_of_the_widened_layer() -> None:
+    layer = nn.Conv2d(60, 500, 3)
+    torch.manual_seed(0)
+    weight = read_layer(layer, 4, "default").weight
+    bound = 1 / (64 * 9) ** 0.5  # kaiming_uniform(a=sqrt(5)) over the fan-in of the widened layer
+    assert 0.97 * bound < weight.abs().max().item() <= bound
+
+
+def test_accumulate_is_in_place_where_it_may() -> None:
+    y = torch.randn(3, 4)
+    assert accumulate(y, torch.ones(1, 4)) is y
+    view = torch.randn(3, 8)[:, ::2]
+    before = view.clone()
+    assert torch.equal(accumulate(view, torch.ones(1, 4)), before + 1)
+    assert torch.equal(view, before)
+    assert accumulate(torch.zeros(1, 4), torch.ones(3, 4)).shape == (3, 4)
+
+
+def test_full_backward_hooks_go_on_working() -> None:
+    import aimgraph
+
+    base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    x = torch.randn(2, 3, 8, 8)
+    aim = aimgraph.transform(base, x)
+    seen = []
+    aim.get_submodule("0").register_full_backward_hook(lambda *_: seen.append(1))
+    aim(x.requires_grad_()).sum().backward()
+    assert seen == [1]
+
+
+def test_vmap_over_memories() -> None:
+    import aimgraph
+
+    base = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    aim = aimgraph.transform(base, x, init="default", shape=(6,))
+    memories = torch.randn(7, 6, dtype=torch.float64)
+
+    def call(memory: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(aim, {"aim.memory.source.value": memory}, (x,))
+
+    batched = torch.func.vmap(call)(memories)
+    assert torch.allclose(batched, torch.stack([call(memory) for memory in memories]))

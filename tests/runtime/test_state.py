@@ -1,0 +1,169 @@
+"""The carried state, alone and in a network, against a slow reference."""
+
+import copy
+import multiprocessing
+import os
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import aimgraph
+from aimgraph.runtime.state import StateCarry
+from tests.nets import build, randomise
+
+RATE = 0.25
+
+
+def stateful(**options: object) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    base, x = build("residual", torch.float64)
+    options = {"shape": (2, 2, 3), "updates": "stages", "carry": "state", "rate": RATE} | options
+    aim = randomise(aimgraph.transform(base, x, **options))
+    return base, aim, x
+
+
+def state_of(aim: nn.Module) -> torch.Tensor:
+    return aim.get_buffer("aim.memory.carry.state")
+
+
+def test_read_and_write() -> None:
+    carry = StateCarry(3, RATE, write_in_eval=False)
+    source, last = torch.randn(1, 3), torch.randn(4, 3)
+    assert torch.equal(carry(source), source)
+    assert carry(source, last) is None
+    assert torch.allclose(carry.state, RATE * (last.mean(0) - source[0]))
+    first = carry.state.clone()
+    carry(source, last)
+    assert torch.allclose(carry.state, (1 - RATE) * first + RATE * (last.mean(0) - source[0]))
+    assert torch.equal(carry(source), source + carry.state)
+
+
+def test_state_is_carried_to_the_next_batch() -> None:
+    """The output for batch b after batch a differs from that after a reset, by what a reference gives.
+
+    The reference is a copy of the network whose source holds source + state, computed by hand from
+    the last memory of batch a, and whose own state is zero.
+    """
+    _, aim, a = stateful()
+    b = torch.randn_like(a)
+    aim.train()
+    for drop in [m for m in aim.modules() if isinstance(m, nn.Dropout) or type(m).__name__ == "DropPath"]:
+        drop.eval()
+    source = aim.get_parameter("aim.memory.source.value")
+    last = {}
+    update = aim.get_submodule("aim.memory.updates")[-1]
+    hook = update.register_forward_hook(lambda _m, _i, out: last.update(value=out.detach()))
+    aim(a)
+    hook.remove()
+    expected_state = RATE * (last["value"].mean(0) - source.detach())
+    assert (state_of(aim) - expected_state).abs().max() < 1e-12
+
+    aim.eval()
+    after_a = aim(b)
+    reference = copy.deepcopy(aim)
+    reference.reset_memory()
+    after_reset = reference(b)
+    with torch.no_grad():
+        reference.get_parameter("aim.memory.source.value").add_(expected_state)
+    assert (after_a - after_reset).abs().max() > 1e-6
+    assert (after_a - reference(b)).abs().max() < 1e-12
+
+
+def test_eval_does_not_write_unless_asked() -> None:
+    _, aim, x = stateful()
+    aim.eval()(x)
+    assert not state_of(aim).any()
+    _, aim, x = stateful(write_in_eval=True)
+    aim.eval()(x)
+    assert state_of(aim).any()
+
+
+def test_state_survives_a_state_dict_round_trip() -> None:
+    _, aim, x = stateful()
+    aim.train()(x)
+    _, other, _ = stateful()
+    other.load_state_dict(aim.state_dict())
+    assert state_of(aim).any()
+    assert torch.equal(state_of(other), state_of(aim))
+    assert torch.equal(other.eval()(x), aim.eval()(x))
+
+
+def test_reset_memory() -> None:
+    _, aim, x = stateful()
+    fresh = aim.eval()(x)
+    state_of(aim).fill_(3.0)
+    assert not torch.equal(aim(x), fresh)
+    aim.reset_memory()
+    assert not state_of(aim).any()
+    assert torch.equal(aim(x), fresh)
+
+
+def test_the_state_has_no_gradient() -> None:
+    _, aim, x = stateful()
+    aim.train()
+    aim(x).sum().backward()
+    aim(x).sum().backward()
+    assert not state_of(aim).requires_grad
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_writes_once_and_recomputes_the_same(reentrant: bool) -> None:
+    _, aim, x = stateful()
+    aim.train()
+    for drop in [
+        m for m in aim.modules() if isinstance(m, nn.Dropout | nn.BatchNorm2d) or type(m).__name__ == "DropPath"
+    ]:
+        drop.eval()
+    plain = copy.deepcopy(aim)
+    for _ in range(2):
+        inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+        plain.zero_grad(), aim.zero_grad()
+        plain(inputs[0]).square().sum().backward()
+        checkpoint(aim, inputs[1], use_reentrant=reentrant).square().sum().backward()
+        assert torch.equal(state_of(aim), state_of(plain))
+        assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-12)
+        for name, parameter in plain.named_parameters():
+            other = aim.get_parameter(name).grad
+            assert (parameter.grad is None) == (other is None), name
+            assert parameter.grad is None or torch.allclose(parameter.grad, other, atol=1e-12), name
+
+
+def test_export_does_not_write() -> None:
+    _, aim, x = stateful(write_in_eval=True)
+    aim.eval()
+    torch.export.export(aim, (x,), strict=False)
+    assert not state_of(aim).any()
+
+
+def test_disabled_memory_does_not_write() -> None:
+    _, aim, x = stateful()
+    with aimgraph.disable_memory(aim):
+        aim.train()(x)
+    assert not state_of(aim).any()
+
+
+def _rank(rank: int, port: int, results: "multiprocessing.Queue[tuple[int, list[float]]]") -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    carry = StateCarry(2, 1.0, write_in_eval=False)
+    carry.process_group = dist.group.WORLD
+    samples = 1 + 2 * rank  # one sample of 0 on rank 0, three of 4 on rank 1
+    carry(torch.zeros(1, 2), torch.full((samples, 2), 4.0 * rank))
+    results.put((rank, carry.state.tolist()))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_process_group_weights_by_samples() -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    port = 20_000 + os.getpid() % 20_000
+    workers = [context.Process(target=_rank, args=(rank, port, results)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    states = dict(results.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join(30)
+    assert states == {0: [3.0, 3.0], 1: [3.0, 3.0]}
