@@ -4,6 +4,8 @@ A pickled `torch.fx.GraphModule` is traced again from its printed source, which 
 operators into out-of-place ones. Here nodes are written down one by one instead.
 """
 
+import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,17 @@ from torch import fx
 class NodeRef:
     """Stands for a node in pickled arguments."""
 
+    name: str
+
+
+@dataclass(frozen=True)
+class FunctionRef:
+    """Stands for a function that its module holds under its name, whatever its qualified name says.
+
+    Some of torch's are made by a factory (``F.max_pool2d``) and don't pickle by themselves.
+    """
+
+    module: str
     name: str
 
 
@@ -46,7 +59,7 @@ def dump_graph(graph: fx.Graph) -> list[NodeData]:
             return slice(plain(value.start), plain(value.stop), plain(value.step))
         return value
 
-    return [NodeData(n.op, n.target, plain(n.args), plain(n.kwargs), n.name) for n in graph.nodes]
+    return [NodeData(n.op, _target_data(n.target), plain(n.args), plain(n.kwargs), n.name) for n in graph.nodes]
 
 
 def load_graph(data: list[NodeData]) -> fx.Graph:
@@ -70,8 +83,21 @@ def load_graph(data: list[NodeData]) -> fx.Graph:
         return value
 
     for item in data:
-        nodes[item.name] = graph.create_node(item.op, item.target, live(item.args), live(item.kwargs), item.name)
+        nodes[item.name] = graph.create_node(
+            item.op, _target(item.target), live(item.args), live(item.kwargs), item.name
+        )
     return graph
+
+
+def _target_data(target: Any) -> Any:
+    module, name = getattr(target, "__module__", None), getattr(target, "__name__", None)
+    if callable(target) and module in sys.modules and getattr(sys.modules[module], str(name), None) is target:
+        return FunctionRef(str(module), str(name))
+    return target
+
+
+def _target(data: Any) -> Any:
+    return getattr(importlib.import_module(data.module), data.name) if isinstance(data, FunctionRef) else data
 
 
 def plain_copy(graph: fx.Graph) -> fx.Graph:

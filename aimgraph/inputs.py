@@ -30,13 +30,22 @@ def resolve_inputs(base: nn.Module, example_inputs: Any) -> Arguments:
     Args:
         base: The model.
         example_inputs: None; a tensor; a tuple or list of positional inputs; a dict of keyword
-            inputs; or a pair of a tuple and a dict.
+            inputs; or a pair of a tuple and a dict. Tensors follow the base to its device.
 
     Raises:
         ExampleInputError: Nothing was given and none of the shapes tried fits.
     """
     if example_inputs is None:
         return _infer(base)
+    devices = {parameter.device for parameter in base.parameters()}
+    args, kwargs = _split(example_inputs)
+    if len(devices) == 1:
+        device = devices.pop()
+        args, kwargs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+    return args, kwargs
+
+
+def _split(example_inputs: Any) -> Arguments:
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, dict):

@@ -237,31 +237,29 @@ def _join_widened(
     _strict: bool,
     missing: list[str],
     _unexpected: list[str],
-    _errors: list[str],
+    errors: list[str],
 ) -> None:
     """Load hook: a base-shaped weight and ``aim`` keys are put together into the widened weight."""
     assert isinstance(module, AimModule)
     for site in module._record.widened:
-        key = f"{prefix}{site.site}.weight"
         layer = module.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
-        base, reads = narrow_weight(layer, layer.weight.detach(), list(site.channels))
-        for i, name in enumerate(site.keys):
-            given = state.pop(f"{prefix}{name}", None)
-            if given is None:
-                missing.append(f"{prefix}{name}")
+        key = f"{prefix}{site.site}.weight"
+        present = layer.weight.detach()
+        base, reads = narrow_weight(layer, present, list(site.channels))
+        parts = dict(zip((key, *(f"{prefix}{name}" for name in site.keys)), (base, *reads), strict=True))
+        given = {name: state.pop(name) for name in parts if name in state}
+        missing += [name for name in parts if name not in given]
+        for name, value in given.items():
+            if value.shape == parts[name].shape:
+                parts[name] = value.to(base)
             else:
-                reads[i] = given
-        weight = state.get(key, base)
-        if weight.shape == base.shape and all(
-            read.shape[2:] == base.shape[2:] and read.dim() == base.dim() for read in reads
-        ):
-            wide = widen_weight(layer, weight.to(base), [read.to(base) for read in reads])
-            if key in state:
-                state[key] = wide
-            elif wide.shape == layer.weight.shape:
-                with torch.no_grad():
-                    layer.weight.copy_(wide)
+                errors.append(
+                    f"size mismatch for {name}: the checkpoint has {list(value.shape)}, "
+                    f"this model needs {list(parts[name].shape)}"
+                )
+        weight, *reads = parts.values()
+        state[key] = widen_weight(layer, weight, reads)
 
 
 def _without_widening(forward: Any) -> Any:

@@ -95,7 +95,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
 
 
 def _keys(base: nn.Module, aim: AimModule) -> Check:
-    result = aim.load_state_dict(base.state_dict(), strict=False)
+    result = copy.deepcopy(aim).load_state_dict(base.state_dict(), strict=False)
     bad = [key for key in result.missing_keys if not key.startswith(f"{AIM}.")] + result.unexpected_keys
     seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
     return Check("base checkpoints load", not bad, seen)

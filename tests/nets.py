@@ -286,18 +286,21 @@ def updates_for(base: nn.Module, x: Tensor) -> dict[str, object]:
     try:
         PlaceUpdates().run(program)
     except PlanError:
-        return {"updates": ("0" if isinstance(base, nn.Sequential) else "mix",)}
+        first = next(path for path, module in base.named_modules() if path and not isinstance(module, nn.Sequential))
+        return {"updates": (first,)}
     return {"updates": "stages"}
 
 
 def randomise(aim: nn.Module, seed: int = 1, scale: float = 0.3) -> nn.Module:
     """Draw every parameter under ``aim``, read weights included, from N(0, scale^2)."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in aim.named_parameters():
-            if name.startswith("aim."):
-                draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_(draw * scale)
+    buffers = {name for name, _ in aim.named_buffers()}
+    state = aim.state_dict()
+    for name in sorted(state):
+        if name.startswith("aim.") and name not in buffers:
+            draw = torch.randn(state[name].shape, generator=generator, dtype=torch.float64)
+            state[name] = (draw * scale).to(state[name].dtype)
+    aim.load_state_dict(state)
     return aim
 
 

@@ -1,0 +1,140 @@
+"""ONNX files: agreement, literal form, dynamic batch, and what is refused."""
+
+import copy
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import aimgraph
+from aimgraph.export import onnx as export_module
+from aimgraph.models_zoo import resnet50_keras, vgg16
+from tests.nets import TwoInputs, build, randomise, updates_for
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "split": {},
+    "concat": {"lowering": "concat"},
+    "resize": {"read": "resize", "shape": (2, 3, 2)},
+    "updates": {"updates": "stages", "carry": "state", "shape": (2, 2, 3)},
+}
+NAMES = [
+    "conv1d",
+    "conv2d",
+    "grouped",
+    "depthwise",
+    "transposed2d",
+    "linear",
+    "tokens",
+    "channels_last",
+    "residual",
+    "same_padding_class",
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_agreement_at_other_batch_sizes(name: str, option: str, tmp_path: Path) -> None:
+    base, x = build(name)
+    options = dict(OPTIONS[option])
+    if "updates" in options:
+        options |= updates_for(base, x)
+    aim = randomise(aimgraph.transform(base, x, **options)).train()
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert aim.training
+    assert report.relative_difference <= 1e-4
+    aim.eval()
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for batch in (1, 5):
+        sample = torch.randn(batch, *x.shape[1:])
+        got = session.run(None, {session.get_inputs()[0].name: sample.numpy()})[0]
+        with torch.no_grad():
+            expected = aim(sample)
+        assert (torch.as_tensor(got) - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
+
+
+def test_concat_form_shows_the_literal_seed_form(tmp_path: Path) -> None:
+    base, x = build("conv2d")
+    aim = aimgraph.transform(base, x, lowering="concat", shape=(3, 4, 7), init="default")
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    assert {"Reshape", "Pad", "Concat", "Conv"} <= set(report.operators)
+    weights = {item.name: list(item.dims) for item in model.graph.initializer}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    k = [-(-84 // (8 * 9)), -(-84 // (6 * 7))]
+    assert [weights[conv.input[1]] for conv in convs] == [[6, 4 + k[0], 3, 3], [4, 6 + k[1], 3, 3]]
+
+
+@pytest.mark.parametrize(("factory", "size"), [(lambda: resnet50_keras(7), 64), (lambda: vgg16(7, hidden=32), 32)])
+def test_seed_networks(factory: object, size: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, size, size)
+    for lowering in ("split", "concat"):
+        aim = aimgraph.transform(factory(), x, lowering=lowering, init="default")  # type: ignore[operator]
+        report = aimgraph.export_onnx(aim, tmp_path / f"{lowering}.onnx")
+        assert report.relative_difference <= 1e-4
+        assert report.batch_sizes == (1, 3)
+
+
+def test_keyword_inputs(tmp_path: Path) -> None:
+    inputs = ((torch.randn(2, 3, 6, 6),), {"vector": torch.randn(2, 5)})
+    aim = randomise(aimgraph.transform(TwoInputs(), inputs))
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert report.relative_difference <= 1e-4
+
+
+def test_a_write_in_eval_is_refused_not_dropped(tmp_path: Path) -> None:
+    base, x = build("conv2d")
+    aim = aimgraph.transform(base, x, updates=("0",), carry="state", write_in_eval=True)
+    with pytest.raises(aimgraph.ExportError, match="writes its carried state in eval mode"):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_carried_state_is_exported_as_it_stands(tmp_path: Path) -> None:
+    base, x = build("linear")
+    aim = randomise(aimgraph.transform(base, x, updates=("0",), carry="state", shape=(4,)))
+    aim.train()(x)
+    state = copy.deepcopy(aim.get_buffer("aim.memory.carry.state"))
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert report.relative_difference <= 1e-4
+    assert state.any()
+    assert torch.equal(state, aim.get_buffer("aim.memory.carry.state"))
+
+
+def test_disagreement_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, x = build("conv2d")
+    aim = aimgraph.transform(base, x)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"precious")
+    monkeypatch.setattr(export_module, "_compare", lambda *_: (0.5, 0.25))
+    with pytest.raises(
+        aimgraph.ExportError, match=r"disagrees with torch by max\|d\| = 0\.5, .* = 0\.25 > 0\.0001; nothing"
+    ):
+        aimgraph.export_onnx(aim, path)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class _Unexportable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.odd = nn.Linear(3, 3), _Odd()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.odd(self.mix(x))
+
+
+class _Odd(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(x.T @ x).abs()
+
+
+def test_the_bases_own_limit_is_named(tmp_path: Path) -> None:
+    aim = aimgraph.transform(_Unexportable(), torch.randn(4, 3))
+    with pytest.raises(aimgraph.ExportError, match="can't export the base alone either"):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,114 @@
+"""strip, disable_memory, memory_parameters, freeze_base on what they refuse."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import aimgraph
+from tests.nets import NETS, build, randomise, run
+
+
+@pytest.mark.parametrize("lowering", ["split", "concat"])
+@pytest.mark.parametrize("name", NETS)
+def test_strip_gives_the_base_back(name: str, lowering: str) -> None:
+    base, x = build(name)
+    aim = randomise(aimgraph.transform(base, x, lowering=lowering))
+    before = copy.deepcopy(aim.state_dict())
+    bare = aimgraph.strip(aim)
+    assert type(bare) is type(base)
+    assert list(bare.state_dict()) == list(base.state_dict())
+    assert all(torch.equal(value, bare.state_dict()[key]) for key, value in base.state_dict().items())
+    for mode in (True, False):
+        assert torch.equal(run(bare.train(mode), x), run(base.train(mode), x))
+    assert all(torch.equal(value, aim.state_dict()[key]) for key, value in before.items())
+    assert not any(p is q for p in bare.parameters() for q in aim.parameters())
+    layer = next(
+        m
+        for m in bare.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear | nn.Conv1d | nn.Conv3d | nn.modules.conv._ConvTransposeNd)
+    )
+    twin = next(m for m in base.modules() if type(m) is type(layer))
+    assert repr(layer) == repr(twin)
+
+
+def test_strip_returns_the_present_weights() -> None:
+    base, x = build("residual")
+    aim = aimgraph.transform(base, x).train()
+    run(aim, x).sum().backward()
+    torch.optim.SGD(aim.parameters(), lr=0.1).step()
+    bare = aimgraph.strip(aim)
+    state = aim.state_dict()
+    assert not torch.equal(bare.stem[0].weight, base.stem[0].weight)
+    assert all(torch.equal(value, state[key]) for key, value in bare.state_dict().items())
+    again = aimgraph.transform(bare, x)
+    assert torch.equal(run(again, x), run(bare, x))
+
+
+@pytest.mark.parametrize("lowering", ["split", "concat"])
+@pytest.mark.parametrize("name", NETS)
+def test_disabled_memory_computes_the_base(name: str, lowering: str) -> None:
+    base, x = build(name)
+    aim = randomise(aimgraph.transform(base, x, lowering=lowering))
+    for mode in (True, False):
+        base.train(mode), aim.train(mode)
+        expected = run(copy.deepcopy(base), x)
+        with aimgraph.disable_memory(aim) as same:
+            assert same is aim
+            assert torch.equal(run(copy.deepcopy(aim), x), expected)
+        if not mode:
+            assert not torch.equal(run(aim, x), expected)
+
+
+def test_disable_and_enable() -> None:
+    base, x = build("functional_dropout")
+    aim = randomise(aimgraph.transform(base, x)).eval()
+    with_memory, plain = aim(x), base.eval()(x)
+    aimgraph.disable_memory(aim)
+    assert torch.equal(aim(x), plain)
+    with aimgraph.disable_memory(aim):
+        assert torch.equal(aim(x), plain)
+    assert torch.equal(aim(x), plain)  # the inner block restores what was before: disabled
+    aim.train()
+    assert torch.equal(run(copy.deepcopy(aim), x), run(copy.deepcopy(base).train(), x))
+    aimgraph.enable_memory(aim)
+    assert torch.equal(aim.eval()(x), with_memory)
+
+
+def test_gradients_flow_to_widened_weights_while_disabled() -> None:
+    base, x = build("grouped")
+    aim = randomise(aimgraph.transform(base, x, lowering="concat"))
+    with aimgraph.disable_memory(aim):
+        aim(x).square().sum().backward()
+    base(x).square().sum().backward()
+    gradient = aim.get_parameter("0.weight").grad
+    assert torch.equal(gradient[:, :2], base[0].weight.grad)
+    assert not gradient[:, 2:].any()
+
+
+def test_memory_parameters_are_everything_below_aim() -> None:
+    base, x = build("residual")
+    aim = aimgraph.transform(base, x, updates="stages")
+    expected = [p for name, p in aim.named_parameters() if name.startswith("aim.")]
+    assert [id(p) for p in aimgraph.memory_parameters(aim)] == [id(p) for p in expected]
+    assert sum(p.numel() for p in expected) == aimgraph.plan(aim).added_parameters
+
+
+def test_concat_form_is_refused_where_weights_are_mixed() -> None:
+    base, x = build("conv2d")
+    aim = aimgraph.transform(base, x, lowering="concat")
+    with pytest.raises(aimgraph.ConfigError, match=r"memory_parameters can't .* concat form \(0\).*lowering=\"split\""):
+        aimgraph.memory_parameters(aim)
+    with pytest.raises(aimgraph.ConfigError, match=r"freeze_base can't freeze a part of a weight in concat form"):
+        aimgraph.freeze_base(aim)
+    assert all(p.requires_grad for p in aim.parameters())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [aimgraph.strip, aimgraph.memory_parameters, aimgraph.freeze_base, aimgraph.disable_memory, aimgraph.enable_memory],
+)
+def test_only_transformed_modules(function: object) -> None:
+    with pytest.raises(aimgraph.PlanError, match="this Linear has no memory"):
+        function(nn.Linear(2, 2))  # type: ignore[operator]
