@@ -5,13 +5,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from torch import nn
 
 import aimgraph
 from aimgraph.cli.options import configs, example_inputs, model_options
@@ -20,9 +20,9 @@ from aimgraph.errors import AimgraphError, ConfigError, ExampleInputError, Expor
 from aimgraph.export.onnx import export_onnx
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.module import AimModule
-from aimgraph.pipeline import Watch
+from aimgraph.program import HistoryEntry, Pass, Program
 from aimgraph.report import print_plan
-from aimgraph.verify import verify
+from aimgraph.verify import Report, verify
 
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
@@ -74,18 +74,20 @@ def transform_command(
     **options: Any,
 ) -> None:
     """Transform MODEL and compare the result with it, bit for bit."""
-    base, aim, report = _transformed(model, inputs, options, dump, check=True)
+    aim, report, history = _transformed(model, inputs, options, dump)
     plan = aimgraph.plan(aim)
     if save:
         _save_state(aim, Path(save))
     if as_json:
-        _print_json(plan.to_dict() | {"verify": report.to_dict()} | ({"code": aim.code} if code else {}))
+        passes = [asdict(entry) for entry in history]
+        extra = {"code": aim.code} if code else {}
+        _print_json(plan.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra)
     else:
         print_plan(plan, _out())
+        click.echo("passes: " + ", ".join(f"{entry.name} {entry.seconds * 1000:.0f} ms" for entry in history))
         click.echo(str(report))
         if code:
             click.echo(aim.code)
-    del base
     sys.exit(0 if report.ok else EXIT_DIFFERENT)
 
 
@@ -93,7 +95,7 @@ def transform_command(
 @model_options
 def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Transform MODEL and report whether it still computes what it did."""
-    _, _, report = _transformed(model, inputs, options, None, check=True)
+    _, report, _ = _transformed(model, inputs, options, None)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -119,7 +121,8 @@ def export_command(
     with _steps() as step:
         step(f"loading {model}")
         base = load_model(model)
-        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options), watch=[_watch(step)])
+        step("transforming")
+        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
         if weights:
             _load_state(aim, Path(weights))
         step(f"exporting to {path} and comparing in onnxruntime")
@@ -170,15 +173,22 @@ def _exit_code(error: AimgraphError) -> int:
 
 
 def _transformed(
-    model: str, inputs: tuple[str, ...], options: dict[str, Any], dump: str | None, *, check: bool
-) -> tuple[nn.Module, AimModule, Any]:
+    model: str, inputs: tuple[str, ...], options: dict[str, Any], dump: str | None
+) -> tuple[AimModule, Report, tuple[HistoryEntry, ...]]:
+    """The transformed model, how it compares with its base, and the passes that made it."""
+    history: list[HistoryEntry] = []
     with _steps() as step:
         step(f"loading {model}")
         base = load_model(model)
-        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options), dump=dump, watch=[_watch(step)])
+
+        def watch(done: Pass, program: Program) -> None:
+            history.append(program.history[-1])
+            step(f"{done.name}: {program.stage.name.lower()}")
+
+        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options), dump=dump, watch=[watch])
         step("comparing with the base")
-        report = verify(base, aim) if check else None
-    return base, aim, report
+        report = verify(base, aim)
+    return aim, report, tuple(history)
 
 
 def _save_state(aim: AimModule, path: Path) -> None:
@@ -208,10 +218,6 @@ def _steps() -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda text: progress.update(task, description=text)
-
-
-def _watch(step: Callable[[str], None]) -> Watch:
-    return lambda done, program: step(f"{done.name}: {program.stage.name.lower()}")
 
 
 def _out() -> Console:

@@ -1,0 +1,143 @@
+"""The command line, as a user calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from aimgraph.cli.main import cli
+
+MODULE = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=4),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+def plain():
+    return nn.ReLU()
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "usernet.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=True)
+
+
+def shell(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """The real process, with its exit code and streams."""
+    return subprocess.run(
+        [sys.executable, "-m", "aimgraph", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_plan_prints_a_table(folder: Path) -> None:
+    result = call("plan", "usernet:net", "--input", "2x3x16x16", "--updates", "stages")
+    assert result.exit_code == 0, result.output
+    for word in ("16x16", "Conv2d", "update 1", "sites read / layers present: 3 / 3"):
+        assert word in result.stdout
+
+
+def test_plan_json_is_json_alone(folder: Path) -> None:
+    done = shell("plan", "usernet:net", "--json", cwd=folder)
+    assert done.returncode == 0
+    data = json.loads(done.stdout)
+    assert data["totals"]["sites_read"] == 3
+    assert "assuming one input of shape [1, 3, 224, 224]" in done.stderr
+
+
+def test_transform_verifies_dumps_and_saves(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    result = call(
+        "transform", "usernet:net", "--input", "2x3x16x16", "--dump", "graphs", "--save", "out/w.safetensors", "--code"
+    )
+    assert result.exit_code == 0, result.output
+    assert "bit-identical" in result.stdout
+    assert "def forward(self, input)" in result.stdout
+    assert len(list((folder / "graphs").iterdir())) == 8
+    state = load_file(str(folder / "out" / "w.safetensors"))
+    assert "aim.memory.source.value" in state
+    assert "3.weight" in state
+    assert [p.name for p in (folder / "out").iterdir()] == ["w.safetensors"]
+
+
+def test_verify(folder: Path) -> None:
+    result = call("verify", "usernet:net", "--input", "2x3x16x16", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["ok"] is True
+
+
+def test_export_with_weights(folder: Path) -> None:
+    base = ("usernet:net", "--input", "2x3x16x16")
+    assert call("transform", *base, "--init", "default", "--save", "w.safetensors").exit_code == 0
+    result = call("export", *base, "--onnx", "m.onnx", "--lowering", "concat", "--weights", "w.safetensors")
+    assert result.exit_code == 0, result.output
+    assert "Concat" in result.stdout
+    assert "onnxruntime against torch at batch sizes [1, 3]" in result.stdout
+    assert (folder / "m.onnx").stat().st_size > 1000
+
+
+def test_draw(folder: Path) -> None:
+    assert call("draw", "usernet:net", "--input", "2x3x16x16", "--out", "plan.png").exit_code == 0
+    assert (folder / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_config_file_and_presets(folder: Path) -> None:
+    (folder / "c.json").write_text(
+        json.dumps([{"name": "a", "shape": [2, 2, 3]}, {"name": "b", "shape": [4], "sites": ["6"]}])
+    )
+    result = call("plan", "usernet:net", "--input", "2x3x16x16", "--config", "c.json", "--json")
+    assert [m["config"]["name"] for m in json.loads(result.stdout)["memories"]] == ["a", "b"]
+    result = call("plan", "usernet:net", "--input", "2x3x16x16", "--preset", "article", "--json")
+    assert json.loads(result.stdout)["memories"][0]["config"]["carry"] == "state"
+    result = call("plan", "zoo/mlp", "--shape", "5", "--json")
+    assert json.loads(result.stdout)["memories"][0]["shape"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("plan",), 2, "Missing argument 'MODEL'"),
+        (("plan", "resnet50"), 2, "give zoo/NAME, torchvision/NAME, timm/NAME or package.module:factory"),
+        (("plan", "zoo/vgg61"), 2, "zoo has no model 'vgg61'; near misses: vgg16"),
+        (("plan", "nowhere:net"), 2, "No module named 'nowhere'"),
+        (("plan", "usernet:nat"), 2, "usernet has no 'nat'; did you mean net"),
+        (("plan", "usernet:number"), 2, "usernet:number gives a int, not a torch.nn.Module"),
+        (("plan", "usernet:net", "--input", "3x"), 2, "--input='3x': give positive sizes joined by x"),
+        (("plan", "usernet:net", "--shape", "0"), 2, "--shape='0'"),
+        (("plan", "usernet:net", "--input", "2x4x16x16"), 2, "does not run on inputs of shapes [[2, 4, 16, 16]]"),
+        (("plan", "usernet:net", "--carry", "state"), 2, "carry='state' needs updates"),
+        (("plan", "usernet:net", "--config", "usernet.py"), 2, "usernet.py: Expecting value"),
+        (("plan", "usernet:net", "--input", "2x3x16x16", "--sites", "9"), 3, "'9' matches nothing"),
+        (("plan", "usernet:plain", "--input", "2x3"), 3, "no convolution or linear layer"),
+    ],
+)
+def test_exit_codes_and_messages(arguments: tuple[str, ...], code: int, message: str, folder: Path) -> None:
+    done = shell(*arguments, cwd=folder)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_help_says_that_user_code_runs(folder: Path) -> None:
+    for command in ((), ("plan",), ("transform",), ("export",), ("verify",), ("draw",)):
+        result = call(*command, "--help")
+        assert result.exit_code == 0
+        assert "imports and calls your own code" in " ".join(result.stdout.split())
+        assert "Exit codes" in result.stdout

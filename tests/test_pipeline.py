@@ -1,0 +1,74 @@
+"""Passes in order: names, history, dumps."""
+
+import importlib
+import re
+from pathlib import Path
+
+import aimgraph.passes
+from aimgraph.config import AimConfig
+from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, dump_to
+from aimgraph.program import Pass, Program, Stage
+from tests.nets import build
+from tests.passes.helpers import program_for
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_one_derivation_of_names() -> None:
+    """find_sites.py -> FindSites -> find-sites -> tests/passes/test_find_sites.py, for every pass."""
+    files = {path.stem for path in (ROOT / "passes").glob("*.py")} - {"__init__", "graph_tools"}
+    classes = set()
+    for stem in files:
+        name = "".join(word.capitalize() for word in stem.split("_"))
+        module = importlib.import_module(f"aimgraph.passes.{stem}")
+        step = getattr(aimgraph.passes, name)()
+        assert getattr(module, name) is type(step)
+        assert step.name == stem.replace("_", "-")
+        assert (ROOT / "tests" / "passes" / f"test_{stem}.py").exists()
+        assert module.__doc__
+        for word in ("Before", "fter", "Declines"):
+            assert word in module.__doc__, (stem, word)
+        classes.add(type(step))
+    assert {type(step) for step in (*PLANNING, *EMITTING)} == classes
+
+
+def test_history_and_watch() -> None:
+    program, x = program_for("residual", None, AimConfig(updates="stages"))
+    seen: list[tuple[str, Stage]] = []
+
+    def watch(step: Pass, now: Program) -> None:
+        seen.append((step.name, now.stage))
+
+    program = Pipeline((*PLANNING, *EMITTING), watch=[watch]).run(program, ((x,), {}))
+    names = [entry.name for entry in program.history]
+    assert names == [name for name, _ in seen]
+    assert names == [
+        "find-sites", "place-updates", "plan-memory", "insert-memory", "insert-updates", "split-concat", "widen-layers",
+        "remove-dead",
+    ]  # fmt: skip
+    assert [stage for _, stage in seen] == [Stage.ANALYSED] * 2 + [Stage.PLANNED] + [Stage.MEMORY] * 2 + [
+        Stage.LOWERED
+    ] * 3
+    assert [entry.modified for entry in program.history] == [False] * 3 + [True] * 3 + [False, True]
+    assert all(entry.seconds > 0 for entry in program.history)
+
+
+def test_dump_writes_the_graph_after_each_pass(tmp_path: Path) -> None:
+    base, x = build("functional_dropout")
+    aimgraph.transform(base, x, dump=tmp_path / "graphs")
+    files = sorted(path.name for path in (tmp_path / "graphs").iterdir())
+    assert files[0] == "01-find-sites.eval.txt"
+    assert len(files) == 16
+    text = (tmp_path / "graphs" / "04-insert-memory.train.txt").read_text()
+    assert re.match(r"# insert-memory: modified=True, [\d.]+ ms, MEMORY\n", text)
+    assert "aim._widened.conv" in text
+    assert "[2, 6, 4, 4]" in text
+    assert "aim._widened" not in (tmp_path / "graphs" / "08-remove-dead.train.txt").read_text()
+
+
+def test_dump_to_is_a_watch(tmp_path: Path) -> None:
+    program, x = program_for("linear")
+    Pipeline(PLANNING, watch=[dump_to(tmp_path)]).run(program, ((x,), {}))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "01-find-sites.txt", "02-place-updates.txt", "03-plan-memory.txt",
+    ]  # fmt: skip

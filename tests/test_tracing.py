@@ -1,0 +1,164 @@
+"""From a module to graphs."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimgraph.errors import TraceError
+from aimgraph.layers import classify, classify_layers
+from aimgraph.runtime.inplace import INPLACE
+from aimgraph.tracing import OUTPUT_OF, module_path, trace
+from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Standardised
+
+
+def graphs_of(root: nn.Module, x: Tensor) -> dict[str, object]:
+    return trace(root, classify_layers(root), (x,), {})
+
+
+def test_one_graph_where_the_modes_agree() -> None:
+    assert list(graphs_of(Residual(), torch.zeros(2, 3, 8, 8))) == ["both"]
+
+
+def test_two_graphs_where_they_differ_and_flags_are_restored() -> None:
+    root = FunctionalDropout().eval()
+    root.norm.train()
+    found = graphs_of(root, torch.zeros(2, 3, 8, 8))
+    assert list(found) == ["train", "eval"]
+    assert (root.training, root.norm.training, root.conv.training) == (False, True, False)
+
+
+def test_flags_are_restored_after_a_failure() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x) if self.mix(x).sum() > 0 else x
+
+    root = Net().eval()
+    root.mix.train()
+    with pytest.raises(TraceError):
+        graphs_of(root, torch.zeros(2, 2))
+    assert (root.training, root.mix.training) == (False, True)
+
+
+@pytest.mark.parametrize("function", INPLACE, ids=lambda f: f.__name__)
+def test_in_place_operators(function: object) -> None:
+    name = function.__name__  # type: ignore[attr-defined]
+    symbol = {
+        "iadd": "+", "isub": "-", "imul": "*", "itruediv": "/", "ifloordiv": "//", "imod": "%", "ipow": "**",
+        "imatmul": "@", "iand": "&", "ior": "|", "ixor": "^",
+    }[name]  # fmt: skip
+    scope: dict[str, object] = {}
+    exec(f"def change(x, y):\n    z = x\n    x {symbol}= y\n    return z, x", scope)
+    change = scope["change"]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(3, 3, bias=False)
+            nn.init.eye_(self.mix.weight)
+
+        def forward(self, x: Tensor, y: Tensor) -> object:
+            return change(x, y)  # type: ignore[operator]
+
+    root = Net()
+    graph = trace(root, classify_layers(root), (), {})["both"]
+    integer = name in ("iand", "ior", "ixor")
+    make = lambda: torch.tensor([[6, 3], [5, 2]]) if integer else torch.tensor([[6.0, 3.0], [5.0, 2.0]])  # noqa: E731
+    y = make() // 2 + 1
+    expected, seen = root(make(), y), torch.fx.GraphModule(root, graph)(make(), y)
+    assert all(torch.equal(a, b) for a, b in zip(expected, seen, strict=True))
+    if name != "imatmul":
+        assert torch.equal(seen[0], seen[1])  # the alias saw the change
+    numbers = function(7, 2) if name != "imatmul" else None  # type: ignore[operator]
+    assert numbers is None or numbers == change(7, 2)[1]  # type: ignore[operator]
+
+
+def test_numbers_are_not_rebound() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            count = x.shape[0]
+            more = count
+            more += 1
+            return self.mix(x) * count + more
+
+    root = Net()
+    x = torch.randn(2, 3)
+    graph = graphs_of(root, x)["both"]
+    assert torch.equal(torch.fx.GraphModule(root, graph)(x), root(x))  # type: ignore[arg-type]
+
+
+def test_outputs_of_modules_are_noted() -> None:
+    graph = graphs_of(Residual(), torch.zeros(2, 3, 8, 8))["both"]
+    noted = {path: node.name for node in graph.nodes for path in node.meta.get(OUTPUT_OF, ())}  # type: ignore[attr-defined]
+    assert noted["stem"] == noted["stem.2"] == "stem_2"
+    assert {"block", "block.3", "path", "down", "drop", "head"} <= set(noted)
+    paths = {node.name: module_path(node) for node in graph.nodes}  # type: ignore[attr-defined]
+    assert paths["stem_2"] == "stem.2"
+
+
+@pytest.mark.parametrize(
+    ("layer", "affine", "raw", "reason"),
+    [
+        (nn.Conv2d(3, 4, 3), True, False, ""),
+        (nn.Linear(3, 4), True, False, ""),
+        (nn.modules.linear.NonDynamicallyQuantizableLinear(3, 4), True, False, ""),
+        (SamePadding(3, 4, 3), True, False, ""),
+        (Standardised(3, 4, 3), True, True, ""),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), True, True, ""),
+        (nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 4, 3)), True, True, ""),
+        (Activated(3, 4, 3), False, False, "its own forward calls torch.relu on the input"),
+    ],
+)
+def test_layer_kinds(layer: nn.Module, affine: bool, raw: bool, reason: str) -> None:
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    kind = classify(layer)  # type: ignore[arg-type]
+    assert (kind.affine, kind.raw, kind.reason) == (affine, raw, reason)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+class _Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2)
+
+
+class _Twice(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x)
+
+
+class _PadsWithOnes(nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 1), value=1.0))
+
+
+class _Fails(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no luck")
+
+
+class _StandardisedAndPadded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight * 2, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (_Scaled(3, 4), "mul"),
+        (_Twice(3, 4), "add"),
+        (_PadsWithOnes(3, 4, 3), "pad"),
+        (_Fails(3, 4), "failed on a probe input: no luck"),
+        (_StandardisedAndPadded(3, 4, 3), "transforms its weight and calls the layer with other arguments"),
+    ],
+)
+def test_what_is_not_affine(layer: nn.Module, reason: str) -> None:
+    kind = classify(layer)  # type: ignore[arg-type]
+    assert not kind.affine
+    assert reason in kind.reason
