@@ -1,0 +1,34 @@
+"""What the README shows is true."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 2
+    scope: dict[str, object] = {}
+    for block in blocks:
+        exec(block, scope)
+    assert "aim" in scope
+
+
+def test_the_table_is_the_measured_one() -> None:
+    shown = re.search(r"<!-- table: make table -->\n(.*?)<!-- end of table -->", README, flags=re.DOTALL)
+    assert shown is not None
+    assert shown.group(1) == (ROOT / "benchmarks" / "results" / "seed_networks.md").read_text()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page, target)
+
+
+def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
+    first_screen = "\n".join(README.splitlines()[:40])
+    for word in ("make demo", "make test", "aimgraph.transform(", "sites read / present"):
+        assert word in first_screen
