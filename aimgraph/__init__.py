@@ -1,5 +1,6 @@
 """Give any PyTorch network a memory that every layer can read."""
 
+from aimgraph import models_zoo, presets
 from aimgraph.api import plan, transform
 from aimgraph.config import AimConfig
 from aimgraph.draw import draw
@@ -37,7 +38,9 @@ __all__ = [
     "export_onnx",
     "freeze_base",
     "memory_parameters",
+    "models_zoo",
     "plan",
+    "presets",
     "strip",
     "transform",
     "verify",

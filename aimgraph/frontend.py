@@ -23,6 +23,14 @@ from aimgraph.tracing import trace
 RESERVED = ("graph", "code", "meta", "recompile", "_graph", "_code")
 """Names that a torch.fx.GraphModule needs for itself."""
 
+_REFUSED: dict[type[nn.Module], str] = {
+    DataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
+    DistributedDataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
+    torch._dynamo.OptimizedModule: "the model is compiled ({}): transform model._orig_mod, then compile the result",
+    torch.jit.ScriptModule: "{} is a scripted model, which torch.fx can't trace: transform the original module",
+    fx.GraphModule: "the model is a torch.fx.GraphModule itself ({}): transform the module that it was traced from",
+}
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -67,25 +75,28 @@ def check_base(base: nn.Module) -> None:
     kind = type(base).__name__
     if not isinstance(base, nn.Module):
         raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
-    if isinstance(base, DataParallel | DistributedDataParallel):
-        raise PlanError(f"the model is wrapped in {kind}: transform model.module, then wrap the result")
-    if isinstance(base, torch.jit.ScriptModule):
-        raise PlanError(f"{kind} is a scripted model, which torch.fx can't trace: transform the original module")
     for path, module in base.named_modules():
-        if isinstance(module, fx.GraphModule) and AIM in module._modules:
-            place = f"its submodule {path!r}" if path else "the model"
-            raise PlanError(
-                f"{place} is transformed already: use aimgraph.strip to get the base back, and give one "
-                "transform all memories as a list of configs"
-            )
-        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in _own_tensors(module)):
-            raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")
+        _check_submodule(path, module)
+    for wrapper, message in _REFUSED.items():
+        if isinstance(base, wrapper):
+            raise PlanError(message.format(kind))
     held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
     if AIM in held:
         raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")
     taken = [name for name in RESERVED if name in held]
     if taken:
         raise PlanError(f"{kind} has members named {taken}, which a torch.fx.GraphModule keeps for itself: rename them")
+
+
+def _check_submodule(path: str, module: nn.Module) -> None:
+    if isinstance(module, fx.GraphModule) and AIM in module._modules:
+        place = f"its submodule {path!r}" if path else "the model"
+        raise PlanError(
+            f"{place} is transformed already: use aimgraph.strip to get the base back, and give one "
+            "transform all memories as a list of configs"
+        )
+    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in _own_tensors(module)):
+        raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")
 
 
 def _own_tensors(module: nn.Module) -> Iterator[Tensor | None]:

@@ -59,6 +59,7 @@ class Report:
         table = Table("check", "", "seen")
         for check in self.checks:
             table.add_row(check.name, "ok" if check.ok else "FAILED", check.detail)
+        table.add_row("largest |aim - base|, with memory (eval)", "", f"{self.max_difference:.3g}")
         console = Console(width=120, file=io.StringIO(), color_system=None)
         console.print(table)
         assert isinstance(console.file, io.StringIO)

@@ -22,6 +22,7 @@ from aimgraph.passes.graph_tools import insert_call, insert_module
 from aimgraph.passes.insert_memory import ViewCache, first_weight, seeded
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
 from aimgraph.program import AIM, READ, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.read import batch_mean
 from aimgraph.runtime.state import StateCarry
@@ -85,7 +86,7 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
         with graph.inserting_after(source):
             values = [insert_module(graph, f"{AIM}.{memory.name}.carry", source)]
     for index, planned in enumerate(memory.updates):
-        features = nodes[planned.spot.nodes[name]]
+        features = _with_terms(nodes[planned.spot.nodes[name]])
         with graph.inserting_after(features):
             values.append(insert_module(graph, f"{AIM}.{memory.name}.updates.{index}", values[-1], features))
     fitted = {node.meta[READ]: node for node in graph.nodes if READ in node.meta}
@@ -96,6 +97,14 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
             insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1])
+
+
+def _with_terms(features: fx.Node) -> fx.Node:
+    """The sum with all memory terms where a layer is in split form already."""
+    for user in features.users:
+        if user.target is accumulate and user.args[0] is features:
+            return _with_terms(user)
+    return features
 
 
 def _rewire(graph: fx.Graph, fitted: fx.Node, read: ReadCall, value: fx.Node, views: ViewCache) -> None:

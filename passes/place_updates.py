@@ -11,8 +11,9 @@ Declines: tensors whose batch dimension is not exactly the batch, or of more tha
 dimensions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 
 import networkx as nx
 from torch import fx
@@ -72,12 +73,12 @@ def _stage_ends(graph: fx.Graph, layout: "_Layout") -> list[tuple[fx.Node, str]]
     walk: nx.DiGraph = nx.DiGraph(flow)
     walk.add_edges_from((start, node) for node in graph.find_nodes(op="placeholder"))
     dominator = nx.immediate_dominators(walk, start)
-    chain: list[fx.Node] = []
+    passed: list[fx.Node] = []
     node = dominator.get(end)
     while isinstance(node, fx.Node):
-        chain.append(node)
+        passed.append(node)
         node = dominator[node]
-    usable = [n for n in reversed(chain) if n not in outputs and n in layout.fed]
+    usable = [n for n in reversed(passed) if n not in outputs and n in layout.fed]
     spots = [(n, spot) for n in usable if (spot := layout.spot(n, "", "")) is not None]
     ends = []
     for grid, group in groupby(spots, key=lambda item: _resolution(item[1].grid)):
@@ -128,7 +129,10 @@ class _Layout:
         self.sites = _calls(program.plan.sites, name)
         self.flow = data_flow(graph)
         self.sources = {n for n in graph.nodes if n.name in self.sites}
-        self.fed = set(self.sources).union(*(nx.descendants(self.flow, n) for n in self.sources))
+        self.fed: set[fx.Node] = set()  # behind some site
+        for node in graph.nodes:
+            if node in self.sources or any(source in self.fed for source in self.flow.predecessors(node)):
+                self.fed.add(node)
 
     def spot(self, node: fx.Node, memory: str, where: str) -> UpdateSpot | None:
         """The spot at `node`, or None if no update can read its features there."""
@@ -150,21 +154,18 @@ class _Layout:
         """That of the nearest layer upstream whose output has this rank and these channels."""
         if len(shape) == 2:
             return 1 - batch_axis
-        upstream = nx.bfs_tree(self.flow, node, reverse=True)
-        for candidate in upstream:
-            if candidate not in self.sources:
-                continue
-            site, call = self.sites[candidate.name]
-            axis = call.channel_axis
-            if len(call.shape) == len(shape) and shape[axis] == site.channels[1] and axis != batch_axis:
-                return axis
-        for candidate in nx.bfs_tree(self.flow, node):
-            if candidate in self.sources:
+        for reverse, end in ((True, 1), (False, 0)):  # what its channels came from, else where they go
+            for candidate in self._nearest_sites(node, reverse=reverse):
                 site, call = self.sites[candidate.name]
                 axis = call.channel_axis
-                if len(call.shape) == len(shape) and shape[axis] == site.channels[0] and axis != batch_axis:
+                if len(call.shape) == len(shape) and shape[axis] == site.channels[end] and axis != batch_axis:
                     return axis
         return None
+
+    def _nearest_sites(self, node: fx.Node, *, reverse: bool) -> Iterator[fx.Node]:
+        """Calls of sites up or down the data flow, nearest first; `node` itself included."""
+        reached = (target for _, target in nx.bfs_edges(self.flow, node, reverse=reverse))
+        return (candidate for candidate in chain([node], reached) if candidate in self.sources)
 
 
 def _calls(sites: tuple[Site, ...], graph: str) -> dict[str, tuple[Site, SiteCall]]:

@@ -10,6 +10,7 @@ channels rise, so bisection finds the optimum.
 Declines: updates that no site reads afterwards and no state keeps.
 """
 
+import glob
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,6 +51,8 @@ class PlanMemory(BasePass):
 
 def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, int]]) -> MemoryPlan:
     sites = _select(config, program)
+    if callable(config.sites):  # what it chose can be written down and pickled; it can't
+        config = config.model_copy(update={"sites": tuple(glob.escape(site.path) for site in sites)})
     spots = tuple(spot for spot in program.plan.spots if spot.memory == config.name)
     kept, dropped = _live_spots(config, sites, spots, order)
 

@@ -313,3 +313,24 @@ def test_compile_fullgraph() -> None:
     expected = aim.eval()(x)
     compiled = torch.compile(aim, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(x), expected, atol=1e-6)
+
+
+def test_layers_of_different_dtypes() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2).bfloat16()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).bfloat16())
+
+    base, x = Net(), torch.randn(3, 4)
+    aim = aimgraph.transform(base, x, shape=(3,), updates=("first",), carry="state")
+    assert torch.equal(aim.eval()(x), base.eval()(x))
+    assert randomise(aim)(x).dtype == torch.bfloat16
+
+
+def test_a_callable_choice_of_sites_does_not_stop_pickling() -> None:
+    base, x = build("residual")
+    aim = aimgraph.transform(base, x, sites=lambda path, module: path in ("down", "stem.0"))
+    assert aimgraph.plan(pickle.loads(pickle.dumps(aim))).memories[0].config.sites == ("stem.0", "down")

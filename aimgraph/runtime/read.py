@@ -102,9 +102,13 @@ def _axis_order(spec: ReadSpec) -> list[int]:
 def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -> Tensor:
     """`view` resampled (linear, align_corners=False) to the grid of `like`; itself if it fits.
 
+    It follows `like` to its device and dtype, where layers of one model differ in these.
+
     Raises:
         ValueError: The grids differ and have more than three dimensions.
     """
+    if view.dtype != like.dtype or view.device != like.device:
+        view = view.to(like)
     axes = [axis for axis in range(like.dim()) if axis not in (channel_axis, batch_axis)]
     grid = [like.shape[axis] for axis in axes]
     if [view.shape[axis] for axis in axes] == grid:

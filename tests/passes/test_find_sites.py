@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import aimgraph
 from aimgraph.passes import FindSites
 from aimgraph.plan import SiteCall
 from tests.nets import NETS, Activated
@@ -111,15 +112,23 @@ def test_the_batch_is_never_grid() -> None:
     assert skipped["mix"].startswith("its input [3, 3] changes in dimensions [1] with the batch size")
 
 
-def test_one_layer_with_a_call_that_cannot_read_is_split_only() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mix = nn.Linear(3, 3)
+class _OneCallCanNotRead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(3, 3, 1)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.mix(x).sum() + self.mix(torch.cat([x, x], 1).T.reshape(-1, 2, 3).transpose(0, 1)).sum()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x[:, :, None]).sum(2) + self.mix(x.T[None])[0].T  # the second time the batch is the grid
 
-    program, _ = program_for(Net(), torch.randn(3, 3))
-    plan = FindSites().run(program).program.plan
-    assert [site.path for site in plan.sites] == ["mix"]
+
+def test_a_layer_with_one_call_that_can_not_read_is_split_only() -> None:
+    program, _ = program_for(_OneCallCanNotRead(), torch.randn(4, 3))
+    (site,) = FindSites().run(program).program.plan.sites
+    assert (len(site.calls), site.split_only) == (
+        1,
+        "another call of this layer can't read, so its weight can't be widened",
+    )
+    base, x = _OneCallCanNotRead(), torch.randn(4, 3)
+    aim = aimgraph.transform(base, x, lowering="concat", verify="full")
+    assert torch.equal(aim(x), base(x))
+    assert {read.lowering for read in aimgraph.plan(aim).memories[0].reads} == {"split"}

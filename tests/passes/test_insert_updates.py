@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import PassError
 from aimgraph.passes import InsertMemory, InsertUpdates
 from aimgraph.passes.insert_updates import _check_order
 from aimgraph.pipeline import graph_text
+from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import batch_mean
 from tests.passes.helpers import after, calls, execute, fingerprint, program_for, randomise_program
 
@@ -63,6 +64,16 @@ def test_memories_without_updates_are_left_alone() -> None:
     assert not result.modified
     assert [(s.path, s.reason) for s in result.skipped] == [("memory", "it has no updates")]
     assert fingerprint(result.program) == before
+
+
+def test_an_update_behind_a_layer_in_split_form_sees_its_memory_term() -> None:
+    program, x = program_for("standardised", None, AimConfig(shape=(2, 2, 3), updates=("0",)))
+    program = after(program, x, InsertUpdates)
+    (update,) = calls(program, "aim.memory.updates.0")
+    features = update.args[1]
+    assert isinstance(features, fx.Node)
+    assert features.target is accumulate
+    assert list(program.graphs["both"].nodes).index(update) > list(program.graphs["both"].nodes).index(features)
 
 
 def test_two_memories_keep_their_own_values() -> None:
