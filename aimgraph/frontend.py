@@ -26,7 +26,6 @@ RESERVED = ("graph", "code", "meta", "recompile", "_graph", "_code")
 _REFUSED: dict[type[nn.Module], str] = {
     DataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
     DistributedDataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
-    torch._dynamo.OptimizedModule: "the model is compiled ({}): transform model._orig_mod, then compile the result",
     torch.jit.ScriptModule: "{} is a scripted model, which torch.fx can't trace: transform the original module",
     fx.GraphModule: "the model is a torch.fx.GraphModule itself ({}): transform the module that it was traced from",
 }
@@ -77,6 +76,8 @@ def check_base(base: nn.Module) -> None:
         raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
     for path, module in base.named_modules():
         _check_submodule(path, module)
+    if "_orig_mod" in base._modules:  # by name: importing the compiler takes seconds
+        raise PlanError(f"the model is compiled ({kind}): transform model._orig_mod, then compile the result")
     for wrapper, message in _REFUSED.items():
         if isinstance(base, wrapper):
             raise PlanError(message.format(kind))
