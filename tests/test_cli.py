@@ -92,6 +92,19 @@ def test_export_with_weights(folder: Path) -> None:
     assert (folder / "m.onnx").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("damage", ["garbage", "other model"])
+def test_weights_that_do_not_fit(damage: str, folder: Path) -> None:
+    if damage == "garbage":
+        (folder / "w.safetensors").write_bytes(b"no such thing")
+    else:
+        assert call("transform", "zoo/mlp", "--save", "w.safetensors").exit_code == 0
+    base = ("usernet:net", "--input", "2x3x16x16")
+    done = shell("export", *base, "--onnx", "m.onnx", "--weights", "w.safetensors", cwd=folder)
+    assert done.returncode == 2
+    assert "CheckpointError: w.safetensors: " in done.stderr
+    assert not (folder / "m.onnx").exists()
+
+
 def test_draw(folder: Path) -> None:
     assert call("draw", "usernet:net", "--input", "2x3x16x16", "--out", "plan.png").exit_code == 0
     assert (folder / "plan.png").read_bytes().startswith(b"\x89PNG")

@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 import aimgraph
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.draw import draw
-from aimgraph.errors import AimgraphError, ConfigError, ExampleInputError, ExportError
+from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
 from aimgraph.export.onnx import export_onnx
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.module import AimModule
@@ -33,7 +33,7 @@ _EPILOG = """
 MODEL is zoo/NAME (mlp, vgg16, resnet50_keras, efficientnet_lite0), torchvision/NAME, timm/NAME,
 or package.module:factory, which imports and calls your own code.
 
-Exit codes: 0 done; 1 checked and found different; 2 an option, an input or the model's name is wrong;
+Exit codes: 0 done; 1 checked and found different; 2 an option, an input, a file or the model's name is wrong;
 3 this model can't be traced, planned or transformed; 4 the export failed.
 """
 
@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def _exit_code(error: AimgraphError) -> int:
-    if isinstance(error, ConfigError | ExampleInputError):
+    if isinstance(error, ConfigError | ExampleInputError | CheckpointError):
         return EXIT_USAGE
     return EXIT_EXPORT if isinstance(error, ExportError) else EXIT_MODEL
 
@@ -207,7 +207,7 @@ def _load_state(aim: AimModule, path: Path) -> None:
     try:
         aim.load_state_dict(load_file(str(path)))
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise aimgraph.CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 @contextmanager
