@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from aimgraph.errors import ExportError
-from aimgraph.plan import Plan, Site
+from aimgraph.plan import Plan, Site, Skipped
 
 _ROW_INCHES = 0.19
 _SOURCE_COLOUR = "#4477aa"
@@ -85,14 +85,13 @@ def _rows(plan: Plan) -> list[_Row]:
             label = read.name if len(plan.memories) == 1 else f"{read.name} [{memory.name}]"
             row = _Row(label, _size(read.grid), read.parameters, share, read.calls[0].value, f"k={read.channels}")
             rows.append((order[read.site], row))
-    read_paths = {read.site for memory in plan.memories for read in memory.reads}
-    rows += [(order[site.path], _unread(site)) for site in plan.sites if site.path not in read_paths]
     ordered = [row for _, row in sorted(rows, key=lambda item: item[0])]
-    return ordered + [_Row(item.path, 1, 0, 0.0, None, item.reason[:60]) for item in plan.skipped]
+    return ordered + [_unread(item, sites.get(item.path)) for item in plan.skipped]
 
 
-def _unread(site: Site) -> _Row:
-    return _Row(site.path, _size(site.calls[0].grid), 0, 0.0, None, "not selected")
+def _unread(item: Skipped, site: Site | None) -> _Row:
+    positions = _size(site.calls[0].grid) if site is not None else 1
+    return _Row(item.path, positions, 0, 0.0, None, item.reason[:60])
 
 
 def _size(grid: tuple[int, ...]) -> int:

@@ -44,7 +44,8 @@ class PlanMemory(BasePass):
         memories = tuple(_plan_one(config, program, order) for config in program.configs)
         _check_lowerings(memories)
         notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
-        plan = replace(program.plan, memories=memories, notes=program.plan.notes + notes)
+        skipped = program.plan.skipped + _not_chosen(program.plan.sites, memories)
+        plan = replace(program.plan, memories=memories, skipped=skipped, notes=program.plan.notes + notes)
         dropped = tuple(item for memory in memories for item in memory.dropped)
         return PassResult(replace(program, plan=plan, stage=Stage.PLANNED), False, dropped)
 
@@ -100,6 +101,12 @@ def _auto_grid(sites: list[Site]) -> tuple[int, ...]:
         return ()
     grid = min(grids, key=math.prod)
     return (grid[0], 1) if len(grid) == 1 else (math.prod(grid[:-1]), grid[-1])
+
+
+def _not_chosen(sites: tuple[Site, ...], memories: tuple[MemoryPlan, ...]) -> tuple[Skipped, ...]:
+    """Layers that could read, but that no memory was asked to serve."""
+    read = {read.site for memory in memories for read in memory.reads}
+    return tuple(Skipped(site.path, site.kind, "not chosen") for site in sites if site.path not in read)
 
 
 def _select(config: AimConfig, program: Program) -> list[Site]:

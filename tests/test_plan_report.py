@@ -22,6 +22,7 @@ def test_the_table_shows_every_site_and_reason() -> None:
         "parameters: ",
     ):
         assert word in text
+    assert "head" in text.partition("left as they are")[2].partition("not chosen")[0]
     base, x = build("activated")
     assert "its own forward calls torch.relu on the input" in str(aimgraph.plan(base, x)).replace("\n", "")
     assert max(len(line) for line in text.splitlines()) <= 120
@@ -46,5 +47,5 @@ def test_the_picture(ending: str, tmp_path: Path) -> None:
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
     if ending == "svg":
-        for word in (b"stem.0", b"update 1", b"not selected"):
+        for word in (b"stem.0", b"update 1", b"not chosen"):
             assert word in content
