@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
-from aimgraph.frontend import Arguments, build_program, check_base
+from aimgraph.frontend import build_program, check_base
 from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import AimModule, Record, WidenedSite
@@ -72,8 +72,8 @@ def transform(
     watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
     program = build_program(model, inputs, configs, share=inplace)
     base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
-    program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program, inputs)
-    return _emit(model, program, base_graphs, inputs)
+    program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
+    return _emit(model, program, base_graphs)
 
 
 def plan(
@@ -97,7 +97,7 @@ def plan(
     configs = _configs(config, overrides)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True), inputs).plan
+    return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
 
 
 def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
@@ -115,39 +115,57 @@ def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...
     return configs
 
 
-def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph], inputs: Arguments) -> AimModule:
+def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -> AimModule:
     root, kind = program.root, type(model)
     for module in root.get_submodule(AIM).modules():
         module.training = root.training
     internal = set(vars(nn.Module()))
-    attributes = tuple(name for name in vars(root) if name not in internal)
-    graph_members = set(dir(AimModule))
-    lost = tuple(
-        name
-        for name in dir(kind)
-        if name not in graph_members and not name.startswith("_") and callable(getattr(kind, name, None))
-    )
-    notes = program.plan.notes + ((f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ())
+    attributes = tuple(name for name in vars(model) if name not in internal)
+    lost = _lost_members(kind)
+    notes = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
     record = Record(
-        plan=replace(program.plan, notes=notes),
+        plan=replace(program.plan, notes=program.plan.notes + notes),
         base_class=kind,
         base_attributes=attributes,
         lost_methods=lost,
-        inputs=tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs),
+        inputs=tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, program.signature.example),
+        moded=program.signature.moded,
         graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
         base_graphs=base_graphs,
-        widened=_widened_sites(program.plan),
+        widened=_widened_sites(program),
     )
     return AimModule(root, record)
 
 
-def _widened_sites(plan_: Plan) -> tuple[WidenedSite, ...]:
+def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Methods and properties of the base's class that an `AimModule` does not have, or has for itself."""
+    own = {name for parent in kind.__mro__ if parent not in nn.Module.__mro__ for name in vars(parent)}
+    protocols = {"__len__", "__getitem__", "__iter__", "__contains__"}
+    names = sorted(name for name in own if not name.startswith("_") or name in protocols)
+    replaced = {"forward", "train"}
+    return tuple(
+        name
+        for name in names
+        if name not in replaced and (callable(value := getattr(kind, name)) or isinstance(value, property))
+    )
+
+
+def _widened_sites(program: Program) -> tuple[WidenedSite, ...]:
     found: dict[str, list[tuple[str, int]]] = {}
-    for memory in plan_.memories:
+    for memory in program.plan.memories:
         for read in memory.reads:
             if read.lowering == "concat":
                 key = f"{AIM}.{memory.name}.reads.{read.name}.weight"
                 found.setdefault(read.site, []).append((key, read.channels))
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in program.root.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
     return tuple(
-        WidenedSite(site, tuple(key for key, _ in reads), tuple(k for _, k in reads)) for site, reads in found.items()
+        WidenedSite(
+            site,
+            tuple(paths[program.root.get_submodule(site)]),
+            tuple(key for key, _ in reads),
+            tuple(k for _, k in reads),
+        )
+        for site, reads in found.items()
     )

@@ -83,12 +83,14 @@ class AimConfig(BaseModel):
     def _name_is_an_identifier(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError("a memory's name is a letter followed by letters, digits or '_'")
+        if hasattr(nn.Module(), name):
+            raise ValueError("every torch.nn.Module has a member of that name")
         return name
 
-    @field_validator("sites", "exclude")
+    @field_validator("sites", "exclude", "updates")
     @classmethod
     def _patterns_compile(cls, patterns: Any) -> Any:
-        for pattern in as_patterns(patterns) if not callable(patterns) else ():
+        for pattern in () if callable(patterns) or patterns is None else as_patterns(patterns):
             if pattern.startswith("re:"):
                 try:
                     re.compile(pattern[3:])
@@ -98,6 +100,8 @@ class AimConfig(BaseModel):
 
     @model_validator(mode="after")
     def _options_agree(self) -> "AimConfig":
+        if self.sites == ():
+            raise ValueError('sites=() names no layer: use sites="all" for every layer')
         if self.updates == ():
             raise ValueError("updates=() names no module: use updates=None for a memory without updates")
         for option in ("carry", "pool", "mode"):

@@ -1,6 +1,9 @@
 """Running modules and graphs on fake tensors: shapes without arithmetic, and without side effects."""
 
 import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -24,6 +27,18 @@ def fake_copy(module: M, mode: FakeTensorMode) -> M:
 def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
     """Every tensor in `inputs` as a fake one of the same shape, dtype and device."""
     return tree_map(lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from logging an operation that fails on fake tensors: the caller reports it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class FakeRun:

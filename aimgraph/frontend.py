@@ -3,24 +3,38 @@
 import copy
 import inspect
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import ExampleInputError, PlanError
-from aimgraph.fakes import FakeRun
-from aimgraph.layers import classify_layers
+from aimgraph.fakes import FakeRun, quiet
+from aimgraph.layers import classify_layers, is_layer
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, SHAPES, Program, Signature
 from aimgraph.tracing import trace
 
-RESERVED = ("graph", "code", "meta", "recompile", "_graph", "_code")
+RESERVED = (
+    *(
+        "graph",
+        "code",
+        "meta",
+        "recompile",
+        "_graph",
+        "_code",
+        "_record",
+        "shape_env",
+        "_lineno_map",
+        "_prologue_start",
+    ),
+    *("_tracer_cls", "_tracer_extras", "_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks"),
+)
 """Names that a torch.fx.GraphModule needs for itself."""
 
 _REFUSED: dict[type[nn.Module], str] = {
@@ -49,19 +63,21 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     """
     check_base(base)
     root = clone(base, share=share)
-    args, kwargs = inputs
-    graphs = trace(root, classify_layers(root), args, kwargs)
-    runs = derive_shapes(root, graphs, inputs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    traced = trace(root, classify_layers(root), *inputs)
+    graphs = traced.graphs
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    inputs, runs = canonical_inputs(root, graphs, inputs)
     signature = Signature(
         model=type(base).__name__,
         placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
         parameters=tuple(chain(_names(root.named_parameters), _names(root.named_buffers))),
         inputs=tuple(tuple(tensor.shape) for tensor in tensors),
         batch=example_batch(inputs),
+        moded=traced.moded,
+        example=inputs,
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
-    plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=_notes(graphs))
+    plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=(*traced.notes, *_notes(graphs)))
     return Program(root, graphs, runs, signature, configs, plan)
 
 
@@ -81,6 +97,10 @@ def check_base(base: nn.Module) -> None:
     for wrapper, message in _REFUSED.items():
         if isinstance(base, wrapper):
             raise PlanError(message.format(kind))
+    if is_layer(base):
+        raise PlanError(
+            f"the model is a single {kind}: wrap it, torch.nn.Sequential(model), so that the layer has a path"
+        )
     held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
     if AIM in held:
         raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")
@@ -106,11 +126,52 @@ def _own_tensors(module: nn.Module) -> Iterator[Tensor | None]:
 
 
 def clone(base: nn.Module, *, share: bool) -> nn.Module:
-    """A copy of `base`; with `share`, of its structure only, around the same parameters and buffers."""
+    """A copy of `base`; with `share`, of its structure only, around the same parameters and buffers.
+
+    Raises:
+        PlanError: The base can't be copied.
+    """
     memo: dict[int, Any] = {}
     if share:
         memo = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
-    return copy.deepcopy(base, memo)
+    try:
+        return copy.deepcopy(base, memo)
+    except Exception as error:  # whatever copy hooks of the base's members raise
+        raise PlanError(f"{type(base).__name__} can't be copied by copy.deepcopy: {error}".split("\n")[0]) from error
+
+
+def canonical_inputs(
+    root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments
+) -> tuple[Arguments, dict[str, FakeRun]]:
+    """The inputs at a batch size that tells the batch from everything else, and the shapes they lead to.
+
+    Which tensors carry the batch is found by trying: all whose first dimension has the size of the
+    first tensor's, or, if the base does not run with these at another size, the first one alone. The
+    batch size of the result is the first dimension of no tensor without a batch.
+
+    Raises:
+        ExampleInputError: The base runs with neither at a second batch size.
+    """
+    size = batch_size(inputs)
+    leaves, spec = tree_flatten(inputs)
+    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dim()]
+    alike = [i for i in tensors if leaves[i].shape[0] == size]
+    refusal: ExampleInputError | None = None
+    for chosen in (alike, tensors[:1]):
+        others = {leaves[i].shape[0] for i in tensors if i not in chosen}
+        batch = next(b for b in chain([max(size, 2)], count(2)) if b not in others and b + 1 not in others)
+        resized = [_resized(leaf, batch) if i in chosen else leaf for i, leaf in enumerate(leaves)]
+        candidate: Arguments = tree_unflatten(resized, spec)
+        try:
+            return candidate, derive_shapes(root, graphs, candidate)
+        except ExampleInputError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
+
+
+def _resized(tensor: Tensor, batch: int) -> Tensor:
+    return tensor if tensor.shape[0] == batch else tensor.new_zeros((batch, *tensor.shape[1:]))
 
 
 def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments) -> dict[str, FakeRun]:
@@ -118,6 +179,9 @@ def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Argument
 
     Returns:
         Graph -> the run at the first of the two batch sizes.
+
+    Raises:
+        ExampleInputError: The base doesn't run on `inputs`.
     """
     size, batch = batch_size(inputs), example_batch(inputs)
     kept = {}
@@ -126,12 +190,13 @@ def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Argument
         for other in (batch, batch + 1):
             run = FakeRun(root, bind(root, graph, with_batch(inputs, size, other)))
             try:
-                run.run(graph)
+                with quiet():
+                    run.run(graph)
             except Exception as error:  # whatever the base's own code raises on these inputs
                 shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
                 raise ExampleInputError(
                     f"{type(root).__name__} ({name} graph) does not run on inputs of shapes {shapes} at batch size "
-                    f"{other}: {error}"
+                    f"{other} (the first dimension is taken as the batch): {error}"
                 ) from error
             runs.append(run)
         _annotate(graph, *runs)
@@ -150,6 +215,7 @@ def example_batch(inputs: Arguments) -> int:
 def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
     for node in graph.nodes:
         value, other = first.values[node], second.values[node]
+        node.meta.pop("aim_overwritten_by", None)
         if isinstance(value, Tensor) and isinstance(other, Tensor):
             node.meta["val"] = value
             node.meta[SHAPES] = (tuple(value.shape), tuple(other.shape))

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.errors import ExampleInputError
-from aimgraph.fakes import fake_copy
+from aimgraph.fakes import fake_copy, quiet
 from aimgraph.frontend import Arguments, batch_size
 from aimgraph.layers import is_layer
 
@@ -73,7 +73,7 @@ def _infer(base: nn.Module) -> Arguments:
     if len(needed) <= 1:
         for shape, dtype, device in _candidates(base):
             try:
-                with mode, torch.no_grad():
+                with quiet(), mode, torch.no_grad():
                     copy(torch.zeros(shape, dtype=dtype, device=device))
             except Exception as error:  # the base's own complaint about a shape; listed if all fail
                 tried.append(f"  {list(shape)}: {error}".split("\n")[0])

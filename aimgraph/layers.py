@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
-from aimgraph.fakes import fake_copy
+from aimgraph.fakes import fake_copy, quiet
 from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, torch_kind
 
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
@@ -40,12 +40,14 @@ class LayerKind:
         affine: Whether it can read a memory.
         raw: Whether it transforms its weight (or input) before use, so that Wm can't go the same
             way: Wm is then used as it is, and only the split form is possible.
+        enter: Whether tracing enters it instead of recording one call.
         reason: Why it is not affine; empty otherwise.
     """
 
     name: str
     affine: bool
     raw: bool = False
+    enter: bool = False
     reason: str = ""
 
 
@@ -65,6 +67,9 @@ def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
 def classify(layer: AffineLayer) -> LayerKind:
     """The kind of one layer."""
     name = type(layer).__name__
+    if layer._forward_hooks:
+        reason = "it has a forward hook, which may change its output: register it on the result instead"
+        return LayerKind(name, affine=False, reason=reason)
     if not _inherits_forward(layer):
         return _watch(layer)
     if "weight" not in layer._parameters or layer._forward_pre_hooks:
@@ -83,14 +88,16 @@ def _watch(layer: AffineLayer) -> LayerKind:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         copy = fake_copy(layer, mode)
-        with mode, torch.no_grad(), _Watcher(copy, _probe_input(layer)) as watcher:
+        with quiet(), mode, torch.no_grad(), _Watcher(copy, _probe_input(layer)) as watcher:
             output = copy.forward(watcher.stream)
     except Exception as error:  # any code may stand in a forward; the reason is reported
-        return LayerKind(name, False, reason=f"its own forward failed on a probe input: {error}".split("\n")[0])
+        return LayerKind(
+            name, False, enter=True, reason=f"its own forward failed on a probe input: {error}".split("\n")[0]
+        )
     reason = watcher.objection or ("" if output is watcher.stream else "its own forward goes on after the layer")
     if watcher.raw and (watcher.padded or watcher.deviates):
         reason = reason or "its own forward transforms its weight and calls the layer with other arguments than its own"
-    return LayerKind(name, not reason, watcher.raw, reason)
+    return LayerKind(name, not reason, watcher.raw, bool(reason), reason)
 
 
 def _probe_input(layer: AffineLayer) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.errors import TraceError
 from aimgraph.frontend import Arguments
 from aimgraph.graph_data import dump_graph, load_graph
 from aimgraph.plan import Plan
@@ -38,11 +39,13 @@ class WidenedSite:
 
     Attributes:
         site: Path of the layer.
+        paths: Every path that it is registered under.
         keys: State-dict keys of the read weights, in the order of their channels.
         channels: k of each.
     """
 
     site: str
+    paths: tuple[str, ...]
     keys: tuple[str, ...]
     channels: tuple[int, ...]
 
@@ -57,6 +60,7 @@ class Record:
         base_attributes: Names of the base's plain attributes.
         lost_methods: Methods of the base's class that the emitted module does not have.
         inputs: The example inputs, (args, kwargs), with meta tensors.
+        moded: Paths of modules whose own mode decides between train and eval graph.
         graphs: ``both`` or ``train`` and ``eval``: with memory.
         base_graphs: The same, without.
         widened: Layers in concat form.
@@ -69,6 +73,7 @@ class Record:
     base_attributes: tuple[str, ...]
     lost_methods: tuple[str, ...]
     inputs: Arguments
+    moded: tuple[str, ...]
     graphs: dict[str, fx.Graph]
     base_graphs: dict[str, fx.Graph]
     widened: tuple[WidenedSite, ...] = ()
@@ -147,7 +152,9 @@ class AimModule(fx.GraphModule):
         forward = type(self).forward
         if not record.enabled and record.widened:
             forward = _without_widening(forward)
-            type(self).forward = forward
+        if record.moded:
+            forward = _mode_checked(forward)
+        type(self).forward = forward
         record.compiled[key] = (forward, self._code)
 
     def _attributes(self) -> dict[str, Any]:
@@ -219,14 +226,12 @@ def _split_widened(module: nn.Module, state: dict[str, Any], prefix: str, _: Any
     """State-dict hook: a widened weight is written as the base's weight and the read weights."""
     assert isinstance(module, AimModule)
     for site in module._record.widened:
-        key = f"{prefix}{site.site}.weight"
-        if key not in state:
-            continue
         layer = module.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
-        weight, reads = narrow_weight(layer, state[key], list(site.channels))
-        state[key] = weight
-        state.update({f"{prefix}{name}": read for name, read in zip(site.keys, reads, strict=True)})
+        for key in (f"{prefix}{path}.weight" for path in site.paths):
+            weight, reads = narrow_weight(layer, state[key], list(site.channels))
+            state[key] = weight
+            state.update({f"{prefix}{name}": read for name, read in zip(site.keys, reads, strict=True)})
 
 
 def _join_widened(
@@ -244,11 +249,11 @@ def _join_widened(
     for site in module._record.widened:
         layer = module.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
-        key = f"{prefix}{site.site}.weight"
-        present = layer.weight.detach()
-        base, reads = narrow_weight(layer, present, list(site.channels))
-        parts = dict(zip((key, *(f"{prefix}{name}" for name in site.keys)), (base, *reads), strict=True))
-        given = {name: state.pop(name) for name in parts if name in state}
+        keys = [f"{prefix}{path}.weight" for path in site.paths]
+        base, reads = narrow_weight(layer, layer.weight.detach(), list(site.channels))
+        parts = dict(zip((keys[0], *(f"{prefix}{name}" for name in site.keys)), (base, *reads), strict=True))
+        aliases = [state.pop(key) for key in keys if key in state]
+        given = {name: state.pop(name) for name in parts if name in state} | ({keys[0]: aliases[0]} if aliases else {})
         missing += [name for name in parts if name not in given]
         for name, value in given.items():
             if value.shape == parts[name].shape:
@@ -259,7 +264,26 @@ def _join_widened(
                     f"this model needs {list(parts[name].shape)}"
                 )
         weight, *reads = parts.values()
-        state[key] = widen_weight(layer, weight, reads)
+        state.update(dict.fromkeys(keys, widen_weight(layer, weight, reads)))
+
+
+def _mode_checked(forward: Any) -> Any:
+    """A forward that refuses to run the train graph for a part of the base in eval mode, or vice versa."""
+
+    def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
+        record = self._record
+        train = self.training and not record.frozen
+        for path in record.moded:
+            if path and self.get_submodule(path).training != train:
+                have, want = ("eval", "train") if train else ("train", "eval")
+                raise TraceError(
+                    f"{path} is in {have} mode and the model in {want} mode; its forward depends on that mode, and "
+                    "there is one graph for all in train and one for all in eval mode: call train() or eval() on the "
+                    "whole model, or aimgraph.freeze_base to keep the base in eval mode"
+                )
+        return forward(self, *args, **kwargs)
+
+    return run
 
 
 def _without_widening(forward: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from aimgraph.errors import AimgraphError, PassError
 from aimgraph.fakes import FakeRun
-from aimgraph.frontend import Arguments, batch_size, bind, with_batch
+from aimgraph.frontend import bind
 from aimgraph.passes import (
     FindSites,
     InsertMemory,
@@ -45,18 +45,17 @@ class Pipeline:
     verify: Verify = "touched"
     watch: Sequence[Watch] = ()
 
-    def run(self, program: Program, inputs: Arguments) -> Program:
+    def run(self, program: Program) -> Program:
         """Run all passes.
 
         Args:
             program: What to compile; it is edited.
-            inputs: Example inputs, for the shapes.
 
         Raises:
             PassError: A pass failed or left a program that doesn't verify; the message names it
                 and those that ran before. An `AimgraphError` of a pass goes through as it is.
         """
-        verifier = Verifier(program, inputs, full=self.verify == "full")
+        verifier = Verifier(program, full=self.verify == "full")
         for step in self.passes:
             if program.stage < step.requires:
                 raise PassError(f"{step.name} needs stage {step.requires.name}, the program is at {program.stage.name}")
@@ -111,9 +110,8 @@ class Verifier:
     and every node of the base still gives the shape it gave before.
     """
 
-    def __init__(self, program: Program, inputs: Arguments, *, full: bool) -> None:
+    def __init__(self, program: Program, *, full: bool) -> None:
         self.full = full
-        self.inputs = with_batch(inputs, batch_size(inputs), program.signature.batch)
         self.snapshots = {name: nodes_differ(graph, {})[1] for name, graph in program.graphs.items()}
 
     def check(self, program: Program) -> None:
@@ -127,7 +125,7 @@ class Verifier:
             self._check_targets(program, graph)
             run = program.runs[name]
             if self.full:
-                run = FakeRun(program.root, bind(program.root, graph, self.inputs))
+                run = FakeRun(program.root, bind(program.root, graph, program.signature.example))
                 run.run(graph)
             else:
                 run.rerun(graph, touched)

@@ -49,7 +49,6 @@ def author() -> tuple[AimConfig, AimConfig]:
         name="identity",
         shape=AUTHOR_SHAPE,
         source="ones_conv",
-        seed=1,
         sites=("re:stages\\.\\d+\\.[1-9]\\d*\\.conv1",),
         init="default",
         lowering="concat",

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import fx, nn
 
@@ -49,6 +49,8 @@ class Signature:
         parameters: Names of the base's parameters and buffers.
         inputs: Shapes of the example inputs' tensors.
         batch: Example batch size.
+        moded: Paths of modules whose own train or eval mode decides between the graphs.
+        example: The example inputs, (args, kwargs), at a batch size that no other dimension shares.
     """
 
     model: str
@@ -56,6 +58,8 @@ class Signature:
     parameters: tuple[str, ...]
     inputs: tuple[tuple[int, ...], ...]
     batch: int
+    moded: tuple[str, ...]
+    example: tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,18 @@
 """From a module to graphs: one for train and one for eval mode, or a single one where they agree."""
 
 import inspect
-from collections.abc import Callable
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import TraceError
 from aimgraph.layers import LayerKind
@@ -34,18 +42,24 @@ class LayerTracer(fx.Tracer):
 
     A module without such a layer below it (norms, activations, drop path) stays one call, so what
     it does with its own `training` flag is not baked into the graph.
+
+    Args:
+        kinds: The kind of each convolution and linear layer.
     """
 
     record_stack_traces = True
+    proxy_buffer_attributes = True  # a buffer is read when the graph runs, not when it is traced
 
     def __init__(self, kinds: dict[nn.Module, LayerKind]) -> None:
         super().__init__()
         self.kinds = kinds
+        self.context = _context()
+        self.checkpoints = False
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
         if module in self.kinds:
-            return self.kinds[module].affine
+            return not self.kinds[module].enter
         if not any(child in self.kinds for child in module.modules()):
             return True
         return type(module).__module__.startswith("torch.nn") and not isinstance(
@@ -56,6 +70,29 @@ class LayerTracer(fx.Tracer):
         """The stand-in for what `node` gives."""
         return LayerProxy(node, self)
 
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Record one operation.
+
+        Raises:
+            TraceError: It stands under another grad mode or autocast than the forward began with.
+        """
+        if _context() != self.context:
+            raise TraceError(
+                "an operation stands inside torch.no_grad(), torch.enable_grad() or torch.autocast(), which a graph "
+                "does not keep; move that block into a submodule without conv or linear layers"
+            )
+        self.checkpoints |= torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        return super().create_node(*args, **kwargs)
+
+    def create_arg(self, a: Any) -> Any:
+        """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""
+        if isinstance(a, dict) and type(a) is not dict and not isinstance(a, immutable_dict):
+            items = {key: self.create_arg(value) for key, value in a.items()}
+            if hasattr(type(a), "__dataclass_fields__"):
+                return self.create_node("call_function", type(a), (), items)
+            return self.create_node("call_function", type(a), (items,), {})
+        return super().create_arg(a)
+
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a call of `m` and note on the resulting node whose output it is."""
         result = super().call_module(m, forward, args, kwargs)
@@ -64,54 +101,158 @@ class LayerTracer(fx.Tracer):
         return result
 
 
-def trace(
-    root: nn.Module, kinds: dict[nn.Module, LayerKind], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, fx.Graph]:
+def _context() -> tuple[bool, ...]:
+    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
+class _RecordFactories(TorchFunctionMode):
+    """Makes tensors out of nothing part of the graph: ``torch.rand(3)`` is drawn at every call."""
+
+    def __init__(self, tracer: LayerTracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = tree_leaves((args, kwargs))
+        if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy | torch.Generator) for leaf in given):
+            return result
+        return self.tracer.create_proxy("call_function", func, args, kwargs)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What tracing a module gives.
+
+    Attributes:
+        graphs: ``both`` where train and eval graph agree, else ``train`` and ``eval``.
+        moded: Paths of entered modules that looked at their `training` flag.
+        notes: What the graphs do not keep.
+    """
+
+    graphs: dict[str, fx.Graph]
+    moded: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
     """Trace `root` in train and in eval mode.
 
+    Flags, attributes and all random states are as before afterwards, whatever the forward does.
+
     Args:
-        root: The module; its `training` flags are as before afterwards.
+        root: The module.
         kinds: The kind of each of its convolutions and linear layers.
         args: Example positional inputs; arguments of `forward` that neither they nor `kwargs`
-            give keep their defaults as constants.
+            give keep their defaults as constants, and so do None, flags and strings that they give.
         kwargs: Example keyword inputs.
 
-    Returns:
-        ``{"both": graph}`` where the two graphs agree, else ``{"train": ..., "eval": ...}``.
-
     Raises:
-        TraceError: `forward` depends on values that only exist at run time.
+        TraceError: `forward` depends on values that only exist at run time, draws from Python's or
+            numpy's random numbers, or changes the grad mode or autocast.
     """
-    constants = _defaults(root, args, kwargs)
+    constants = _constants(root, args, kwargs)
     flags = {module: module.training for module in root.modules()}
     graphs: dict[str, fx.Graph] = {}
+    notes: list[str] = []
+    moded: dict[nn.Module, None] = {}
     try:
         for mode in ("train", "eval"):
             root.train(mode == "train")
-            graphs[mode] = _trace_once(root, kinds, constants)
+            with _kept_attributes(root, notes), _unused_randomness(root), _watched_modes(moded):
+                graphs[mode] = _trace_once(root, kinds, constants, notes)
     finally:
         for module, flag in flags.items():
             module.training = flag
+    paths = {module: path for path, module in root.named_modules()}
     if _source(graphs["train"]) == _source(graphs["eval"]):
-        return {"both": graphs["eval"]}
-    return graphs
+        return Traced({"both": graphs["eval"]}, (), tuple(dict.fromkeys(notes)))
+    return Traced(graphs, tuple(paths[module] for module in moded if module in paths), tuple(dict.fromkeys(notes)))
 
 
-def _trace_once(root: nn.Module, kinds: dict[nn.Module, LayerKind], constants: dict[str, Any]) -> fx.Graph:
+def _trace_once(
+    root: nn.Module, kinds: dict[nn.Module, LayerKind], constants: dict[str, Any], notes: list[str]
+) -> fx.Graph:
     tracer = LayerTracer(kinds)
     try:
-        graph = tracer.trace(root, concrete_args=constants or None)
+        with _RecordFactories(tracer):
+            graph = tracer.trace(root, concrete_args=constants or None)
     except Exception as error:
+        advice = (
+            "its forward depends on values that only exist at run time; move that code into a submodule without conv "
+            "or linear layers, which is kept as one call"
+        )
         raise TraceError(
             f"{type(root).__name__} can't be traced by torch.fx: {error}\n{_where(error)}"
-            "its forward depends on values that only exist at run time; move that code into a "
-            "submodule without conv or linear layers, which is kept as one call"
+            + ("" if isinstance(error, TraceError) else advice)
         ) from error
+    if tracer.checkpoints:
+        notes.append(
+            "activation checkpointing inside the forward is not kept: values are the same, memory is not saved"
+        )
     for node in graph.find_nodes(op="placeholder"):
         for name in constants:
             if node.target.startswith(f"{name}_") and node.target[len(name) + 1 :].isdigit():
                 node.target = name  # torch.fx renames constant arguments; keywords must go on working
     return graph
+
+
+@contextmanager
+def _kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
+    """Put back plain attributes that a forward sets: they hold proxies now. torch.fx's own constants stay."""
+    before = {module: dict(vars(module)) for module in root.modules()}
+    try:
+        yield
+    finally:
+        for path, module in root.named_modules():
+            old, now = before.get(module, {}), vars(module)
+            changed = [key for key, value in now.items() if key != "training" and old.get(key, now) is not value]
+            for key in changed:
+                if key.startswith("_tensor_constant") or key in ("_parameters", "_buffers", "_modules"):
+                    continue
+                notes.append(f"the forward sets {'.'.join(filter(None, (path, key)))}, which the graph does not keep")
+                if key in old:
+                    now[key] = old[key]
+                else:
+                    del now[key]
+
+
+@contextmanager
+def _unused_randomness(root: nn.Module) -> Iterator[None]:
+    """Put every random state back; refuse a forward that drew from one that no graph can show."""
+    modules = [("random", random.getstate, random.setstate)]
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        modules.append(("numpy.random", lambda: numpy.random.get_state(legacy=False), numpy.random.set_state))
+    before = [get() for _, get, _ in modules]
+    with torch.random.fork_rng(devices=[]):
+        yield
+    for (name, get, put), state in zip(modules, before, strict=True):
+        if str(get()) != str(state):
+            put(state)
+            raise TraceError(
+                f"{type(root).__name__} can't be traced: its forward draws from {name}, whose numbers would become "
+                "constants; use torch.rand, or move that code into a submodule without conv or linear layers"
+            )
+
+
+@contextmanager
+def _watched_modes(seen: dict[nn.Module, None]) -> Iterator[None]:
+    """Note which modules look at their own `training` flag."""
+
+    def get(module: nn.Module) -> bool:
+        seen[module] = None
+        return bool(vars(module)["training"])
+
+    def put(module: nn.Module, flag: bool) -> None:
+        vars(module)["training"] = flag
+
+    nn.Module.training = property(get, put)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del nn.Module.training
 
 
 def _where(error: BaseException) -> str:
@@ -126,12 +267,13 @@ def _where(error: BaseException) -> str:
     return where
 
 
-def _defaults(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `forward` that the example inputs leave at their defaults."""
+def _constants(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `forward` left at their defaults, and None, flags and strings that are given."""
     parameters = inspect.signature(root.forward).parameters
     named = [name for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    given = set(named[: len(args)]) | set(kwargs)
-    return {
+    given = dict(zip(named, args, strict=False)) | {name: value for name, value in kwargs.items() if name in named}
+    fixed = {name: value for name, value in given.items() if value is None or isinstance(value, bool | str)}
+    return fixed | {
         name: parameters[name].default
         for name in named
         if name not in given and parameters[name].default is not inspect.Parameter.empty

@@ -105,7 +105,14 @@ def _from_factory(name: str) -> nn.Module:
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise ExampleInputError(f"{module_name} has no {part!r}{hint}")
         factory = getattr(factory, part)
-    return _module(factory() if callable(factory) and not isinstance(factory, nn.Module) else factory, name)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        return _module(factory, name)
+    try:
+        return _module(factory(), name)
+    except ExampleInputError:
+        raise
+    except Exception as error:  # the user's own code
+        raise ExampleInputError(f"{name}() raised {type(error).__name__}: {error}") from error
 
 
 def _module(model: Any, name: str) -> nn.Module:

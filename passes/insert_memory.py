@@ -15,6 +15,7 @@ Declines: to widen layers that transform their weight before use: [Wx | Wm] woul
 a whole. They go straight to the split form, y = layer(x) + layer_m(m).
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,10 +52,11 @@ class InsertMemory(BasePass):
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """A private random stream: the global state is as before afterwards."""
+def seeded(config: AimConfig, part: str) -> Iterator[None]:
+    """A private random stream for one part of one memory: the global state is as before afterwards."""
+    digest = hashlib.sha256(f"{config.seed}/{config.name}/{part}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
         yield
 
 
@@ -62,7 +64,7 @@ def build_memory(root: nn.Module, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
     config = memory.config
     like = first_weight(root, memory)
-    with seeded(config.seed):
+    with seeded(config, "source and reads"):
         built = Memory(_source(config, memory))
         for read in memory.reads:
             layer = root.get_submodule(read.site)

@@ -58,7 +58,7 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     module = program.root.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(module, Memory)
     like = first_weight(program.root, memory)
-    with seeded(config.seed + 1):
+    with seeded(config, "updates"):
         for planned in memory.updates:
             spot = planned.spot
             update = Update(

@@ -135,6 +135,8 @@ def _live_spots(
     for number, spot in enumerate(spots, start=1):
         for site in sites:
             for call in site.calls:
+                if call.batch_ratio == 0 and config.pool is None:
+                    continue  # it reads the initial value
                 if (
                     call.graph in spot.nodes
                     and order[call.graph][call.node] > order[call.graph][spot.nodes[call.graph]]

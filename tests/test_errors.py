@@ -226,15 +226,15 @@ def _break_order(program: Program) -> None:
     ],
 )
 def test_the_pipeline_catches_a_broken_pass(harm: object, message: str) -> None:
-    program, x = program_for("conv2d")
+    program, _x = program_for("conv2d")
     with pytest.raises(PassError, match=message):
-        Pipeline((*PLANNING, _Broken(harm))).run(program, ((x,), {}))
+        Pipeline((*PLANNING, _Broken(harm))).run(program)
 
 
 def test_a_pass_at_the_wrong_stage() -> None:
-    program, x = program_for("conv2d")
+    program, _x = program_for("conv2d")
     with pytest.raises(PassError, match="plan-memory needs stage ANALYSED, the program is at TRACED"):
-        Pipeline(PLANNING[2:]).run(program, ((x,), {}))
+        Pipeline(PLANNING[2:]).run(program)
 
 
 def test_a_failed_transform_leaves_no_trace_in_place() -> None:

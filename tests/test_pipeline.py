@@ -33,13 +33,13 @@ def test_one_derivation_of_names() -> None:
 
 
 def test_history_and_watch() -> None:
-    program, x = program_for("residual", None, AimConfig(updates="stages"))
+    program, _x = program_for("residual", None, AimConfig(updates="stages"))
     seen: list[tuple[str, Stage]] = []
 
     def watch(step: Pass, now: Program) -> None:
         seen.append((step.name, now.stage))
 
-    program = Pipeline((*PLANNING, *EMITTING), watch=[watch]).run(program, ((x,), {}))
+    program = Pipeline((*PLANNING, *EMITTING), watch=[watch]).run(program)
     names = [entry.name for entry in program.history]
     assert names == [name for name, _ in seen]
     assert names == [
@@ -67,8 +67,8 @@ def test_dump_writes_the_graph_after_each_pass(tmp_path: Path) -> None:
 
 
 def test_dump_to_is_a_watch(tmp_path: Path) -> None:
-    program, x = program_for("linear")
-    Pipeline(PLANNING, watch=[dump_to(tmp_path)]).run(program, ((x,), {}))
+    program, _x = program_for("linear")
+    Pipeline(PLANNING, watch=[dump_to(tmp_path)]).run(program)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "01-find-sites.txt", "02-place-updates.txt", "03-plan-memory.txt",
     ]  # fmt: skip

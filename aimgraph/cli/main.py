@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,13 +29,14 @@ EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
 EXIT_MODEL = 3
 EXIT_EXPORT = 4
+EXIT_BUG = 70
 
 _EPILOG = """
 MODEL is zoo/NAME (mlp, vgg16, resnet50_keras, efficientnet_lite0), torchvision/NAME, timm/NAME,
 or package.module:factory, which imports and calls your own code.
 
 Exit codes: 0 done; 1 checked and found different; 2 an option, an input, a file or the model's name is wrong;
-3 this model can't be traced, planned or transformed; 4 the export failed.
+3 this model can't be traced, planned or transformed; 4 the export failed; 70 a bug, please report it.
 """
 
 
@@ -164,6 +166,10 @@ def main() -> None:
     except AimgraphError as error:
         click.echo(f"aimgraph: {type(error).__name__}: {error}", err=True)
         sys.exit(_exit_code(error))
+    except Exception:
+        traceback.print_exc()
+        click.echo("aimgraph: this is a bug; please report it with the lines above", err=True)
+        sys.exit(EXIT_BUG)
 
 
 def _exit_code(error: AimgraphError) -> int:

@@ -24,6 +24,7 @@ _MEMORY = (
     click.option(
         "--config", "config_file", type=click.Path(exists=True, dir_okay=False), help="JSON: one config or a list."
     ),
+    click.option("--name", help="Name of the memory."),
     click.option("--shape", help="ROWSxCOLSxCHANNELS or N; by default solved from --budget."),
     click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
     click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
@@ -34,6 +35,8 @@ _MEMORY = (
     click.option("--pool", type=click.Choice(["batch"])),
     click.option("--mode", type=click.Choice(["replace", "gated"])),
     click.option("--carry", type=click.Choice(["gradient", "state"])),
+    click.option("--rate", type=float, help="Step of the carried state, in (0, 1]."),
+    click.option("--write-in-eval", is_flag=True, default=None, help="Write the carried state in eval mode, too."),
     click.option("--init", type=click.Choice(["zero", "default"])),
     click.option("--lowering", type=click.Choice(["split", "concat"])),
     click.option("--seed", type=int),

@@ -208,7 +208,10 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
     """Largest absolute and relative difference over all outputs and batch sizes."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own, undocumented classes
+        raise ExportError(f"onnxruntime can't load the exported graph: {error}") from error
     worst, relative = 0.0, 0.0
     for batch in BATCH_SIZES:
         sample = random_inputs(with_batch(inputs, batch_size(inputs), _EXPORTED_AT), batch, seed=batch, device=device)

@@ -157,19 +157,28 @@ class Widened(nn.Module):
         return torch.as_tensor(torch.func.functional_call(layer, {"weight": weight}, args, kwargs))
 
 
+_FRESH = frozenset(
+    {"ConvolutionBackward0", "AddmmBackward0", "MmBackward0", "LinearBackward0", "UnsafeViewBackward0", "AddBackward0"}
+)
+"""Backward nodes of a convolution, a linear layer, and a term added before: none saves its output."""
+
+
 def accumulate(output: Tensor, term: Tensor) -> Tensor:
     """Output + term, in place where that is legal: it keeps the memory layout, and so bit identity.
 
     A convolution or linear layer saves its input for the backward pass, not its output, so its
     fresh output may be overwritten. A view (the output under full backward hooks) may not, nor may
-    an output that is not batched under `torch.vmap` while the term is.
+    what a forward hook made of the output, nor an output that is not batched under `torch.vmap`
+    while the term is.
     """
-    if torch.compiler.is_compiling() or output._is_view() or output.shape != _broadcast(output, term):
-        return torch.add(output, term.to(output.dtype))
-    if torch._C._functorch.is_batchedtensor(term) and not torch._C._functorch.is_batchedtensor(output):
+    if torch.compiler.is_compiling() or not _may_overwrite(output, term):
         return torch.add(output, term.to(output.dtype))
     return output.add_(term)
 
 
-def _broadcast(output: Tensor, term: Tensor) -> torch.Size:
-    return output.shape if term.shape == output.shape else torch.broadcast_shapes(output.shape, term.shape)
+def _may_overwrite(output: Tensor, term: Tensor) -> bool:
+    if output.grad_fn is not None and output.grad_fn.name() not in _FRESH:
+        return False
+    if torch._C._functorch.is_batchedtensor(term) and not torch._C._functorch.is_batchedtensor(output):
+        return False
+    return not output._is_view() and torch.broadcast_shapes(output.shape, term.shape) == output.shape

@@ -31,6 +31,7 @@ class StateCarry(nn.Module):
         self.state: Tensor
         self.register_buffer("state", torch.zeros(size))
         self._read_state: Tensor | None = None
+        self._checkpointed = 0
 
     def forward(self, source: Tensor, last: Tensor | None = None) -> Tensor | None:
         """Read ([1, N] -> [1, N]) or, given the last value [B, N], write."""
@@ -45,13 +46,21 @@ class StateCarry(nn.Module):
         with torch.no_grad():
             self.state.zero_()
         self._read_state = None
+        self._checkpointed = 0
 
     def _read(self, source: Tensor) -> Tensor:
         if _recomputing() and self._read_state is not None:
+            if self._checkpointed > 1:
+                raise RuntimeError(
+                    f"{self._checkpointed} forwards under activation checkpointing before one backward pass: the state "
+                    "that the first of them read is gone; call backward after each, or checkpoint smaller parts"
+                )
+            self._checkpointed = 0
             return source + self._read_state
         if self._writes() and not torch.compiler.is_compiling():
             # A checkpointed forward is run again in the backward pass, after the write.
             self._read_state = self.state.clone()
+            self._checkpointed += _checkpointing()
         return source + self.state
 
     def _writes(self) -> bool:
@@ -74,3 +83,8 @@ def _recomputing() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _checkpointing() -> bool:
+    """Whether this forward will run again: non-reentrant checkpointing replaces saved tensors by hooks."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

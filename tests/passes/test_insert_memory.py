@@ -131,12 +131,12 @@ def test_seeded_restores_the_random_state() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with seeded(9):
+    with seeded(AimConfig(), "test"):
         torch.rand(5)
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_planning_alone_adds_nothing() -> None:
-    program, x = program_for("residual")
+    program, _x = program_for("residual")
     before = fingerprint(program)
-    assert fingerprint(Pipeline(PLANNING).run(program, ((x,), {}))) == before
+    assert fingerprint(Pipeline(PLANNING).run(program)) == before
