@@ -41,7 +41,7 @@ class FindSites(BasePass):
         for name, graph in program.graphs.items():
             for node in graph.find_nodes(op="call_module"):
                 module = program.root.get_submodule(str(node.target))
-                if module not in kinds:
+                if module not in kinds or not kinds[module].affine:
                     continue
                 call = _site_call(name, node, module, program.signature.batch)
                 if isinstance(call, SiteCall):

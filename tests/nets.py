@@ -237,6 +237,11 @@ NETS: dict[str, Net] = {
     "circular": Net(_convs(nn.Conv2d, padding="same", padding_mode="circular"), (2, 4, 6, 7)),
     "grouped": Net(_convs(nn.Conv2d, groups=2, padding=1), (2, 4, 6, 7)),
     "grouped1d": Net(_convs(nn.Conv1d, groups=2), (2, 4, 9)),
+    "reflect1d": Net(_convs(nn.Conv1d, padding=2, padding_mode="reflect"), (2, 4, 7)),
+    "circular3d": Net(_convs(nn.Conv3d, padding=1, padding_mode="circular"), (2, 4, 3, 3, 4)),
+    "grouped3d": Net(_convs(nn.Conv3d, groups=2, padding=1), (2, 4, 3, 3, 4)),
+    "transposed_grouped1d": Net(_convs(nn.ConvTranspose1d, groups=2, stride=2, output_padding=1), (2, 4, 5)),
+    "transposed_grouped3d": Net(_convs(nn.ConvTranspose3d, groups=2), (2, 4, 2, 3, 3)),
     "depthwise": Net(
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)), (2, 4, 8, 8)
     ),

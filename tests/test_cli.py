@@ -22,6 +22,12 @@ def net():
 def plain():
     return nn.ReLU()
 
+def raises():
+    raise OSError("no such weights")
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 30 * 30, 2))
+
 number = 3
 """
 
@@ -58,6 +64,12 @@ def test_plan_json_is_json_alone(folder: Path) -> None:
     data = json.loads(done.stdout)
     assert data["totals"]["sites_read"] == 3
     assert "assuming one input of shape [1, 3, 224, 224]" in done.stderr
+
+
+def test_sizes_that_were_tried_leave_no_noise(folder: Path) -> None:
+    done = shell("plan", "usernet:small", cwd=folder)
+    assert done.returncode == 0
+    assert done.stderr == "aimgraph: no example_inputs given: assuming one input of shape [1, 3, 32, 32]\n"
 
 
 def test_transform_verifies_dumps_and_saves(folder: Path) -> None:
@@ -130,6 +142,7 @@ def test_config_file_and_presets(folder: Path) -> None:
         (("plan", "zoo/vgg61"), 2, "zoo has no model 'vgg61'; near misses: vgg16"),
         (("plan", "nowhere:net"), 2, "No module named 'nowhere'"),
         (("plan", "usernet:nat"), 2, "usernet has no 'nat'; did you mean net"),
+        (("plan", "usernet:raises"), 2, "usernet:raises() raised OSError: no such weights"),
         (("plan", "usernet:number"), 2, "usernet:number gives a int, not a torch.nn.Module"),
         (("plan", "usernet:net", "--input", "3x"), 2, "--input='3x': give positive sizes joined by x"),
         (("plan", "usernet:net", "--shape", "0"), 2, "--shape='0'"),

@@ -54,6 +54,9 @@ def test_any_valid_config_survives_json(options: dict[str, object]) -> None:
     ("options", "message"),
     [
         ({"name": "a.b"}, "AimConfig name='a.b': a memory's name is a letter followed by letters"),
+        ({"name": "train"}, "every torch.nn.Module has a member of that name"),
+        ({"sites": ()}, r"sites=\(\) names no layer"),
+        ({"updates": ("re:(",)}, r"the regular expression 're:\(' is invalid"),
         ({"name": "_hidden"}, "a memory's name is a letter"),
         ({"shape": (2, 3)}, r"AimConfig shape="),
         ({"shape": (0,)}, r"greater than 0"),

@@ -75,7 +75,13 @@ CASES: dict[str, tuple[nn.Module, object, dict[str, object], type[Exception], st
         ExampleInputError,
         r"don't fit NeedsTwo.forward: missing a required argument: 'y'",
     ),
-    "no tensor": (nn.Sequential(nn.Linear(3, 3)), (), {}, ExampleInputError, r"don't fit|hold no tensor"),
+    "no tensor": (
+        nn.Sequential(nn.Linear(3, 3)),
+        (),
+        {},
+        ExampleInputError,
+        r"hold no tensor with a batch dimension",
+    ),
     "odd inputs": (nn.Sequential(nn.Linear(3, 3)), 3, {}, ExampleInputError, r"example_inputs is a int; give a tensor"),
     "not inferable": (NeedsTwo(), None, {}, ExampleInputError, r"its forward needs \['x', 'y'\]"),
     "nothing fits": (
@@ -216,7 +222,7 @@ def _break_order(program: Program) -> None:
     [
         (_rename_input, r"_-broken: the inputs changed from \('input',\) to \('other',\) \(ran before: find-sites"),
         (_lose_parameter, r"names of the base changed: lost \['0\.bias'\]"),
-        (_call_nothing, r"_0 calls nowhere, which does not exist|nowhere"),
+        (_call_nothing, r"_0 calls nowhere, which does not exist"),
         (_change_shape, r"_1 gave \[2, 6, 6, 7\] before and gives \[2, 252\] now"),
         (_break_order, r"was used before it has been defined|before"),
         (

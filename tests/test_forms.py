@@ -13,6 +13,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "reshape": {"shape": (2, 3, 5)},
     "one_channel": {"shape": (1, 2, 2)},
     "resize": {"shape": (2, 3, 2), "read": "resize"},
+    "resize_updates": {"shape": (2, 3, 2), "read": "resize", "updates": "stages"},
     "updates": {"shape": (2, 2, 3), "updates": "stages"},
     "pooled_gated": {"shape": (2, 2, 3), "updates": "stages", "pool": "batch", "mode": "gated"},
     "state": {"shape": (2, 2, 3), "updates": "stages", "carry": "state"},

@@ -54,6 +54,11 @@ def test_seed_networks(name: str, options: dict[str, object]) -> None:
     check_identity(factory(), torch.randn(shape), **options)
 
 
+def test_vgg16_at_full_width() -> None:
+    torch.manual_seed(0)
+    check_identity(vgg16(), torch.randn(1, 3, 64, 64))
+
+
 def test_pretrained_efficientnet() -> None:
     base = efficientnet_lite0()
     torch.manual_seed(0)

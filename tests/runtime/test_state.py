@@ -167,3 +167,38 @@ def test_a_process_group_weights_by_samples() -> None:
     for worker in workers:
         worker.join(30)
     assert states == {0: [3.0, 3.0], 1: [3.0, 3.0]}
+
+
+def test_two_checkpointed_forwards_before_one_backward_are_refused() -> None:
+    _, aim, x = stateful()
+    aim.train()
+    total = sum(checkpoint(aim, x + i, use_reentrant=False).square().sum() for i in range(2))
+    with pytest.raises(RuntimeError, match="2 forwards under activation checkpointing before one backward pass"):
+        total.backward()
+    aim.reset_memory()
+    checkpoint(aim, x, use_reentrant=False).sum().backward()
+
+
+def test_an_mlp_with_state_written_out_by_hand() -> None:
+    """Three batches through linear -> tanh -> linear, every value computed without the package."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(3, 5, 3, dtype=torch.float64)
+    aim = randomise(aimgraph.transform(base, x[0], shape=(6,), updates=("1",), carry="state", rate=RATE)).train()
+    p = {name: value.detach() for name, value in aim.named_parameters()}
+    source = p["aim.memory.source.value"]
+    state = torch.zeros(6, dtype=torch.float64)
+    for batch in x:
+        rows, written = [], []
+        for sample in batch:
+            m0 = source + state
+            h = p["0.weight"] @ sample + p["0.bias"] + p["aim.memory.reads.0.weight"] @ m0
+            h = torch.tanh(h)
+            u = "aim.memory.updates.0."
+            hidden = torch.sigmoid(p[u + "hidden.0.weight"] @ torch.cat([h, m0]) + p[u + "hidden.0.bias"])
+            m1 = p[u + "head.weight"] @ hidden + p[u + "head.bias"]
+            rows.append(p["2.weight"] @ h + p["2.bias"] + p["aim.memory.reads.2.weight"] @ m1)
+            written.append(m1)
+        assert (aim(batch) - torch.stack(rows)).abs().max() < 1e-12
+        state = (1 - RATE) * state + RATE * (torch.stack(written).mean(0) - source)
+        assert (state_of(aim) - state).abs().max() < 1e-12

@@ -1,0 +1,382 @@
+"""What a trace could silently drop or change: side effects, random draws, contexts, attributes."""
+
+import copy
+import pickle
+import random
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import aimgraph
+from tests.nets import randomise, run
+
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+class Base(nn.Module):
+    """One linear layer and some buffers; subclasses say what happens around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("std", torch.full((4,), 2.0))
+        self.calls = 0
+        self.last: object = None
+
+
+class Counts(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return self.mix(x)
+
+
+class Averages(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        if self.training:
+            self.std.mul_(0.9).add_(0.1 * y.detach().mean(0))
+        return y - self.std
+
+
+class Scales(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x * (1 / self.std)[None, :])
+
+
+class Noise(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) + torch.rand(1) + torch.zeros(4).normal_()
+
+
+class LayerDrop(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and torch.rand([]) < 0.5 else self.mix(x)
+
+
+class PythonLayerDrop(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and random.random() < 0.5 else self.mix(x)
+
+
+class NumpyNoise(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * float(np.random.rand())
+
+
+class NoGrad(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.mix(x)
+        return self.mix(y)
+
+
+class Autocast(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.mix(x)
+        return y.float()
+
+
+class Remembers(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = self.mix(x)
+        return self.last * 2
+
+
+class Checkpoints(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.mix, x, use_reentrant=False)
+
+
+def states(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", [Counts, Averages, Scales, Noise])
+def test_buffers_and_draws_behave_as_in_the_base(kind: type[Base]) -> None:
+    base = kind()
+    aim = aimgraph.transform(base, X, verify="full")
+    for mode in (True, False, True):
+        base.train(mode), aim.train(mode)
+        for seed in range(3):
+            assert torch.equal(run(base, X, seed=seed), run(aim, X, seed=seed))
+    for name, value in base.named_buffers():
+        assert torch.equal(value, aim.get_buffer(name)), name
+    assert aimgraph.verify(kind(), aimgraph.transform(kind(), X)).checks
+    fresh = kind()
+    assert aimgraph.verify(fresh, aimgraph.transform(fresh, X)).ok
+
+
+@pytest.mark.parametrize("kind", [Counts, Averages, Noise, Remembers])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_nothing_of_the_base_changes(kind: type[Base], inplace: bool) -> None:
+    base = kind()
+    before, rng = states(base), (torch.get_rng_state(), random.getstate())
+    aimgraph.plan(base, X)
+    aimgraph.transform(base, X, inplace=inplace)
+    with pytest.raises(aimgraph.PlanError):
+        aimgraph.transform(base, X, inplace=inplace, sites="nope")
+    assert all(torch.equal(value, base.state_dict()[name]) for name, value in before.items())
+    assert torch.equal(torch.get_rng_state(), rng[0])
+    assert random.getstate() == rng[1]
+    assert (base.calls, base.last) == (0, None)
+
+
+def test_arithmetic_on_buffers_follows_a_loaded_checkpoint_and_a_move() -> None:
+    base, other = Scales(), Scales()
+    other.std.fill_(5.0)
+    aim = aimgraph.transform(base, X)
+    aim.load_state_dict(other.state_dict(), strict=False)
+    assert torch.equal(aim(X), other(X))
+    assert aim.bfloat16()(X.bfloat16()).dtype == torch.bfloat16
+    assert vars(aimgraph.strip(aim)).keys() == vars(base).keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (LayerDrop, "symbolically traced variables cannot be used as inputs to control flow"),
+        (PythonLayerDrop, r"its forward draws from random, whose numbers would become constants"),
+        (NumpyNoise, r"its forward draws from numpy\.random"),
+        (NoGrad, r"an operation stands inside torch\.no_grad\(\).*(.|\n)*test_faithful\.py:\d+ in forward"),
+        (Autocast, r"or torch\.autocast\(\), which a graph does not keep"),
+    ],
+)
+def test_what_no_graph_can_keep_is_refused(kind: type[Base], message: str) -> None:
+    base = kind()
+    rng = (torch.get_rng_state(), random.getstate(), str(np.random.get_state(legacy=False)))
+    with pytest.raises(aimgraph.TraceError, match=message):
+        aimgraph.transform(base, X)
+    assert torch.equal(torch.get_rng_state(), rng[0])
+    assert random.getstate() == rng[1]
+    assert str(np.random.get_state(legacy=False)) == rng[2]
+    assert torch.is_grad_enabled()
+
+
+def test_attributes_set_in_a_forward_are_noted_and_leak_nothing() -> None:
+    aim = aimgraph.transform(Remembers(), X)
+    notes = [note for note in aimgraph.plan(aim).notes if "the forward sets" in note]
+    assert [note.split()[3].strip(",") for note in notes] == ["calls", "last"]
+    assert (aim.calls, aim.last) == (0, None)
+    assert torch.equal(pickle.loads(pickle.dumps(aim))(X), aim(X))
+
+
+def test_checkpointing_is_noted() -> None:
+    base = Checkpoints()
+    aim = aimgraph.transform(base, X)
+    assert any("activation checkpointing inside the forward is not kept" in note for note in aimgraph.plan(aim).notes)
+    assert torch.equal(aim(X), base(X))
+
+
+class _Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.mix(x), 0.5, self.training)
+
+
+class _Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.back, self.plain, self.head = _Part(), nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.plain(self.back(x)))
+
+
+def test_a_part_in_another_mode_is_refused_where_it_matters() -> None:
+    base = _Parts()
+    aim = aimgraph.transform(base, X).train()
+    aim.back.eval()
+    with pytest.raises(aimgraph.TraceError, match=r"back is in eval mode and the model in train mode.*freeze_base"):
+        aim(X)
+    aim.back.train()
+    aim.plain.eval()  # does not look at its mode
+    assert torch.equal(run(aim, X), run(base.train(), X))
+    aimgraph.freeze_base(aim).train()
+    assert torch.equal(aim(X), base.eval()(X))
+    assert torch.equal(copy.deepcopy(aim)(X), aim(X))
+    with aimgraph.disable_memory(aim):
+        assert torch.equal(aim(X), base(X))
+
+
+@dataclass
+class _Output(OrderedDict):  # type: ignore[type-arg]
+    """A result that is a dictionary and has fields, as some libraries return."""
+
+    logits: object = None
+    hidden: object = None
+
+    def __post_init__(self) -> None:
+        self["logits"], self["hidden"] = self.logits, self.hidden
+
+    def __getattr__(self, name: str) -> object:
+        return self[name]
+
+
+@pytest.mark.parametrize("kind", [OrderedDict, _Output, dict])
+def test_kinds_of_output(kind: type) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> object:
+            y = self.mix(x)
+            if kind is _Output:
+                return _Output(logits=y, hidden=x)
+            return kind([("logits", y), ("hidden", x)])
+
+    base = Net()
+    output = aimgraph.transform(base, X)(X)
+    assert type(output) is kind
+    assert list(output) == ["logits", "hidden"]
+    assert torch.equal(output["logits"], base(X)["logits"])
+
+
+def test_flags_given_as_examples_are_constants() -> None:
+    class Net(Base):
+        def forward(self, x: Tensor, mask: Tensor | None, flag: bool = True, scale: float = 1.0) -> Tensor:
+            y = self.mix(x) * scale
+            y = y if mask is None else y * mask
+            return y if flag else -y
+
+    base = Net()
+    aim = aimgraph.transform(base, ((X, None), {"flag": False, "scale": 2.0}))
+    assert torch.equal(aim(X, None, flag=False, scale=3.0), base(X, None, flag=False, scale=3.0))
+    with pytest.raises(AssertionError, match="flag has been specialized"):
+        aim(X, None, flag=True, scale=2.0)
+
+
+class _Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        return self.mix(x) + position
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_an_input_whose_first_size_only_looks_like_the_batch(batch: int) -> None:
+    base, x, position = _Positions(), torch.randn(batch, 5, 4), torch.randn(5, 4)
+    aim = aimgraph.transform(base, (x, position))
+    plan = aimgraph.plan(aim)
+    assert plan.inputs == ((batch, 5, 4), (5, 4))
+    assert plan.memories[0].reads[0].grid == (5,)
+    assert torch.equal(aim(torch.cat([x, x]), position), base(torch.cat([x, x]), position))
+    assert aimgraph.verify(base, aim).ok
+
+
+def test_memories_with_the_same_seed_differ() -> None:
+    configs = [aimgraph.AimConfig(name=name, shape=(6,), init="default") for name in ("u", "v")]
+    aim = aimgraph.transform(nn.Sequential(nn.Linear(4, 4)), X, config=configs)
+    assert not torch.equal(aim.get_parameter("aim.u.source.value"), aim.get_parameter("aim.v.source.value"))
+    assert not torch.equal(aim.get_parameter("aim.u.reads.0.weight"), aim.get_parameter("aim.v.reads.0.weight"))
+
+
+def test_a_layer_with_a_forward_hook_is_left_alone() -> None:
+    base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    base[0].register_forward_hook(lambda _m, _i, out: torch.sigmoid(out))
+    aim = randomise(aimgraph.transform(base, X))
+    assert {s.path: s.reason for s in aimgraph.plan(aim).skipped} == {
+        "0": "it has a forward hook, which may change its output: register it on the result instead"
+    }
+    aim(X).sum().backward()
+    with aimgraph.disable_memory(aim):
+        assert torch.equal(aim(X), base(X))
+
+
+def test_a_forward_hook_registered_later_may_change_the_output() -> None:
+    base = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Conv1d(4, 2, 1))
+    x = torch.randn(2, 4, 5)
+    aim = randomise(aimgraph.transform(base, x))
+    aim.get_submodule("0").register_forward_hook(lambda _m, _i, out: torch.sigmoid(out))
+    aim(x).sum().backward()
+
+
+@pytest.mark.parametrize("lowering", ["split", "concat"])
+def test_a_module_under_two_names(lowering: str) -> None:
+    def build() -> nn.Module:
+        block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+        return nn.Sequential(block, block, nn.Conv2d(3, 2, 1))
+
+    torch.manual_seed(0)
+    base, other, x = build(), build(), torch.randn(2, 3, 6, 5)
+    aim = aimgraph.transform(base, x, lowering=lowering, shape=(4, 4, 2))
+    result = aim.load_state_dict(other.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert all(key.startswith("aim.") for key in result.missing_keys)
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, aim.state_dict()[key]), key
+    assert torch.allclose(aim(x), other(x), atol=1e-6)
+    twin = aimgraph.transform(base, x, lowering="split", shape=(4, 4, 2))
+    twin.load_state_dict(randomise(aim).state_dict())
+    assert torch.allclose(twin(x), aim(x), atol=1e-5)
+    bare = aimgraph.strip(aim)
+    assert bare[0] is bare[1]
+    assert torch.equal(bare(x), other(x))
+
+
+def test_names_that_the_emitted_module_needs_are_refused() -> None:
+    for name in ("recompile", "_graph", "_record", "shape_env", "_deepcopy_hooks"):
+        base = nn.Sequential(nn.Linear(4, 4))
+        setattr(base, name, 1)
+        with pytest.raises(aimgraph.PlanError, match=rf"members named \['{name}'\]"):
+            aimgraph.transform(base, X)
+
+
+def test_what_is_lost_is_listed() -> None:
+    class Net(Base):
+        @property
+        def width(self) -> int:
+            return 4
+
+        def reset_memory(self) -> None: ...
+
+        def __len__(self) -> int:
+            return 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x)
+
+    (note,) = [n for n in aimgraph.plan(aimgraph.transform(Net(), X)).notes if "lost" in n]
+    assert note == "methods of Net that are lost: __len__, reset_memory, width"
+
+
+def test_models_that_can_not_be_copied() -> None:
+    import threading
+
+    base = nn.Sequential(nn.Linear(4, 4))
+    base.lock = threading.Lock()
+    with pytest.raises(aimgraph.PlanError, match=r"Sequential can't be copied by copy\.deepcopy: cannot pickle"):
+        aimgraph.transform(base, X)
+
+
+def test_a_single_layer_needs_a_path() -> None:
+    with pytest.raises(aimgraph.PlanError, match=r"the model is a single Linear: wrap it, torch\.nn\.Sequential"):
+        aimgraph.transform(nn.Linear(4, 4), X)
+
+
+def test_an_update_that_only_batch_free_layers_follow_is_dropped() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.position = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.mix(x))
+            return y + self.position(self.mix.bias[None])
+
+    memory = aimgraph.plan(Net(), X, updates=("mix",), shape=(3,)).memories[0]
+    assert not memory.updates
+    assert [item.path for item in memory.dropped] == ["mix"]
