@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
+from torch.fx.node import map_aggregate
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,12 @@ def dump_graph(graph: fx.Graph) -> list[NodeData]:
     """The nodes of `graph` in order, as data that pickles."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, fx.Node):
-            return NodeRef(value.name)
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(plain, value))
-        if isinstance(value, tuple):
-            return tuple(map(plain, value))
-        if isinstance(value, list):
-            return list(map(plain, value))
-        if isinstance(value, slice):
-            return slice(plain(value.start), plain(value.stop), plain(value.step))
-        return value
+        return NodeRef(value.name) if isinstance(value, fx.Node) else value
 
-    return [NodeData(n.op, _target_data(n.target), plain(n.args), plain(n.kwargs), n.name) for n in graph.nodes]
+    return [
+        NodeData(n.op, _target_data(n.target), map_aggregate(n.args, plain), map_aggregate(n.kwargs, plain), n.name)
+        for n in graph.nodes
+    ]
 
 
 def load_graph(data: list[NodeData]) -> fx.Graph:
@@ -68,24 +60,11 @@ def load_graph(data: list[NodeData]) -> fx.Graph:
     nodes: dict[str, fx.Node] = {}
 
     def live(value: Any) -> Any:
-        if isinstance(value, NodeRef):
-            return nodes[value.name]
-        if isinstance(value, dict):
-            return {key: live(item) for key, item in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(live, value))
-        if isinstance(value, tuple):
-            return tuple(map(live, value))
-        if isinstance(value, list):
-            return list(map(live, value))
-        if isinstance(value, slice):
-            return slice(live(value.start), live(value.stop), live(value.step))
-        return value
+        return nodes[value.name] if isinstance(value, NodeRef) else value
 
     for item in data:
-        nodes[item.name] = graph.create_node(
-            item.op, _target(item.target), live(item.args), live(item.kwargs), item.name
-        )
+        args, kwargs = map_aggregate(item.args, live), map_aggregate(item.kwargs, live)
+        nodes[item.name] = graph.create_node(item.op, _target(item.target), args, kwargs, item.name)
     return graph
 
 

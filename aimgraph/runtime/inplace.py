@@ -9,73 +9,22 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-
-def iadd(a: Any, b: Any) -> Any:
-    """``a += b``."""
-    return operator.iadd(a, b)
+NAMES = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
+"""Names of the operators: ``iadd`` is ``a += b``."""
 
 
-def isub(a: Any, b: Any) -> Any:
-    """``a -= b``."""
-    return operator.isub(a, b)
+def _function(name: str) -> Callable[[Any, Any], Any]:
+    operation = getattr(operator, name)
+
+    def apply(a: Any, b: Any) -> Any:
+        return operation(a, b)
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = operation.__doc__
+    return apply
 
 
-def imul(a: Any, b: Any) -> Any:
-    """``a *= b``."""
-    return operator.imul(a, b)
+INPLACE = tuple(map(_function, NAMES))
+"""One function per operator, a member of this module under its name."""
 
-
-def itruediv(a: Any, b: Any) -> Any:
-    """``a /= b``."""
-    return operator.itruediv(a, b)
-
-
-def ifloordiv(a: Any, b: Any) -> Any:
-    """``a //= b``."""
-    return operator.ifloordiv(a, b)
-
-
-def imod(a: Any, b: Any) -> Any:
-    """``a %= b``."""
-    return operator.imod(a, b)
-
-
-def ipow(a: Any, b: Any) -> Any:
-    """``a **= b``."""
-    return operator.ipow(a, b)
-
-
-def imatmul(a: Any, b: Any) -> Any:
-    """``a @= b``."""
-    return operator.imatmul(a, b)
-
-
-def iand(a: Any, b: Any) -> Any:
-    """``a &= b``."""
-    return operator.iand(a, b)
-
-
-def ior(a: Any, b: Any) -> Any:
-    """``a |= b``."""
-    return operator.ior(a, b)
-
-
-def ixor(a: Any, b: Any) -> Any:
-    """``a ^= b``."""
-    return operator.ixor(a, b)
-
-
-INPLACE: tuple[Callable[[Any, Any], Any], ...] = (
-    iadd,
-    isub,
-    imul,
-    itruediv,
-    ifloordiv,
-    imod,
-    ipow,
-    imatmul,
-    iand,
-    ior,
-    ixor,
-)
-"""Every one of them, by the name of its magic method."""
+globals().update(zip(NAMES, INPLACE, strict=True))
