@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
@@ -46,13 +46,13 @@ class FakeRun:
 
     Args:
         root: Owner of the modules and attributes that the graph names.
-        inputs: One value per placeholder, in order; tensors become fake.
+        inputs: Argument of the root's forward -> value; tensors become fake.
     """
 
-    def __init__(self, root: nn.Module, inputs: list[Any]) -> None:
+    def __init__(self, root: nn.Module, inputs: dict[str, Any]) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.root = root
-        self.inputs = iter(fake_inputs(inputs, self.mode))
+        self.inputs: dict[str, Any] = fake_inputs(inputs, self.mode)
         self.values: dict[fx.Node, Any] = {}
         self.writes: list[tuple[fx.Node, fx.Node]] = []
         self._copies: dict[int, Any] = {}
@@ -89,7 +89,7 @@ class FakeRun:
         target: Any = node.target
         match node.op:
             case "placeholder":
-                return next(self.inputs)
+                return self.inputs[argument_name(target, self.inputs)]
             case "get_attr":
                 return self._fake(_attribute(self.root, target))
             case "call_module":
@@ -110,6 +110,12 @@ class FakeRun:
                     self._memo[id(tensor)] = self.mode.from_tensor(tensor)
             self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
         return self._copies[id(thing)]
+
+
+def argument_name(placeholder: str, arguments: Iterable[str]) -> str:
+    """The argument that a placeholder stands for: torch.fx marks ``*args`` and numbers constants."""
+    name = placeholder.lstrip("*")
+    return name if name in arguments else name.rpartition("_")[0]
 
 
 def _tensors(thing: Any) -> list[Tensor]:

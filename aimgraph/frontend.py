@@ -1,7 +1,6 @@
 """From a base to a program: copy, trace, and derive the shapes of every node at two batch sizes."""
 
 import copy
-import inspect
 from collections.abc import Iterator
 from itertools import chain, count
 from typing import Any
@@ -18,7 +17,7 @@ from aimgraph.fakes import FakeRun, quiet
 from aimgraph.layers import classify_layers, is_layer
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, SHAPES, Program, Signature
-from aimgraph.tracing import trace
+from aimgraph.tracing import Arguments, bound_arguments, trace
 
 RESERVED = (
     *(
@@ -44,8 +43,6 @@ _REFUSED: dict[type[nn.Module], str] = {
     fx.GraphModule: "the model is a torch.fx.GraphModule itself ({}): transform the module that it was traced from",
 }
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, ...], *, share: bool) -> Program:
     """Copy and trace `base`.
@@ -63,7 +60,7 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     """
     check_base(base)
     root = clone(base, share=share)
-    traced = trace(root, classify_layers(root), *inputs)
+    traced = trace(root, classify_layers(root), with_batch(inputs, batch_size(inputs), example_batch(inputs)))
     graphs = traced.graphs
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     inputs, runs = canonical_inputs(root, graphs, inputs)
@@ -188,7 +185,7 @@ def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Argument
     for name, graph in graphs.items():
         runs = []
         for other in (batch, batch + 1):
-            run = FakeRun(root, bind(root, graph, with_batch(inputs, size, other)))
+            run = FakeRun(root, bound_arguments(root, with_batch(inputs, size, other)))
             try:
                 with quiet():
                     run.run(graph)
@@ -247,21 +244,6 @@ def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:
 
     args, kwargs = tree_map(resize, inputs)
     return args, kwargs
-
-
-def bind(root: nn.Module, graph: fx.Graph, inputs: Arguments) -> list[Any]:
-    """One value per placeholder of `graph`, defaults included.
-
-    Raises:
-        ExampleInputError: The inputs don't fit the forward's signature.
-    """
-    args, kwargs = inputs
-    try:
-        bound = inspect.signature(root.forward).bind(*args, **kwargs)
-    except TypeError as error:
-        raise ExampleInputError(f"the example inputs don't fit {type(root).__name__}.forward: {error}") from error
-    bound.apply_defaults()
-    return [bound.arguments[name.lstrip("*")] for name in _placeholders(graph)]
 
 
 def _placeholders(graph: fx.Graph) -> tuple[str, ...]:

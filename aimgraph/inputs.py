@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.fakes import fake_copy, quiet
-from aimgraph.frontend import Arguments, batch_size
+from aimgraph.frontend import batch_size
 from aimgraph.layers import is_layer
+from aimgraph.tracing import Arguments
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from aimgraph.errors import TraceError
-from aimgraph.frontend import Arguments
 from aimgraph.graph_data import dump_graph, load_graph
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.state import StateCarry
+from aimgraph.tracing import Arguments
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 _GRAPH_STATE = (

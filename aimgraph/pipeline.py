@@ -10,7 +10,6 @@ from torch import Tensor, fx
 
 from aimgraph.errors import AimgraphError, PassError
 from aimgraph.fakes import FakeRun
-from aimgraph.frontend import bind
 from aimgraph.passes import (
     FindSites,
     InsertMemory,
@@ -23,6 +22,7 @@ from aimgraph.passes import (
 )
 from aimgraph.passes.graph_tools import nodes_differ
 from aimgraph.program import AIM, SHAPES, HistoryEntry, Pass, Program
+from aimgraph.tracing import bound_arguments
 
 Verify = Literal["touched", "full"]
 Watch = Callable[[Pass, Program], None]
@@ -125,7 +125,7 @@ class Verifier:
             self._check_targets(program, graph)
             run = program.runs[name]
             if self.full:
-                run = FakeRun(program.root, bind(program.root, graph, program.signature.example))
+                run = FakeRun(program.root, bound_arguments(program.root, program.signature.example))
                 run.run(graph)
             else:
                 run.rerun(graph, touched)

@@ -1,12 +1,13 @@
 """From a module to graphs: one for train and one for eval mode, or a single one where they agree."""
 
 import inspect
+import operator
 import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,16 +15,67 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from aimgraph.errors import TraceError
+from aimgraph.errors import ExampleInputError, TraceError
+from aimgraph.fakes import FakeRun, quiet
 from aimgraph.layers import LayerKind
 from aimgraph.runtime.inplace import INPLACE
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""
 
 
 class LayerProxy(fx.Proxy):
-    """A proxy on which ``x += y`` and its like are recorded as what they are: in place."""
+    """A proxy that knows what its node gives on the example inputs.
+
+    Sizes stay symbolic in the graph, while ``bool``, ``len``, ``int``, iteration and membership answer
+    from that value; for the value of a tensor they refuse, because it only exists at run time. On it,
+    ``x += y`` and its like are recorded as what they are: in place.
+    """
+
+    tracer: "LayerTracer"
+
+    def __getattr__(self, name: str) -> "LayerAttribute":  # type: ignore[override]
+        return LayerAttribute(self, name)
+
+    def __len__(self) -> int:
+        return len(self.tracer.value_of(self, "len()"))
+
+    def __int__(self) -> int:
+        return int(self.tracer.value_of(self, "int()"))
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.value_of(self, "an index"))
+
+    def __float__(self) -> float:
+        return float(self.tracer.value_of(self, "float()"))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.tracer.value_of(self, "in")
+
+
+class LayerAttribute(LayerProxy):
+    """An attribute of a proxy; its node is made when it is used, because most are method calls."""
+
+    def __init__(self, root: fx.Proxy, attr: str) -> None:
+        self.root, self.attr = root, attr
+        self.tracer = root.tracer  # type: ignore[assignment]
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        """The node that gets the attribute."""
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """A method call."""
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
 def _record_inplace(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -45,14 +97,18 @@ class LayerTracer(fx.Tracer):
 
     Args:
         kinds: The kind of each convolution and linear layer.
+        run: Derives what each node gives on the example inputs.
     """
 
     record_stack_traces = True
     proxy_buffer_attributes = True  # a buffer is read when the graph runs, not when it is traced
 
-    def __init__(self, kinds: dict[nn.Module, LayerKind]) -> None:
+    def __init__(self, kinds: dict[nn.Module, LayerKind], run: FakeRun) -> None:
         super().__init__()
         self.kinds = kinds
+        self.run = run
+        self.aside = False
+        self.unknown: dict[fx.Node, Exception] = {}
         self.context = _context()
         self.checkpoints = False
 
@@ -69,6 +125,48 @@ class LayerTracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for what `node` gives."""
         return LayerProxy(node, self)
+
+    def value_of(self, proxy: fx.Proxy, use: str) -> Any:
+        """What `proxy` gives on the example inputs, if that is not the value of a tensor.
+
+        Raises:
+            TraceError: It is one, or could not be derived.
+        """
+        known = self.run.values
+        value = known.get(proxy.node)
+        if proxy.node not in known or (isinstance(value, Tensor) and use != "len()"):
+            why = self.unknown.get(proxy.node, "a tensor's value only exists at run time")
+            raise TraceError(f"the forward needs {use} of {proxy.node.name}: {why}")
+        return value
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The truth of a size, a flag or the like."""
+        return bool(self.value_of(obj, "the truth"))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The items of a shape, a tuple or a tensor, each a proxy."""
+        items: Any = obj
+        return iter([items[i] for i in range(len(self.value_of(obj, "len()")))])
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A parameter or buffer as a proxy."""
+        if self.aside:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """Record one operation and derive what it gives; an operation that fails there stays without a value."""
+        proxy = super().create_proxy(*args, **kwargs)
+        if not self.aside:
+            self.aside = True
+            try:
+                with quiet():
+                    self.run.values[proxy.node] = self.run.run_node(proxy.node)
+            except Exception as error:  # whatever the base's own code raises; told where the value is needed
+                self.unknown[proxy.node] = error
+            finally:
+                self.aside = False
+        return proxy
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record one operation.
@@ -95,6 +193,8 @@ class LayerTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a call of `m` and note on the resulting node whose output it is."""
+        if self.aside:
+            return forward(*args, **kwargs)
         result = super().call_module(m, forward, args, kwargs)
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
@@ -115,6 +215,8 @@ class _RecordFactories(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if self.tracer.aside:
+            return result
         given = tree_leaves((args, kwargs))
         if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy | torch.Generator) for leaf in given):
             return result
@@ -136,7 +238,7 @@ class Traced:
     notes: tuple[str, ...]
 
 
-def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> Traced:
     """Trace `root` in train and in eval mode.
 
     Flags, attributes and all random states are as before afterwards, whatever the forward does.
@@ -144,15 +246,17 @@ def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], args: tuple[Any, .
     Args:
         root: The module.
         kinds: The kind of each of its convolutions and linear layers.
-        args: Example positional inputs; arguments of `forward` that neither they nor `kwargs`
-            give keep their defaults as constants, and so do None, flags and strings that they give.
-        kwargs: Example keyword inputs.
+        inputs: Example inputs. Sizes derived from them decide control flow; arguments of
+            `forward` that they leave at their defaults become constants, and so do None, flags
+            and strings that they give.
 
     Raises:
+        ExampleInputError: The inputs don't fit the forward's signature.
         TraceError: `forward` depends on values that only exist at run time, draws from Python's or
             numpy's random numbers, or changes the grad mode or autocast.
     """
-    constants = _constants(root, args, kwargs)
+    arguments = bound_arguments(root, inputs)
+    constants = _constants(root, inputs, arguments)
     flags = {module: module.training for module in root.modules()}
     graphs: dict[str, fx.Graph] = {}
     notes: list[str] = []
@@ -161,7 +265,8 @@ def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], args: tuple[Any, .
         for mode in ("train", "eval"):
             root.train(mode == "train")
             with _kept_attributes(root, notes), _unused_randomness(root), _watched_modes(moded):
-                graphs[mode] = _trace_once(root, kinds, constants, notes)
+                run = FakeRun(root, arguments)
+                graphs[mode] = _trace_once(root, kinds, constants, notes, run)
     finally:
         for module, flag in flags.items():
             module.training = flag
@@ -172,9 +277,9 @@ def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], args: tuple[Any, .
 
 
 def _trace_once(
-    root: nn.Module, kinds: dict[nn.Module, LayerKind], constants: dict[str, Any], notes: list[str]
+    root: nn.Module, kinds: dict[nn.Module, LayerKind], constants: dict[str, Any], notes: list[str], run: FakeRun
 ) -> fx.Graph:
-    tracer = LayerTracer(kinds)
+    tracer = LayerTracer(kinds, run)
     try:
         with _RecordFactories(tracer):
             graph = tracer.trace(root, concrete_args=constants or None)
@@ -196,6 +301,21 @@ def _trace_once(
             if node.target.startswith(f"{name}_") and node.target[len(name) + 1 :].isdigit():
                 node.target = name  # torch.fx renames constant arguments; keywords must go on working
     return graph
+
+
+def bound_arguments(root: nn.Module, inputs: Arguments) -> dict[str, Any]:
+    """Argument of the root's forward -> value, defaults included.
+
+    Raises:
+        ExampleInputError: The inputs don't fit the forward's signature.
+    """
+    args, kwargs = inputs
+    try:
+        bound = inspect.signature(root.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ExampleInputError(f"the example inputs don't fit {type(root).__name__}.forward: {error}") from error
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 @contextmanager
@@ -267,16 +387,16 @@ def _where(error: BaseException) -> str:
     return where
 
 
-def _constants(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _constants(root: nn.Module, inputs: Arguments, arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `forward` left at their defaults, and None, flags and strings that are given."""
+    args, kwargs = inputs
     parameters = inspect.signature(root.forward).parameters
     named = [name for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    given = dict(zip(named, args, strict=False)) | {name: value for name, value in kwargs.items() if name in named}
-    fixed = {name: value for name, value in given.items() if value is None or isinstance(value, bool | str)}
-    return fixed | {
-        name: parameters[name].default
+    given = {*named[: len(args)], *kwargs}
+    return {
+        name: arguments[name]
         for name in named
-        if name not in given and parameters[name].default is not inspect.Parameter.empty
+        if name not in given or arguments[name] is None or isinstance(arguments[name], bool | str)
     }
 
 

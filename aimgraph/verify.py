@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import PlanError
-from aimgraph.frontend import Arguments
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.surgery import disable_memory, strip
+from aimgraph.tracing import Arguments
 
 BATCH_SIZES = (2, 3)
 """Batch sizes at which outputs are compared."""

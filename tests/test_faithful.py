@@ -142,7 +142,7 @@ def test_arithmetic_on_buffers_follows_a_loaded_checkpoint_and_a_move() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (LayerDrop, "symbolically traced variables cannot be used as inputs to control flow"),
+        (LayerDrop, r"the forward needs the truth of lt: a tensor's value only exists at run time"),
         (PythonLayerDrop, r"its forward draws from random, whose numbers would become constants"),
         (NumpyNoise, r"its forward draws from numpy\.random"),
         (NoGrad, r"an operation stands inside torch\.no_grad\(\).*(.|\n)*test_faithful\.py:\d+ in forward"),
@@ -380,3 +380,63 @@ def test_an_update_that_only_batch_free_layers_follow_is_dropped() -> None:
     memory = aimgraph.plan(Net(), X, updates=("mix",), shape=(3,)).memories[0]
     assert not memory.updates
     assert [item.path for item in memory.dropped] == ["mix"]
+
+
+class ShapeFlow(Base):
+    """Control flow over shapes, in every way that Python asks for a value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, c = x.shape
+        if x.dim() == 3 and c % 2 == 0 and len(x.shape) == 3 and t in (5, 6):
+            x = x.reshape(b, -1, int(c))
+        assert x.shape[-1] == 4, "four channels"
+        parts = [self.mix(part) for part in x.unbind(1)]
+        for i in range(t - 1):
+            parts[i] = parts[i] + float(c) * i
+        x = torch.stack(parts, 1)
+        x[:, 0] = 0
+        x[:, :, : c // 2] *= 2
+        pair = x.chunk(2, dim=-1)
+        return torch.cat([*pair], -1) + torch.arange(t)[None, :, None] / max(t, 1)
+
+
+def test_control_flow_over_shapes() -> None:
+    base, x = ShapeFlow(), torch.randn(2, 5, 4)
+    aim = aimgraph.transform(base, x, verify="full")
+    for batch in (1, 2, 7):
+        sample = torch.randn(batch, 5, 4)
+        assert torch.equal(aim(sample), base(sample))
+    plan = aimgraph.plan(aim)
+    assert [(read.site, len(read.calls)) for read in plan.memories[0].reads] == [("mix", 5)]
+    one, other = run(base.train(), x), run(aim.train(), x)
+    one.sum().backward(), other.sum().backward()  # type: ignore[attr-defined]
+    assert torch.equal(base.mix.weight.grad, aim.get_parameter("mix.weight").grad)
+
+
+def test_a_size_that_no_example_batch_fits_is_an_error() -> None:
+    class Fixed(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x).reshape(int(x.shape[0]), 2, 2)
+
+    with pytest.raises(aimgraph.ExampleInputError, match=r"does not run on inputs .* at batch size 4"):
+        aimgraph.transform(Fixed(), X)
+
+
+def test_tracing_runs_nothing_real() -> None:
+    """What a node gives is derived on fake copies: no module of the base is called, no buffer moves."""
+    seen = []
+
+    class Leaf(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(type(x).__name__)
+            return self.norm(x)
+
+    base = nn.Sequential(nn.Linear(4, 4), Leaf()).train()
+    before = states(base)
+    aimgraph.transform(base, X)
+    assert set(seen) == {"FakeTensor"}
+    assert all(torch.equal(value, base.state_dict()[name]) for name, value in before.items())

@@ -12,7 +12,7 @@ from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Stan
 
 
 def graphs_of(root: nn.Module, x: Tensor) -> dict[str, object]:
-    return trace(root, classify_layers(root), (x,), {}).graphs
+    return trace(root, classify_layers(root), ((x,), {})).graphs
 
 
 def test_one_graph_where_the_modes_agree() -> None:
@@ -64,10 +64,10 @@ def test_in_place_operators(function: object) -> None:
             return change(x, y)  # type: ignore[operator]
 
     root = Net()
-    graph = trace(root, classify_layers(root), (), {}).graphs["both"]
     integer = name in ("iand", "ior", "ixor")
     make = lambda: torch.tensor([[6, 3], [5, 2]]) if integer else torch.tensor([[6.0, 3.0], [5.0, 2.0]])  # noqa: E731
     y = make() // 2 + 1
+    graph = trace(root, classify_layers(root), ((make(), y), {})).graphs["both"]
     expected, seen = root(make(), y), torch.fx.GraphModule(root, graph)(make(), y)
     assert all(torch.equal(a, b) for a, b in zip(expected, seen, strict=True))
     if name != "imatmul":
