@@ -223,6 +223,29 @@ class _RecordFactories(TorchFunctionMode):
         return self.tracer.create_proxy("call_function", func, args, kwargs)
 
 
+@contextmanager
+def _sizes_may_be_proxies(tracer: LayerTracer) -> Iterator[None]:
+    """Let ``torch.ones(h, w)`` take proxies: torch looks for them in tuples of sizes only."""
+    names = ("empty", "ones", "rand", "randn", "zeros")
+    originals = {name: getattr(torch, name) for name in names}
+
+    def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(size, fx.Proxy) for size in args):
+                return tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    try:
+        for name, function in originals.items():
+            setattr(torch, name, recording(function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch, name, function)
+
+
 @dataclass(frozen=True)
 class Traced:
     """What tracing a module gives.
@@ -281,7 +304,7 @@ def _trace_once(
 ) -> fx.Graph:
     tracer = LayerTracer(kinds, run)
     try:
-        with _RecordFactories(tracer):
+        with _RecordFactories(tracer), _sizes_may_be_proxies(tracer):
             graph = tracer.trace(root, concrete_args=constants or None)
     except Exception as error:
         advice = (

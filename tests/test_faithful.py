@@ -397,7 +397,8 @@ class ShapeFlow(Base):
         x[:, 0] = 0
         x[:, :, : c // 2] *= 2
         pair = x.chunk(2, dim=-1)
-        return torch.cat([*pair], -1) + torch.arange(t)[None, :, None] / max(t, 1)
+        table = torch.ones(t, c) + torch.zeros((t, 1)) + torch.full((1, c), 2.0)
+        return torch.cat([*pair], -1) + torch.arange(t)[None, :, None] / max(t, 1) + table
 
 
 def test_control_flow_over_shapes() -> None:
