@@ -56,6 +56,7 @@ class FakeRun:
         self.values: dict[fx.Node, Any] = {}
         self.writes: list[tuple[fx.Node, fx.Node]] = []
         self._copies: dict[int, Any] = {}
+        self._adopted = False
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []  # keeps the identities above from being used again
 
@@ -64,6 +65,11 @@ class FakeRun:
         for node in graph.nodes:
             if node not in self.values:
                 self.values[node] = self.run_node(node)
+
+    def adopt(self, copy: nn.Module) -> None:
+        """Call the modules of `copy`, which is a fake copy of the root in this run's mode, instead of making others."""
+        self.root = copy
+        self._adopted = True
 
     def rerun(self, graph: fx.Graph, touched: set[fx.Node]) -> None:
         """Run the `touched` nodes of `graph` again, on fresh copies of the modules they call."""
@@ -102,6 +108,8 @@ class FakeRun:
 
     def _fake(self, thing: Any) -> Any:
         """The fake copy of a module or tensor; one per object, so shared ones stay shared."""
+        if self._adopted:
+            return thing
         if id(thing) not in self._copies:
             self._alive.append(thing)
             for tensor in _tensors(thing):

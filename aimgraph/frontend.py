@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import ExampleInputError, PlanError
+from aimgraph.faithful import check_faithful
 from aimgraph.fakes import FakeRun, quiet
 from aimgraph.layers import classify_layers, is_layer
 from aimgraph.plan import Plan
@@ -64,6 +65,7 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     graphs = traced.graphs
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     inputs, runs = canonical_inputs(root, graphs, inputs)
+    check_faithful(root, graphs, inputs)
     signature = Signature(
         model=type(base).__name__,
         placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
@@ -98,6 +100,8 @@ def check_base(base: nn.Module) -> None:
         raise PlanError(
             f"the model is a single {kind}: wrap it, torch.nn.Sequential(model), so that the layer has a path"
         )
+    if "forward" in vars(base):
+        raise PlanError(f"forward of this {kind} was replaced on the instance: define it in a class, e.g. a subclass")
     held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
     if AIM in held:
         raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")

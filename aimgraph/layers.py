@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.fakes import fake_copy, quiet
-from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, torch_kind
+from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, stored_weight, torch_kind
 
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.conv1d,
@@ -101,7 +101,7 @@ def _watch(layer: AffineLayer) -> LayerKind:
 
 
 def _probe_input(layer: AffineLayer) -> Tensor:
-    weight = layer.weight
+    weight = stored_weight(layer)
     if isinstance(layer, nn.Linear):
         return torch.empty(2, layer.in_features, dtype=weight.dtype, device=weight.device)
     reach = max(d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))

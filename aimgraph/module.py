@@ -1,6 +1,7 @@
 """The emitted module: a `torch.fx.GraphModule` with the base inside and its memory under ``aim``."""
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -160,9 +161,7 @@ class AimModule(fx.GraphModule):
     def _attributes(self) -> dict[str, Any]:
         """Everything that is not derived from the graphs."""
         state = {key: value for key, value in self.__dict__.items() if key not in _GRAPH_STATE}
-        for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
-            state[name] = type(state[name])()  # made anew by __init__
-        return state
+        return state | _hooks_of_the_base(state)
 
     def __getattr__(self, name: str) -> Any:
         """Members, and constants of the base's class."""
@@ -196,6 +195,15 @@ class AimModule(fx.GraphModule):
         return self.__reduce_ex__(2)
 
 
+def _hooks_of_the_base(state: dict[str, Any]) -> dict[str, Any]:
+    """State-dict hooks without the two that an `AimModule` registers for itself."""
+    kept = {}
+    for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
+        ours = (_split_widened, _join_widened)
+        kept[name] = OrderedDict((k, h) for k, h in state[name].items() if getattr(h, "hook", h) not in ours)
+    return kept
+
+
 def base_parts(aim: AimModule) -> dict[str, Any]:
     """The ``__dict__`` of the base inside `aim`, around the same modules and tensors.
 
@@ -206,8 +214,7 @@ def base_parts(aim: AimModule) -> dict[str, Any]:
     parts = {key: value for key, value in aim.__dict__.items() if key in keep or key.endswith("_hooks")}
     for name in _GRAPH_STATE:
         parts.pop(name, None)
-    for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
-        parts[name] = type(parts[name])()
+    parts |= _hooks_of_the_base(parts)
     parts["_modules"] = {name: module for name, module in aim._modules.items() if name != AIM}
     return parts
 

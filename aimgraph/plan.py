@@ -17,7 +17,8 @@ class SiteCall:
         shape: Shape of the input at the example batch size.
         grid: S.
         batch_axis: Dimension that carries the batch; None for an input without one.
-        batch_ratio: r where that dimension is r * B; 0 where the input does not depend on B.
+        batch_ratio: r where that dimension is r * B; 0 where the input does not depend on B, -1 where
+            it does in another way.
         channel_axis: Dimension that carries the channels.
     """
 

@@ -1,9 +1,11 @@
 """From a module to graphs: one for train and one for eval mode, or a single one where they agree."""
 
+import copy
 import inspect
 import operator
 import random
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -344,21 +346,51 @@ def bound_arguments(root: nn.Module, inputs: Arguments) -> dict[str, Any]:
 @contextmanager
 def _kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
     """Put back plain attributes that a forward sets: they hold proxies now. torch.fx's own constants stay."""
-    before = {module: dict(vars(module)) for module in root.modules()}
+    before = {
+        module: {key: (value, _content(value)) for key, value in vars(module).items()} for module in root.modules()
+    }
     try:
         yield
     finally:
         for path, module in root.named_modules():
             old, now = before.get(module, {}), vars(module)
-            changed = [key for key, value in now.items() if key != "training" and old.get(key, now) is not value]
-            for key in changed:
-                if key.startswith("_tensor_constant") or key in ("_parameters", "_buffers", "_modules"):
+            for key in [key for key, value in now.items() if key not in old or _changed(value, *old[key])]:
+                if key.startswith("_tensor_constant") or key in ("training", "_parameters", "_buffers", "_modules"):
                     continue
                 notes.append(f"the forward sets {'.'.join(filter(None, (path, key)))}, which the graph does not keep")
                 if key in old:
-                    now[key] = old[key]
+                    now[key] = _restored(*old[key])
                 else:
                     del now[key]
+
+
+_CONTAINERS = (list, dict, set, deque)
+
+
+def _content(value: Any) -> Any:
+    """What a container holds, to be put back; None for anything else."""
+    return copy.copy(value) if isinstance(value, _CONTAINERS) else None
+
+
+def _changed(now: Any, old: Any, content: Any) -> bool:
+    if now is not old:
+        return True
+    if content is None:
+        return False
+    pairs = zip(_items(now), _items(content), strict=False)
+    return len(now) != len(content) or any(a is not b for a, b in pairs)
+
+
+def _items(container: Any) -> list[Any]:
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
+
+
+def _restored(value: Any, content: Any) -> Any:
+    """The container itself, holding what it held."""
+    if content is not None:
+        value.clear()
+        (value.extend if isinstance(value, list | deque) else value.update)(content)
+    return value
 
 
 @contextmanager
@@ -369,15 +401,20 @@ def _unused_randomness(root: nn.Module) -> Iterator[None]:
         numpy = sys.modules["numpy"]
         modules.append(("numpy.random", lambda: numpy.random.get_state(legacy=False), numpy.random.set_state))
     before = [get() for _, get, _ in modules]
-    with torch.random.fork_rng(devices=[]):
-        yield
-    for (name, get, put), state in zip(modules, before, strict=True):
-        if str(get()) != str(state):
-            put(state)
-            raise TraceError(
-                f"{type(root).__name__} can't be traced: its forward draws from {name}, whose numbers would become "
-                "constants; use torch.rand, or move that code into a submodule without conv or linear layers"
-            )
+    drawn = ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for (name, get, put), state in zip(modules, before, strict=True):
+            if str(get()) != str(state):
+                put(state)
+                drawn = name
+    if drawn:
+        raise TraceError(
+            f"{type(root).__name__} can't be traced: its forward draws from {drawn}, whose numbers would become "
+            "constants; use torch.rand, or move that code into a submodule without conv or linear layers"
+        )
 
 
 @contextmanager

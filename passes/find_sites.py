@@ -49,14 +49,14 @@ class FindSites(BasePass):
                 else:
                     skipped.append(Skipped(paths[module], kinds[module].name, call))
         partly = {item.path for item in skipped}
-        shared = _shared_weights(kinds)
+        elsewhere = _used_elsewhere(program, kinds)
         sites = tuple(
             _site(
                 path,
                 module,
                 tuple(calls[path]),
                 kinds[module].raw,
-                _split_only(kinds[module], path in partly, module in shared),
+                _split_only(kinds[module], path in partly, elsewhere.get(module, "")),
             )
             for module, path in paths.items()
             if path in calls
@@ -99,24 +99,41 @@ def _site_call(graph: str, node: fx.Node, layer: nn.Module, batch: int) -> SiteC
     if len(varying) > 1 or any(axis not in outer for axis in varying):
         return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
     batch_axis = varying[0] if varying else (0 if rank and channel_axis else None)
-    ratio = shape[batch_axis] // batch if varying and batch_axis is not None else 0
+    ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
     grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
     if 0 in grid:
         return f"its input {list(shape)} is empty"
     return SiteCall(graph, node.name, tuple(shape), grid, batch_axis, ratio, channel_axis)
 
 
-def _split_only(kind: LayerKind, partly: bool, shared: bool) -> str:
+def _ratio(size: int, other: int, batch: int) -> int:
+    """R where a dimension is r * B at both batch sizes; -1 where it depends on B in another way."""
+    ratio = size // batch
+    return ratio if (size, other) == (ratio * batch, ratio * (batch + 1)) else -1
+
+
+def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:
+    """Why the layer's weight can't be widened; empty if it can."""
     if kind.raw:
         return "its weight is transformed before use, so it can't be widened"
     if partly:
         return "another call of this layer can't read, so its weight can't be widened"
-    return "its weight belongs to another module, too, so it can't be widened" if shared else ""
+    return elsewhere
 
 
-def _shared_weights(kinds: dict[nn.Module, LayerKind]) -> set[nn.Module]:
-    owners = Counter(id(module._parameters.get("weight")) for module in kinds if "weight" in module._parameters)
-    return {module for module in kinds if owners[id(module._parameters.get("weight"))] > 1}
+def _used_elsewhere(program: Program, kinds: dict[nn.Module, LayerKind]) -> dict[nn.Module, str]:
+    """Layers whose weight something else needs as it is: another module, or the forward itself."""
+    owners = Counter(id(p) for m in program.root.modules() for p in m._parameters.values() if p is not None)
+    fetched = {str(node.target) for graph in program.graphs.values() for node in graph.find_nodes(op="get_attr")}
+    found = {
+        m: "its weight belongs to another module, too, so it can't be widened"
+        for m in kinds
+        if owners[id(m._parameters.get("weight"))] > 1
+    }
+    for path, module in program.root.named_modules(remove_duplicate=False):
+        if module in kinds and f"{path}.weight" in fetched:
+            found.setdefault(module, "other code uses its weight, too, so it can't be widened")
+    return found
 
 
 def _why_not(program: Program, path: str, kind: LayerKind) -> str:

@@ -28,7 +28,7 @@ from aimgraph.config import AimConfig
 from aimgraph.passes.graph_tools import add_terms, argument, insert_call, insert_module, with_argument
 from aimgraph.plan import MemoryPlan, Read, ReadCall
 from aimgraph.program import ADDED, AIM, READ, WIDENED, BasePass, PassResult, Program, Stage, nodes_by_name
-from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer
+from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, stored_weight
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
@@ -78,7 +78,7 @@ def first_weight(root: nn.Module, memory: MemoryPlan) -> Tensor:
     """The weight of the memory's first site: what is added follows its device and dtype."""
     site = root.get_submodule(memory.reads[0].site)
     assert isinstance(site, AffineLayer)
-    return site.weight
+    return stored_weight(site)
 
 
 def _source(config: AimConfig, memory: MemoryPlan) -> nn.Module:

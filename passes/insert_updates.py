@@ -15,6 +15,7 @@ Declines: memories without updates.
 from dataclasses import dataclass
 
 import networkx as nx
+import torch
 from torch import fx
 
 from aimgraph.errors import PassError
@@ -96,7 +97,11 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
                 _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views)
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
-            insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1])
+            samples: list[fx.Node] = []
+            if memory.config.pool == "batch":
+                last = memory.updates[-1].spot
+                samples = [insert_call(graph, torch.Tensor.size, nodes[last.nodes[name]], last.batch_axis)]
+            insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1], *samples)
 
 
 def _with_terms(features: fx.Node) -> fx.Node:

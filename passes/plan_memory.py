@@ -163,7 +163,8 @@ class _ValueOf:
             note = "its input does not depend on the batch: reads the initial value"
             return ReadCall(call.graph, call.node, spec, 0, note=note)
         if value and self.per_sample and call.batch_ratio != 1:
-            note = f"its batch is {call.batch_ratio} x the model's: reads the batch mean"
+            size = f"{call.batch_ratio} x the model's" if call.batch_ratio > 0 else "not the model's"
+            note = f"its batch is {size}: reads the batch mean"
             return ReadCall(call.graph, call.node, spec, value, mean=True, note=note)
         return ReadCall(call.graph, call.node, spec, value)
 

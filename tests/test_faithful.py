@@ -441,3 +441,189 @@ def test_tracing_runs_nothing_real() -> None:
     aimgraph.transform(base, X)
     assert set(seen) == {"FakeTensor"}
     assert all(torch.equal(value, base.state_dict()[name]) for name, value in before.items())
+
+
+class _KindOfInput(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor):
+            x = x * 2
+        return self.mix(x)
+
+
+class _KeyOfInput(Base):
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        y = self.mix(x["x"])
+        return y * 2 if x.get("scale") is not None else y
+
+
+class _ListInput(Base):
+    def forward(self, x: list[Tensor]) -> Tensor:
+        if isinstance(x, (list, tuple)):
+            x = [part * 2 for part in x]
+        return self.mix(x[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [(_KindOfInput, (X,)), (_KeyOfInput, ({"x": X},)), (_ListInput, ([X, X],))],
+)
+def test_a_branch_that_a_stand_in_answers_wrongly_is_refused(kind: type[Base], inputs: tuple[object, ...]) -> None:
+    base = kind()
+    base(*inputs)
+    with pytest.raises(aimgraph.TraceError, match=r"does not do what its forward does: operation \d is .*aten"):
+        aimgraph.transform(base, inputs)
+
+
+def test_a_forward_replaced_on_the_instance_is_refused() -> None:
+    base = nn.Sequential(nn.Linear(4, 4))
+    base.forward = lambda x: x * 2
+    with pytest.raises(aimgraph.PlanError, match=r"forward of this Sequential was replaced on the instance"):
+        aimgraph.transform(base, X)
+
+
+class _Collects(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.named = [1], {"old": 2}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        self.features.append(y)
+        self.named["y"] = y
+        return y
+
+
+def test_containers_that_a_forward_changes_are_put_back() -> None:
+    base = _Collects()
+    aim = aimgraph.transform(base, X)
+    assert (aim.features, aim.named) == ([1], {"old": 2})
+    assert (base.features, base.named) == ([1], {"old": 2})
+    assert [n for n in aimgraph.plan(aim).notes if "sets features" in n or "sets named" in n]
+    pickle.dumps(aim)
+
+
+class _TiedEmbedding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.head(torch.relu(self.mix(self.table(index))))
+
+
+class _UsedWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.head(self.mix(x)), self.mix.weight.t()) + self.mix.weight.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "x", "site", "reason"),
+    [
+        (_TiedEmbedding, torch.zeros(2, 5, dtype=torch.long), "head", "its weight belongs to another module, too"),
+        (_UsedWeight, X, "mix", "other code uses its weight, too"),
+    ],
+)
+def test_weights_that_something_else_needs_are_not_widened(kind: type, x: Tensor, site: str, reason: str) -> None:
+    base = kind()
+    aim = aimgraph.transform(base, x, lowering="concat")
+    reads = {read.site: (read.lowering, read.note) for read in aimgraph.plan(aim).memories[0].reads}
+    assert reads.pop(site) == ("split", f"{reason}, so it can't be widened")
+    assert {form for form, _ in reads.values()} == {"concat"}
+    assert torch.allclose(aim(x), base(x), atol=1e-6)
+    bare = aimgraph.strip(aim)
+    assert sum(p.numel() for p in bare.parameters()) == sum(p.numel() for p in base.parameters())
+
+
+def test_spectral_norm_is_not_disturbed() -> None:
+    base = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 3)).train()
+    before = states(base)
+    for inplace in (False, True):
+        aim = aimgraph.transform(base, X, inplace=inplace)
+        assert all(torch.equal(value, aim.state_dict()[name]) for name, value in before.items())
+    aim = aimgraph.transform(base, X)
+    for mode in (True, False):
+        assert torch.equal(aim.train(mode)(X), base.train(mode)(X))
+
+
+def test_children_of_a_layer_stay_out_of_the_memory() -> None:
+    class WithChild(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.extra = nn.Linear(4, 4)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = WithChild()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a.extra(self.a(x))
+
+    aim = aimgraph.transform(Net(), X, sites=("a",), shape=(3,))
+    assert [k for k in aim.state_dict() if k.startswith("aim.")] == [
+        "aim.memory.source.value",
+        "aim.memory.reads.a.weight",
+    ]
+
+
+class _Renames(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_rename_old)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x)
+
+
+def test_state_dict_hooks_of_the_base_are_kept() -> None:
+    base = _Renames()
+    old = {key.replace("mix", "old"): value for key, value in base.state_dict().items()}
+    for lowering in ("split", "concat"):
+        aim = aimgraph.transform(base, X, lowering=lowering)
+        for module in (aim, copy.deepcopy(aim), pickle.loads(pickle.dumps(aim)), aimgraph.strip(aim)):
+            result = module.load_state_dict(old, strict=False)
+            assert not result.unexpected_keys
+            assert all(key.startswith("aim.") for key in result.missing_keys)
+        assert len(copy.deepcopy(copy.deepcopy(aim))._state_dict_hooks) == len(aim._state_dict_hooks)
+
+
+def _rename_old(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for key in [key for key in state if "old" in key]:
+        state[key.replace("old", "mix")] = state.pop(key)
+
+
+class _OneMore(nn.Module):
+    """The batch of the second layer is the model's plus one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.extra = nn.Linear(4, 4), nn.Linear(4, 3), nn.Parameter(torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.cat([torch.relu(self.a(x)), self.extra], 0))
+
+
+def test_a_batch_that_is_no_multiple_reads_the_batch_mean() -> None:
+    base = _OneMore()
+    aim = aimgraph.transform(base, X, updates=("a",), shape=(3,), verify="full")
+    call = aimgraph.plan(aim).memories[0].reads[1].calls[0]
+    assert (call.value, call.mean, call.note) == (1, True, "its batch is not the model's: reads the batch mean")
+    assert torch.equal(aim(X), base(X))
+    assert randomise(aim)(X).shape == (4, 3)
+
+
+def test_random_states_are_put_back_after_a_failure() -> None:
+    class Net(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            random.random()
+            return self.mix(x) if x.sum() > 0 else x
+
+    before = random.getstate()
+    with pytest.raises(aimgraph.TraceError, match="a tensor's value only exists at run time"):
+        aimgraph.transform(Net(), X)
+    assert random.getstate() == before

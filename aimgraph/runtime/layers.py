@@ -48,6 +48,15 @@ def read_weight_shape(layer: AffineLayer, channels: int) -> tuple[int, ...]:
     return (*outer, *layer.kernel_size)
 
 
+def stored_weight(layer: AffineLayer) -> Tensor:
+    """The tensor that `layer` keeps its weight in, for its dtype and device.
+
+    Asking a parametrised layer for its weight computes it, and may change buffers on the way.
+    """
+    weight = layer._parameters.get("weight")
+    return weight if weight is not None else next(layer.parameters())
+
+
 def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw: bool = False) -> AffineLayer:
     """The same layer over `channels` other channels: one group, no bias, no hooks, `weight`.
 
@@ -61,7 +70,8 @@ def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw:
     for name, value in layer.__dict__.items():
         if isinstance(value, OrderedDict) and "hooks" in name:
             clone.__dict__[name] = OrderedDict()
-    clone.__dict__["_modules"] = {} if raw else dict(layer._modules)
+    helpers = {name: child for name, child in layer._modules.items() if child is not None and not _holds_tensors(child)}
+    clone.__dict__["_modules"] = {} if raw else helpers
     clone.__dict__["_buffers"] = {}
     clone.__dict__["_parameters"] = {"weight": weight, "bias": None}
     if isinstance(clone, nn.Linear):
@@ -81,19 +91,33 @@ def read_layer(layer: AffineLayer, channels: int, init: str, *, raw: bool = Fals
             widened weight that falls on the memory channels.
         raw: Whether the layer transforms its own weight; Wm is used as it is.
     """
-    weight = layer.weight.new_zeros(read_weight_shape(layer, channels))
+    like = stored_weight(layer)
+    weight = like.new_zeros(read_weight_shape(layer, channels))
     if init == "default":
-        weight = _default_weight(layer, channels)
-    return clone_layer(layer, nn.Parameter(weight.detach().to(layer.weight.device)), channels, raw=raw)
+        weight = _default_weight(layer, channels).to(like)
+    return clone_layer(layer, nn.Parameter(weight.detach()), channels, raw=raw)
+
+
+def _holds_tensors(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
 def _default_weight(layer: AffineLayer, channels: int) -> Tensor:
-    base = torch.zeros(layer.weight.shape)
+    base = torch.zeros(_weight_shape(layer))
     read = torch.zeros(read_weight_shape(layer, channels))
     wide = widen_weight(layer, base, [read])
     fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[0 if is_transposed(layer) else 1], raw=True)
     fresh.reset_parameters()
-    return narrow_weight(layer, fresh.weight.detach(), [channels])[1][0].to(layer.weight.dtype)
+    return narrow_weight(layer, fresh.weight.detach(), [channels])[1][0]
+
+
+def _weight_shape(layer: AffineLayer) -> tuple[int, ...]:
+    """Shape of Wx."""
+    if isinstance(layer, nn.Linear):
+        return (layer.out_features, layer.in_features)
+    outer, inner = layer.out_channels, layer.in_channels
+    shape = (inner, outer // layer.groups) if is_transposed(layer) else (outer, inner // layer.groups)
+    return (*shape, *layer.kernel_size)
 
 
 def widen_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor]) -> Tensor:

@@ -1,5 +1,8 @@
 """A memory that reaches the next batch by itself: the carried state."""
 
+from typing import Any
+from weakref import WeakSet
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -30,52 +33,92 @@ class StateCarry(nn.Module):
         self.process_group: dist.ProcessGroup | None = None
         self.state: Tensor
         self.register_buffer("state", torch.zeros(size))
-        self._read_state: Tensor | None = None
-        self._checkpointed = 0
+        self._forget_reads()
 
-    def forward(self, source: Tensor, last: Tensor | None = None) -> Tensor | None:
-        """Read ([1, N] -> [1, N]) or, given the last value [B, N], write."""
+    def forward(self, source: Tensor, last: Tensor | None = None, samples: int | None = None) -> Tensor | None:
+        """Read or write.
+
+        Args:
+            source: [1, N].
+            last: The last value, [B, N] or [1, N]; without it, this is a read.
+            samples: B, where `last` is a mean over the batch.
+
+        Returns:
+            Source + state, [1, N], for a read; None for a write.
+        """
         if last is None:
             return self._read(source)
         if self._writes():
-            self._write(source.detach(), last.detach())
+            self._write(source.detach(), last.detach(), samples)
         return None
 
     def reset(self) -> None:
         """Forget everything carried."""
         with torch.no_grad():
             self.state.zero_()
-        self._read_state = None
-        self._checkpointed = 0
+        self._forget_reads()
+
+    def _forget_reads(self) -> None:
+        self._read_state: Tensor | None = None
+        self._pending: WeakSet[_Pending] = WeakSet()  # forwards whose backward pass is still to come
+        self._blind = 0  # the same, where no gradient tells: reentrant checkpointing runs forwards without
 
     def _read(self, source: Tensor) -> Tensor:
         if _recomputing() and self._read_state is not None:
-            if self._checkpointed > 1:
+            waiting, self._blind = max(len(self._pending), self._blind), 0
+            if waiting > 1:
                 raise RuntimeError(
-                    f"{self._checkpointed} forwards under activation checkpointing before one backward pass: the state "
+                    f"{waiting} forwards before one backward pass, under activation checkpointing: the carried state "
                     "that the first of them read is gone; call backward after each, or checkpoint smaller parts"
                 )
-            self._checkpointed = 0
             return source + self._read_state
+        value = source + self.state
         if self._writes() and not torch.compiler.is_compiling():
             # A checkpointed forward is run again in the backward pass, after the write.
             self._read_state = self.state.clone()
-            self._checkpointed += _checkpointing()
-        return source + self.state
+            if value.requires_grad:
+                pending = _Pending(self._pending)
+                value.register_hook(pending.done)
+            else:
+                self._blind += 1
+        return value
 
     def _writes(self) -> bool:
         if torch.compiler.is_exporting() or torch.jit._trace.is_tracing() or _recomputing():
             return False
         return self.training or self.write_in_eval
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_read_state", "_pending", "_blind")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._forget_reads()
+
     @torch.no_grad()
-    def _write(self, source: Tensor, last: Tensor) -> None:
-        mean = last.mean(0)
+    def _write(self, source: Tensor, last: Tensor, samples: int | None) -> None:
+        total, count = last.sum(0), last.shape[0]
+        if samples is not None:
+            total, count = last[0] * samples, samples
         if self.process_group is not None:
-            sums = torch.cat([last.sum(0).float(), torch.full((1,), last.shape[0], device=last.device)])
+            exact = torch.promote_types(last.dtype, torch.float32)
+            sums = torch.cat([total.to(exact), torch.full((1,), count, device=last.device, dtype=exact)])
             dist.all_reduce(sums, group=self.process_group)
-            mean = sums[:-1] / sums[-1]
-        self.state.lerp_((mean - source[0]).to(self.state.dtype), self.rate)
+            total, count = sums[:-1], int(sums[-1])
+        if count:
+            self.state.lerp_((total / count - source[0]).to(self.state.dtype), self.rate)
+
+
+class _Pending:
+    """A forward whose backward pass is still to come; gone when its graph is, or when its gradient came."""
+
+    def __init__(self, others: "WeakSet[_Pending]") -> None:
+        self.others = others
+        others.add(self)
+
+    def done(self, _: Tensor) -> None:
+        """The gradient of this forward's memory has arrived."""
+        self.others.discard(self)
 
 
 def _recomputing() -> bool:
@@ -83,8 +126,3 @@ def _recomputing() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _checkpointing() -> bool:
-    """Whether this forward will run again: non-reentrant checkpointing replaces saved tensors by hooks."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

@@ -99,7 +99,7 @@ class SampleNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, *S] -> [B, C, *S]."""
-        if self.training and x.shape[0] * math.prod(x.shape[2:]) == 1:
+        if self.training and x.shape[0] * math.prod(x.shape[2:]) <= 1:
             norm = self.norm
             return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return torch.as_tensor(self.norm(x))

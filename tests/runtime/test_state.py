@@ -169,14 +169,49 @@ def test_a_process_group_weights_by_samples() -> None:
     assert states == {0: [3.0, 3.0], 1: [3.0, 3.0]}
 
 
-def test_two_checkpointed_forwards_before_one_backward_are_refused() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_two_checkpointed_forwards_before_one_backward_are_refused(reentrant: bool) -> None:
     _, aim, x = stateful()
     aim.train()
-    total = sum(checkpoint(aim, x + i, use_reentrant=False).square().sum() for i in range(2))
-    with pytest.raises(RuntimeError, match="2 forwards under activation checkpointing before one backward pass"):
+
+    def forward(sample: torch.Tensor) -> torch.Tensor:
+        return checkpoint(aim, sample.requires_grad_(), use_reentrant=reentrant).square().sum()
+
+    total = sum(forward(x + i) for i in range(2))
+    with pytest.raises(RuntimeError, match="2 forwards before one backward pass, under activation checkpointing"):
         total.backward()
-    aim.reset_memory()
-    checkpoint(aim, x, use_reentrant=False).sum().backward()
+    del total
+    forward(x.clone()).backward()  # and then it goes on
+
+
+def test_a_forward_whose_loss_is_thrown_away_does_not_count() -> None:
+    _, aim, x = stateful()
+    aim.train()
+    for _ in range(3):
+        checkpoint(aim, x, use_reentrant=False)
+        with torch.autograd.graph.save_on_cpu():
+            aim(x).sum().backward()
+        checkpoint(aim, x, use_reentrant=False).sum().backward()
+
+
+def test_an_empty_batch_writes_nothing() -> None:
+    _, aim, x = stateful()
+    aim.train()(x)
+    before = copy.deepcopy(aim.state_dict())
+    assert aim(x[:0]).shape == (0, 4)
+    for name, value in aim.state_dict().items():
+        if name.startswith("aim.") and "num_batches" not in name:
+            assert torch.equal(value, before[name]), name
+
+
+def test_a_pooled_memory_is_weighted_by_its_samples() -> None:
+    seen = []
+    _, aim, x = stateful(pool="batch")
+    carry = aim.get_submodule("aim.memory.carry")
+    write = carry._write
+    carry._write = lambda source, last, samples: (seen.append((last.shape[0], samples)), write(source, last, samples))
+    aim.train()(torch.cat([x, x, x]))
+    assert seen == [(1, 3 * x.shape[0])]
 
 
 def test_an_mlp_with_state_written_out_by_hand() -> None:
