@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import _WrappedHook
 
 from aimgraph.errors import TraceError
 from aimgraph.graph_data import dump_graph, load_graph
@@ -113,8 +114,9 @@ class AimModule(fx.GraphModule):
 
     def __init__(self, root: nn.Module | dict[str, Any], record: Record) -> None:
         super().__init__(nn.Module(), fx.Graph(), class_name=record.base_class.__name__)
-        attributes = root if isinstance(root, dict) else vars(root)
+        attributes = root if isinstance(root, dict) else vars(root) | _hooks_of_the_base(vars(root))
         self.__dict__.update(attributes)
+        rebind_hooks(self)
         self._record = record
         self.register_state_dict_post_hook(_split_widened)
         self.register_load_state_dict_pre_hook(_join_widened)
@@ -196,12 +198,26 @@ class AimModule(fx.GraphModule):
 
 
 def _hooks_of_the_base(state: dict[str, Any]) -> dict[str, Any]:
-    """State-dict hooks without the two that an `AimModule` registers for itself."""
-    kept = {}
-    for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
-        ours = (_split_widened, _join_widened)
-        kept[name] = OrderedDict((k, h) for k, h in state[name].items() if getattr(h, "hook", h) not in ours)
-    return kept
+    """State-dict hooks without the two that an `AimModule` registers for itself, apart from any module.
+
+    torch wraps a load hook together with a reference to its module; see `rebind_hooks`.
+    """
+    ours = (_split_widened, _join_widened)
+    saved: dict[int, Any] = state["_state_dict_hooks"]
+    loaded: dict[int, Any] = state["_load_state_dict_pre_hooks"]
+    return {
+        "_state_dict_hooks": OrderedDict((key, hook) for key, hook in saved.items() if hook not in ours),
+        "_load_state_dict_pre_hooks": OrderedDict(
+            (key, (wrapped.hook, wrapped.with_module)) for key, wrapped in loaded.items() if wrapped.hook not in ours
+        ),
+    }
+
+
+def rebind_hooks(module: nn.Module) -> None:
+    """Wrap the load hooks that `_hooks_of_the_base` took apart for `module`."""
+    hooks: dict[int, Any] = module._load_state_dict_pre_hooks
+    for key, (hook, with_module) in list(hooks.items()):
+        hooks[key] = _WrappedHook(hook, module if with_module else None)
 
 
 def base_parts(aim: AimModule) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from aimgraph.errors import ConfigError, PlanError
-from aimgraph.module import AimModule, base_parts, narrow
+from aimgraph.module import AimModule, base_parts, narrow, rebind_hooks
 from aimgraph.program import AIM
 from aimgraph.runtime.layers import AffineLayer
 
@@ -27,6 +27,7 @@ def strip(aim: nn.Module) -> nn.Module:
     base = record.base_class.__new__(record.base_class)
     base.__dict__.update(base_parts(module))
     base = copy.deepcopy(base)
+    rebind_hooks(base)
     for site in record.widened:
         layer = base.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
