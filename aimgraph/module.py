@@ -1,6 +1,7 @@
 """The emitted module: a `torch.fx.GraphModule` with the base inside and its memory under ``aim``."""
 
 import copy
+import functools
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -293,6 +294,7 @@ def _join_widened(
 def _mode_checked(forward: Any) -> Any:
     """A forward that refuses to run the train graph for a part of the base in eval mode, or vice versa."""
 
+    @functools.wraps(forward)  # torch.export goes by the signature
     def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
         record = self._record
         train = self.training and not record.frozen
@@ -312,6 +314,7 @@ def _mode_checked(forward: Any) -> Any:
 def _without_widening(forward: Any) -> Any:
     """A forward of the base's graph that sees the widened layers with their own weights."""
 
+    @functools.wraps(forward)
     def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
         weights: dict[str, Tensor] = {}
         for site in self._record.widened:

@@ -30,6 +30,7 @@ NAMES = [
     "tokens",
     "channels_last",
     "residual",
+    "functional_dropout",
     "same_padding_class",
 ]
 
@@ -138,3 +139,15 @@ def test_the_bases_own_limit_is_named(tmp_path: Path) -> None:
     with pytest.raises(aimgraph.ExportError, match="can't export the base alone either"):
         aimgraph.export_onnx(aim, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["functional_dropout", "grouped"])
+def test_a_disabled_memory_exports_the_base(name: str, tmp_path: Path) -> None:
+    """In concat form the widened layers are called with their own part of the weight."""
+    base, x = build(name)
+    aim = randomise(aimgraph.transform(base, x, lowering="concat")).eval()
+    with aimgraph.disable_memory(aim):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.as_tensor(got), base.eval()(x), atol=1e-5)

@@ -334,3 +334,15 @@ def test_a_callable_choice_of_sites_does_not_stop_pickling() -> None:
     base, x = build("residual")
     aim = aimgraph.transform(base, x, sites=lambda path, module: path in ("down", "stem.0"))
     assert aimgraph.plan(pickle.loads(pickle.dumps(aim))).memories[0].config.sites == ("stem.0", "down")
+
+
+@pytest.mark.parametrize("name", ["functional_dropout", "residual", "grouped"])
+def test_the_signature_is_the_bases(name: str) -> None:
+    import inspect
+
+    base, x = build(name)
+    aim = aimgraph.transform(base, x, lowering="concat")
+    parameters = list(inspect.signature(base.forward).parameters)
+    assert list(inspect.signature(aim.forward).parameters) == parameters
+    with aimgraph.disable_memory(aim):
+        assert list(inspect.signature(aim.forward).parameters) == parameters

@@ -74,7 +74,8 @@ def export_onnx(
     place: an existing file survives every failure.
 
     Args:
-        aim: A transformed module, or any module torch can export. Its mode is kept.
+        aim: A transformed module, or any module torch can export. Its mode is kept. With its memory
+            disabled, what is exported is the base.
         path: Where to write; beside it ``<path>.data`` if the weights exceed 2 GB.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
         opset: ONNX opset; the exporter's own default if left out.
@@ -88,8 +89,10 @@ def export_onnx(
     """
     path = Path(path)
     _require_onnx()
-    _refuse_lost_writes(aim)
     inputs = _inputs(aim, example_inputs)
+    if isinstance(aim, AimModule) and not aim._record.enabled:
+        aim = strip(aim)  # a disabled memory leaves the base
+    _refuse_lost_writes(aim)
     if optimize is None:
         optimize = not (isinstance(aim, AimModule) and aim._record.widened)
     device = next((t.device for t in aim.parameters()), torch.device("cpu"))
