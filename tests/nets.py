@@ -214,13 +214,6 @@ class Activated(nn.Conv2d):
         return torch.relu(super().forward(x))
 
 
-def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
-    """A factory for layers in sequence, built anew at every call."""
-    import copy
-
-    return lambda: copy.deepcopy(nn.Sequential(*layers))
-
-
 def _convs(kind: type[nn.Module], **options: object) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(kind(4, 6, 3, **options), nn.Tanh(), kind(6, 4, 3, **options))  # type: ignore[call-arg]
 

@@ -21,6 +21,7 @@ from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, Example
 from aimgraph.export.onnx import export_onnx
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.module import AimModule
+from aimgraph.plan import Plan
 from aimgraph.program import HistoryEntry, Pass, Program
 from aimgraph.report import print_plan
 from aimgraph.verify import Report, verify
@@ -51,10 +52,7 @@ def cli() -> None:
 def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show what a transform of MODEL would do, and change nothing."""
     with _steps() as step:
-        step(f"loading {model}")
-        base = load_model(model)
-        step("planning")
-        plan = aimgraph.plan(base, example_inputs(inputs), config=configs(options))
+        plan = _planned(model, inputs, options, step)
     if as_json:
         _print_json(plan.to_dict())
     else:
@@ -146,10 +144,7 @@ def export_command(
 def draw_command(model: str, inputs: tuple[str, ...], as_json: bool, path: str, **options: Any) -> None:
     """Draw a plan: which layers of MODEL read, how much, and which value of the memory."""
     with _steps() as step:
-        step(f"loading {model}")
-        base = load_model(model)
-        step("planning")
-        plan = aimgraph.plan(base, example_inputs(inputs), config=configs(options))
+        plan = _planned(model, inputs, options, step)
         step("drawing")
         written = draw(plan, path)
     if as_json:
@@ -176,6 +171,13 @@ def _exit_code(error: AimgraphError) -> int:
     if isinstance(error, ConfigError | ExampleInputError | CheckpointError):
         return EXIT_USAGE
     return EXIT_EXPORT if isinstance(error, ExportError) else EXIT_MODEL
+
+
+def _planned(model: str, inputs: tuple[str, ...], options: dict[str, Any], step: Callable[[str], None]) -> Plan:
+    step(f"loading {model}")
+    base = load_model(model)
+    step("planning")
+    return aimgraph.plan(base, example_inputs(inputs), config=configs(options))
 
 
 def _transformed(

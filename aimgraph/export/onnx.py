@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.errors import ExportError
-from aimgraph.frontend import batch_size, with_batch
+from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.surgery import strip
@@ -218,7 +218,7 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
         raise ExportError(f"onnxruntime can't load the exported graph: {error}") from error
     worst, relative = 0.0, 0.0
     for batch in BATCH_SIZES:
-        sample = random_inputs(with_batch(inputs, batch_size(inputs), _EXPORTED_AT), batch, seed=batch, device=device)
+        sample = random_inputs(inputs, batch, seed=batch, device=device)
         with torch.no_grad():
             expected = [leaf for leaf in tree_leaves(aim(*sample[0], **sample[1])) if isinstance(leaf, Tensor)]
         feeds = [leaf.cpu().numpy() for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
