@@ -5,6 +5,7 @@ whether a dictionary has a key. The operations that really reach the tensors tel
 """
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +14,66 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.calls import CallNames, Calls, WatchCalls, plain_attention
 from aimgraph.errors import TraceError
 from aimgraph.fakes import FakeRun, fake_copy, fake_inputs, quiet
-from aimgraph.tracing import Arguments, bound_arguments
+from aimgraph.layers import LayerKind
+from aimgraph.tracing import Arguments, bound_arguments, kept_randomness
 
 Operation = tuple[str, tuple[tuple[int, ...], ...]]
 
 
-def check_faithful(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments) -> None:
-    """Compare each graph with the forward of `root`, in train and in eval mode.
+@dataclass(frozen=True)
+class Observed:
+    """What one forward of the untouched base does.
+
+    Attributes:
+        operations: On inputs, parameters, buffers and what comes from them, in order.
+        calls: Of convolution and linear functions.
+        error: Why the forward does not run on fake tensors, if it doesn't; there is nothing else then.
+    """
+
+    operations: list[Operation]
+    calls: Calls
+    error: Exception | None = None
+
+
+def observe(root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> dict[str, Observed]:
+    """Watch a forward of `root` in train and in eval mode, on fake tensors.
+
+    Args:
+        root: The module; copies of it run.
+        kinds: The kind of each of its convolutions and linear layers.
+        inputs: Example inputs.
+    """
+    return {mode: _observe_once(root, kinds, mode, inputs) for mode in ("train", "eval")}
+
+
+def _observe_once(root: nn.Module, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments) -> Observed:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    copy = fake_copy(root, fake).train(mode == "train")
+    paths = dict(root.named_modules())
+    ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
+    args, kwargs = fake_inputs(inputs, fake)
+    watch, recorder = WatchCalls(CallNames(copy, ours)), _Recorder(copy, (args, kwargs))
+    try:
+        with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
+            copy.forward(*args, **kwargs)
+    except Exception as error:  # any code may stand in a forward; told where the answer is needed
+        return Observed([], Calls(), error)
+    return Observed(recorder.operations, watch.calls)
+
+
+def check_faithful(
+    root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments, observed: dict[str, Observed]
+) -> None:
+    """Compare each graph with what the forward of `root` did, in train and in eval mode.
 
     Args:
         root: The module that was traced; copies of it run.
         graphs: ``both``, or ``train`` and ``eval``.
-        inputs: Example inputs.
+        inputs: The inputs that it was observed with.
+        observed: Mode -> what the forward did.
 
     Raises:
         TraceError: They apply different operations to the inputs, parameters and buffers.
@@ -34,7 +81,12 @@ def check_faithful(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Argumen
     for mode in ("train", "eval"):
         graph = graphs.get(mode, graphs.get("both"))
         assert graph is not None
-        forward = _forward_operations(root, mode, inputs)
+        if (error := observed[mode].error) is not None:
+            raise TraceError(
+                f"the {mode} forward of {type(root).__name__} does not run on fake tensors, so its graph can't be "
+                f"compared with it: {error}"
+            ) from error
+        forward = observed[mode].operations
         traced = _graph_operations(root, graph, mode, inputs)
         for number, (one, other) in enumerate(itertools.zip_longest(forward, traced)):
             if one != other:
@@ -44,16 +96,6 @@ def check_faithful(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Argumen
                     "content of an input (isinstance, dict.get) is decided on a stand-in while tracing: take it "
                     "out of the forward, or move it into a submodule without conv or linear layers"
                 )
-
-
-def _forward_operations(root: nn.Module, mode: str, inputs: Arguments) -> list[Operation]:
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    copy = fake_copy(root, fake).train(mode == "train")
-    args, kwargs = fake_inputs(inputs, fake)
-    with quiet(), fake, torch.no_grad(), _Recorder(copy, (args, kwargs)) as recorder:
-        copy.forward(*args, **kwargs)
-    operations: list[Operation] = recorder.operations
-    return operations
 
 
 def _graph_operations(root: nn.Module, graph: fx.Graph, mode: str, inputs: Arguments) -> list[Operation]:

@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
+from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -57,14 +59,16 @@ class FakeRun:
         self.writes: list[tuple[fx.Node, fx.Node]] = []
         self._copies: dict[int, Any] = {}
         self._adopted = False
+        self._grad = False
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []  # keeps the identities above from being used again
 
     def run(self, graph: fx.Graph) -> None:
         """Run every node of `graph` that has no value yet, in order."""
-        for node in graph.nodes:
-            if node not in self.values:
-                self.values[node] = self.run_node(node)
+        with closed_contexts():
+            for node in graph.nodes:
+                if node not in self.values:
+                    self.values[node] = self.run_node(node)
 
     def adopt(self, copy: nn.Module) -> None:
         """Call the modules of `copy`, which is a fake copy of the root in this run's mode, instead of making others."""
@@ -86,8 +90,10 @@ class FakeRun:
         """
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
         before = {n: _version(self.values[n]) for n in node.all_input_nodes}
-        with self.mode, torch.no_grad():
+        with self.mode, torch.set_grad_enabled(self._grad):
             value = self._call(node, args, kwargs)
+            if node.target in (enter_context, leave_context):
+                self._grad = torch.is_grad_enabled()
         self.writes += [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
         return value
 
@@ -142,4 +148,4 @@ def _attribute(root: nn.Module, path: str) -> Any:
 
 
 def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) else 0
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import ExampleInputError, PlanError
-from aimgraph.faithful import check_faithful
+from aimgraph.faithful import check_faithful, observe
 from aimgraph.fakes import FakeRun, quiet
 from aimgraph.layers import classify_layers, is_layer
 from aimgraph.plan import Plan
-from aimgraph.program import AIM, SHAPES, Program, Signature
+from aimgraph.program import AIM, NUMBERS, SHAPES, Program, Signature
 from aimgraph.tracing import Arguments, bound_arguments, trace
 
 RESERVED = (
@@ -61,11 +61,15 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     """
     check_base(base)
     root = clone(base, share=share)
-    traced = trace(root, classify_layers(root), with_batch(inputs, batch_size(inputs), example_batch(inputs)))
+    kinds = classify_layers(root)
+    sample = with_batch(inputs, batch_size(inputs), example_batch(inputs))
+    observed = observe(root, kinds, sample)
+    callers = {path for seen in observed.values() for path in seen.calls.callers}
+    traced = trace(root, kinds, sample, frozenset(root.get_submodule(path) for path in callers))
     graphs = traced.graphs
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     inputs, runs = canonical_inputs(root, graphs, inputs)
-    check_faithful(root, graphs, inputs)
+    check_faithful(root, graphs, sample, observed)
     signature = Signature(
         model=type(base).__name__,
         placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
@@ -74,6 +78,7 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
         batch=example_batch(inputs),
         moded=traced.moded,
         example=inputs,
+        calls={mode: seen.calls for mode, seen in observed.items()},
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=(*traced.notes, *_notes(graphs)))
@@ -220,6 +225,8 @@ def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
         if isinstance(value, Tensor) and isinstance(other, Tensor):
             node.meta["val"] = value
             node.meta[SHAPES] = (tuple(value.shape), tuple(other.shape))
+        elif type(value) is int and type(other) is int:
+            node.meta[NUMBERS] = (value, other)
         elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
             node.meta["aim_has_tensors"] = True
     for writer, written in first.writes:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.fakes import fake_copy, quiet
 from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, stored_weight, torch_kind
 
-_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.conv1d,
     F.conv2d,
     F.conv3d,
@@ -29,6 +29,7 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.conv_transpose3d,
     F.linear,
 )
+"""The functions whose calls can read: affine in their input, whatever their weight."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class _Watcher(TorchFunctionMode):
             return result
         if self.stream not in _Identities(used):
             self.raw = True  # arithmetic on the weight: legal, but Wm can't go through it
-        elif func in _FUNCTIONS and not self.called:
+        elif func in FUNCTIONS and not self.called:
             self._note_call(func, args, kwargs)
             self.stream = result
         elif func is F.pad and not self.called and _pads_with_zero_or_input(*args[2:], **kwargs):
@@ -138,7 +139,7 @@ class _Watcher(TorchFunctionMode):
 
     def _note_call(self, func: Any, args: Any, kwargs: Any) -> None:
         self.called = True
-        given = dict(zip(_parameter_names(func), args, strict=False)) | kwargs
+        given = dict(zip(parameter_names(func), args, strict=False)) | kwargs
         if given["input"] is not self.stream:
             self.objection = "its own forward uses the input as a weight"
         self.raw = self.raw or given["weight"] is not self.layer.weight
@@ -146,7 +147,8 @@ class _Watcher(TorchFunctionMode):
         self.deviates = any(name in given and _spread(given[name]) != _spread(value) for name, value in own.items())
 
 
-def _parameter_names(func: Any) -> tuple[str, ...]:
+def parameter_names(func: Any) -> tuple[str, ...]:
+    """The parameters of one of `FUNCTIONS`, in order: builtins have no signature."""
     if func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
         return ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     return ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -171,3 +173,23 @@ class _Identities:
 
 def _pads_with_zero_or_input(mode: str = "constant", value: float | None = None, **_: Any) -> bool:
     return mode != "constant" or not value
+
+
+def stand_in(function: Callable[..., Any], weight: tuple[int, ...], groups: int) -> AffineLayer:
+    """A layer of torch's that calls `function` with a weight of that shape; it allocates nothing.
+
+    Args:
+        function: One of `FUNCTIONS`.
+        weight: Shape of the weight: [O, C], [O, C / g, ...], or [C, O / g, ...] for a transposed one.
+        groups: g.
+    """
+    if function is F.linear:
+        return nn.Linear(weight[1], weight[0], bias=False, device="meta")
+    kind = _KINDS[function]
+    transposed = issubclass(kind, _ConvTransposeNd)
+    first, second = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
+    layer: AffineLayer = kind(first, second, weight[2:], groups=groups, bias=False, device="meta")
+    return layer
+
+
+_KINDS: dict[Callable[..., Any], Any] = dict(zip(FUNCTIONS, TORCH_KINDS, strict=True))

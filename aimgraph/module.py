@@ -14,6 +14,7 @@ from aimgraph.errors import TraceError
 from aimgraph.graph_data import dump_graph, load_graph
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
+from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.state import StateCarry
 from aimgraph.tracing import Arguments
@@ -158,6 +159,8 @@ class AimModule(fx.GraphModule):
             forward = _without_widening(forward)
         if record.moded:
             forward = _mode_checked(forward)
+        if any(node.target is enter_context for node in graphs[name].nodes):
+            forward = _contexts_closed(forward)
         type(self).forward = forward
         record.compiled[key] = (forward, self._code)
 
@@ -307,6 +310,17 @@ def _mode_checked(forward: Any) -> Any:
                     "whole model, or aimgraph.freeze_base to keep the base in eval mode"
                 )
         return forward(self, *args, **kwargs)
+
+    return run
+
+
+def _contexts_closed(forward: Any) -> Any:
+    """A forward that leaves grad mode and autocast as they were, even if it fails in the middle of a region."""
+
+    @functools.wraps(forward)
+    def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
+        with closed_contexts():
+            return forward(self, *args, **kwargs)
 
     return run
 

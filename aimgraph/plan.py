@@ -20,6 +20,8 @@ class SiteCall:
         batch_ratio: r where that dimension is r * B; 0 where the input does not depend on B, -1 where
             it does in another way.
         channel_axis: Dimension that carries the channels.
+        folded: Whether the batch is folded into the channels, one group of the convolution per sample;
+            the axes are then those of the memory's own term.
     """
 
     graph: str
@@ -29,21 +31,23 @@ class SiteCall:
     batch_axis: int | None
     batch_ratio: int
     channel_axis: int
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Site:
-    """A layer that can read.
+    """A layer that can read, or a call of a function (``F.linear``) that can.
 
     Attributes:
-        path: Path of the layer.
-        kind: Class name.
+        path: Path of the layer; for a function, of the module whose forward calls it, ``.<function>_<i>``.
+        kind: Class name, or the function's.
         channels: (in, out) channels or features.
         groups: g.
         taps: Parameters of Wm per memory channel: O times the kernel's size.
         calls: Its calls, in graph order.
         raw: Whether the layer transforms its weight before use; the read weight is used as it is.
         split_only: Why its weight can't be widened; empty if it can.
+        function: Whether it is the call of a function.
     """
 
     path: str
@@ -54,6 +58,7 @@ class Site:
     calls: tuple[SiteCall, ...]
     raw: bool = False
     split_only: str = ""
+    function: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class ReadCall:
         value: 0 for the source, i for the i-th update.
         mean: Whether it reads the batch mean of a per-sample value.
         note: Why it reads something else than the latest per-sample value; empty otherwise.
+        folded: Whether the batch is folded into the channels of the call.
     """
 
     graph: str
@@ -107,6 +113,7 @@ class ReadCall:
     value: int
     mean: bool = False
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,7 @@ class Read:
         calls: The calls that use this read weight.
         raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
+        function: Whether the site is the call of a function.
     """
 
     site: str
@@ -136,6 +144,7 @@ class Read:
     calls: tuple[ReadCall, ...]
     raw: bool = False
     note: str = ""
+    function: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,7 @@ class Plan:
         inputs: Shapes of the example inputs.
         base_parameters: Parameters of the base.
         layers: Convolutions and linear layers present in the base.
+        called: Distinct layers and functions that the base's own forward calls.
         sites: Layers that can read.
         skipped: Layers and calls left alone, with the reason.
         spots: Where updates could be written, before the dead ones are dropped.
@@ -203,6 +213,7 @@ class Plan:
     inputs: tuple[tuple[int, ...], ...]
     base_parameters: int
     layers: int
+    called: int = 0
     sites: tuple[Site, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     spots: tuple[UpdateSpot, ...] = ()
@@ -228,6 +239,7 @@ class Plan:
             "added_parameters": self.added_parameters,
             "added_ratio": self.added_parameters / max(1, self.base_parameters),
             "layers_present": self.layers,
+            "layers_called": self.called,
             "sites_read": self.sites_read,
         }
         return data

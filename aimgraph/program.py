@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import fx, nn
 
+from aimgraph.calls import Calls
 from aimgraph.config import AimConfig
 from aimgraph.fakes import FakeRun
 from aimgraph.plan import Plan, Skipped
@@ -25,6 +26,9 @@ READ = "aim_read"
 
 SHAPES = "aim_shapes"
 """Key in ``node.meta``: the shapes of a tensor node at two batch sizes."""
+
+NUMBERS = "aim_numbers"
+"""Key in ``node.meta``: what a node that gives a whole number gives at two batch sizes."""
 
 
 class Stage(IntEnum):
@@ -51,6 +55,7 @@ class Signature:
         batch: Example batch size.
         moded: Paths of modules whose own train or eval mode decides between the graphs.
         example: The example inputs, (args, kwargs), at a batch size that no other dimension shares.
+        calls: Mode -> the convolution and linear functions that the base's own forward calls.
     """
 
     model: str
@@ -60,6 +65,7 @@ class Signature:
     batch: int
     moded: tuple[str, ...]
     example: tuple[tuple[Any, ...], dict[str, Any]]
+    calls: dict[str, Calls] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,20 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.calls import COMPOSITE, CallNames, opened, plain_attention
 from aimgraph.errors import ExampleInputError, TraceError
 from aimgraph.fakes import FakeRun, quiet
-from aimgraph.layers import LayerKind
+from aimgraph.layers import FUNCTIONS, LayerKind
+from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
 from aimgraph.runtime.inplace import INPLACE
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""
+
+CALL = "aim_call"
+"""Key in ``node.meta``: name of a direct call of a convolution or linear function."""
 
 
 class LayerProxy(fx.Proxy):
@@ -58,6 +63,14 @@ class LayerProxy(fx.Proxy):
 
     def __contains__(self, item: Any) -> bool:
         return item in self.tracer.value_of(self, "in")
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """Record a call of one of torch's functions; one that calls linear functions is entered."""
+        if orig_method in COMPOSITE:
+            with opened(orig_method):
+                return orig_method(*(args or ()), **(kwargs or {}))
+        return super().__torch_function__(orig_method, types, args, kwargs)
 
 
 class LayerAttribute(LayerProxy):
@@ -92,37 +105,38 @@ for _function in INPLACE:
 
 
 class LayerTracer(fx.Tracer):
-    """Records convolutions and linear layers as calls, and enters only what contains one.
+    """Records convolutions and linear layers as calls, and enters only what contains or calls one.
 
     A module without such a layer below it (norms, activations, drop path) stays one call, so what
     it does with its own `training` flag is not baked into the graph.
 
     Args:
         kinds: The kind of each convolution and linear layer.
+        callers: Modules that call a convolution or linear function themselves.
         run: Derives what each node gives on the example inputs.
+        names: Names such calls.
     """
 
     record_stack_traces = True
     proxy_buffer_attributes = True  # a buffer is read when the graph runs, not when it is traced
 
-    def __init__(self, kinds: dict[nn.Module, LayerKind], run: FakeRun) -> None:
+    def __init__(
+        self, kinds: dict[nn.Module, LayerKind], callers: frozenset[nn.Module], run: FakeRun, names: CallNames
+    ) -> None:
         super().__init__()
         self.kinds = kinds
+        self.callers = callers
         self.run = run
+        self.names = names
         self.aside = False
         self.unknown: dict[fx.Node, Exception] = {}
-        self.context = _context()
         self.checkpoints = False
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
         if module in self.kinds:
             return not self.kinds[module].enter
-        if not any(child in self.kinds for child in module.modules()):
-            return True
-        return type(module).__module__.startswith("torch.nn") and not isinstance(
-            module, nn.Sequential | nn.ModuleList | nn.ModuleDict
-        )
+        return not any(child in self.kinds or child in self.callers for child in module.modules())
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for what `node` gives."""
@@ -171,18 +185,12 @@ class LayerTracer(fx.Tracer):
         return proxy
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Record one operation.
-
-        Raises:
-            TraceError: It stands under another grad mode or autocast than the forward began with.
-        """
-        if _context() != self.context:
-            raise TraceError(
-                "an operation stands inside torch.no_grad(), torch.enable_grad() or torch.autocast(), which a graph "
-                "does not keep; move that block into a submodule without conv or linear layers"
-            )
+        """Record one operation; name it, if it is a convolution or linear function."""
         self.checkpoints |= torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        return super().create_node(*args, **kwargs)
+        node = super().create_node(*args, **kwargs)
+        if node.op == "call_function" and node.target in FUNCTIONS:
+            node.meta[CALL] = self.names.name(node.target)
+        return node
 
     def create_arg(self, a: Any) -> Any:
         """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""
@@ -197,14 +205,11 @@ class LayerTracer(fx.Tracer):
         """Trace a call of `m` and note on the resulting node whose output it is."""
         if self.aside:
             return forward(*args, **kwargs)
-        result = super().call_module(m, forward, args, kwargs)
+        with self.names.inside(m):
+            result = super().call_module(m, forward, args, kwargs)
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
         return result
-
-
-def _context() -> tuple[bool, ...]:
-    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
 class _RecordFactories(TorchFunctionMode):
@@ -248,6 +253,117 @@ def _sizes_may_be_proxies(tracer: LayerTracer) -> Iterator[None]:
             setattr(torch, name, function)
 
 
+@contextmanager
+def _contexts_recorded(tracer: LayerTracer) -> Iterator[None]:
+    """Make entering and leaving a grad mode or autocast nodes of the graph."""
+    recorder = _ContextRecorder(tracer)
+    patches: list[tuple[Any, str, Any]] = [
+        (torch.set_grad_enabled, "__init__", recorder.set),
+        (torch.set_grad_enabled, "__exit__", recorder.leave),
+    ]
+    for kind in (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast):
+        patches += [(kind, "__init__", recorder.make), (kind, "__enter__", recorder.enter)]
+        patches += [(kind, "__exit__", recorder.leave)]
+    originals = [(kind, name, vars(kind).get(name)) for kind, name, _ in patches]
+    try:
+        for kind, name, patch in patches:
+            setattr(kind, name, patch(getattr(kind, name)))
+        yield
+    finally:
+        for kind, name, original in originals:
+            if original is None:
+                delattr(kind, name)
+            else:
+                setattr(kind, name, original)
+
+
+class _ContextRecorder:
+    """Wraps the methods of torch's context managers; what these do among themselves is not recorded."""
+
+    def __init__(self, tracer: LayerTracer) -> None:
+        self.tracer = tracer
+        self.busy = False
+        self.given: dict[int, tuple[Any, Any]] = {}
+        self.entered: dict[int, list[fx.Proxy]] = {}
+        self.alive: list[Any] = []
+
+    def make(self, original: Any) -> Any:
+        """Remember the arguments; torch's own constructor gets values for proxies."""
+
+        def init(context: Any, *args: Any, **kwargs: Any) -> None:
+            self.alive.append(context)
+            self.given[id(context)] = (args, kwargs)
+            concrete: Any = fx.node.map_aggregate((args, kwargs), self._concrete)
+            with self._quietly():
+                original(context, *concrete[0], **concrete[1])
+
+        return init
+
+    def set(self, original: Any) -> Any:
+        """``torch.set_grad_enabled(flag)`` works from its construction on."""
+
+        def init(context: Any, *args: Any, **kwargs: Any) -> None:
+            record = self._records()
+            original(context, *args, **kwargs)
+            if record:
+                self.alive.append(context)
+                self._enter(context, "set_grad_enabled", args, kwargs)
+
+        return init
+
+    def enter(self, original: Any) -> Any:
+        """A node, then torch's own ``__enter__``."""
+
+        def call(context: Any) -> Any:
+            if self._records():
+                self._enter(context, type(context).__name__, *self.given.get(id(context), ((), {})))
+            with self._quietly():
+                return original(context)
+
+        return call
+
+    def leave(self, original: Any) -> Any:
+        """Torch's own ``__exit__``, then a node: what was entered last is left first."""
+
+        def call(context: Any, *error: Any) -> Any:
+            with self._quietly():
+                result = original(context, *error)
+            if self._records() and self.entered.get(id(context)):
+                token = self.entered[id(context)].pop()
+                self.tracer.create_proxy("call_function", leave_context, (token,), {})
+            return result
+
+        return call
+
+    def _enter(self, context: Any, name: str, args: Any, kwargs: Any) -> None:
+        kept = next((key for key, kind in CONTEXTS.items() if isinstance(context, kind)), name)  # type: ignore[arg-type]
+        token = self.tracer.create_proxy("call_function", enter_context, (kept, *args), kwargs)
+        self.entered.setdefault(id(context), []).append(token)
+
+    def _records(self) -> bool:
+        return not self.busy and not self.tracer.aside
+
+    def _concrete(self, value: Any) -> Any:
+        return self.tracer.value_of(value, "the value") if isinstance(value, LayerProxy) else value
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        before, self.busy = self.busy, True
+        try:
+            yield
+        finally:
+            self.busy = before
+
+
+def _drop_empty_contexts(graph: fx.Graph) -> None:
+    """Remove contexts that were left as soon as they were entered."""
+    for node in list(graph.nodes):
+        entered = node.args[0] if node.target is leave_context else None
+        if isinstance(entered, fx.Node) and node.prev is entered:
+            graph.erase_node(node)
+            graph.erase_node(entered)
+
+
 @dataclass(frozen=True)
 class Traced:
     """What tracing a module gives.
@@ -263,7 +379,9 @@ class Traced:
     notes: tuple[str, ...]
 
 
-def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> Traced:
+def trace(
+    root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments, callers: frozenset[nn.Module] = frozenset()
+) -> Traced:
     """Trace `root` in train and in eval mode.
 
     Flags, attributes and all random states are as before afterwards, whatever the forward does.
@@ -274,11 +392,12 @@ def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments)
         inputs: Example inputs. Sizes derived from them decide control flow; arguments of
             `forward` that they leave at their defaults become constants, and so do None, flags
             and strings that they give.
+        callers: Modules that call a convolution or linear function themselves.
 
     Raises:
         ExampleInputError: The inputs don't fit the forward's signature.
-        TraceError: `forward` depends on values that only exist at run time, draws from Python's or
-            numpy's random numbers, or changes the grad mode or autocast.
+        TraceError: `forward` depends on values that only exist at run time, or draws from Python's or
+            numpy's random numbers.
     """
     arguments = bound_arguments(root, inputs)
     constants = _constants(root, inputs, arguments)
@@ -290,8 +409,8 @@ def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments)
         for mode in ("train", "eval"):
             root.train(mode == "train")
             with _kept_attributes(root, notes), _unused_randomness(root), _watched_modes(moded):
-                run = FakeRun(root, arguments)
-                graphs[mode] = _trace_once(root, kinds, constants, notes, run)
+                tracer = LayerTracer(kinds, callers, FakeRun(root, arguments), CallNames(root, kinds))
+                graphs[mode] = _trace_once(root, tracer, constants, notes)
     finally:
         for module, flag in flags.items():
             module.training = flag
@@ -301,13 +420,12 @@ def trace(root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments)
     return Traced(graphs, tuple(paths[module] for module in moded if module in paths), tuple(dict.fromkeys(notes)))
 
 
-def _trace_once(
-    root: nn.Module, kinds: dict[nn.Module, LayerKind], constants: dict[str, Any], notes: list[str], run: FakeRun
-) -> fx.Graph:
-    tracer = LayerTracer(kinds, run)
+def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any], notes: list[str]) -> fx.Graph:
     try:
-        with _RecordFactories(tracer), _sizes_may_be_proxies(tracer):
+        patches = (_RecordFactories(tracer), _sizes_may_be_proxies(tracer), plain_attention())
+        with closed_contexts(), patches[0], patches[1], patches[2], _contexts_recorded(tracer):
             graph = tracer.trace(root, concrete_args=constants or None)
+        _drop_empty_contexts(graph)
     except Exception as error:
         advice = (
             "its forward depends on values that only exist at run time; move that code into a submodule without conv "
@@ -394,25 +512,32 @@ def _restored(value: Any, content: Any) -> Any:
 
 
 @contextmanager
-def _unused_randomness(root: nn.Module) -> Iterator[None]:
-    """Put every random state back; refuse a forward that drew from one that no graph can show."""
+def kept_randomness() -> Iterator[list[str]]:
+    """Put every random state back; the list names those afterwards that no graph can show."""
     modules = [("random", random.getstate, random.setstate)]
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
         modules.append(("numpy.random", lambda: numpy.random.get_state(legacy=False), numpy.random.set_state))
     before = [get() for _, get, _ in modules]
-    drawn = ""
+    drawn: list[str] = []
     try:
         with torch.random.fork_rng(devices=[]):
-            yield
+            yield drawn
     finally:
         for (name, get, put), state in zip(modules, before, strict=True):
             if str(get()) != str(state):
                 put(state)
-                drawn = name
+                drawn.append(name)
+
+
+@contextmanager
+def _unused_randomness(root: nn.Module) -> Iterator[None]:
+    """Put every random state back; refuse a forward that drew from one that no graph can show."""
+    with kept_randomness() as drawn:
+        yield
     if drawn:
         raise TraceError(
-            f"{type(root).__name__} can't be traced: its forward draws from {drawn}, whose numbers would become "
+            f"{type(root).__name__} can't be traced: its forward draws from {drawn[0]}, whose numbers would become "
             "constants; use torch.rand, or move that code into a submodule without conv or linear layers"
         )
 

@@ -2,8 +2,6 @@
 
 import copy
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.calls import plain_attention
 from aimgraph.errors import PlanError
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
@@ -85,7 +84,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         raise PlanError(f"verify needs the result of aimgraph.transform, this is a {type(aim).__name__}")
     inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
     base, aim = copy.deepcopy(base), copy.deepcopy(aim)
-    with _exact_attention():
+    with plain_attention():  # on both sides: the fused form rounds differently
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs)]
         off = "output, memory disabled"
         checks += [_outputs(off, base, _disabled(aim), inputs, train) for train in (False, True)]
@@ -162,7 +161,7 @@ def _run(module: nn.Module, sample: Arguments) -> list[Tensor]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         output = module(*sample[0], **sample[1])
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [leaf.detach() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def _disabled(aim: AimModule) -> AimModule:
@@ -203,16 +202,3 @@ def _gap(a: list[Tensor], b: list[Tensor]) -> float:
         if one.numel():
             gaps.append(float((one.double() - other.double()).abs().max()))
     return max(gaps)
-
-
-@contextmanager
-def _exact_attention() -> Iterator[None]:
-    """Fused attention rounds differently from its unfused form; compare the latter on both sides."""
-    backend: Any = torch.backends.mha
-    get: Callable[[], bool] = backend.get_fastpath_enabled
-    before = get()
-    backend.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        backend.set_fastpath_enabled(before)

@@ -3,27 +3,32 @@
 Before -> after: the graphs are untouched; the plan gains its sites and skipped layers.
 
 A site is a convolution or linear layer whose output is affine in its input channels, so that
-layer([x ; m]; [Wx | Wm]) = layer(x; Wx) + layer(m; Wm). Its grid S is what remains of its input's
-shape without the channels and without the batch, and the batch is the one dimension that differs
-between two batch sizes.
+layer([x ; m]; [Wx | Wm]) = layer(x; Wx) + layer(m; Wm), or a call of ``F.conv2d``, ``F.linear`` or
+their like by some other code. Its grid S is what remains of its input's shape without the channels
+and without the batch, and the batch is the one dimension that differs between two batch sizes. A
+convolution whose groups grow with the batch treats every sample as a group: S is its grid, too.
 
 Declines: layers never called, inside a module that is kept as one call, with a forward of their
-own that is not affine, or called where the batch can't be told from the grid.
+own that is not affine, or called where the batch can't be told from the grid; functions whose
+weight is a vector or features of a batch. Recurrent layers are listed.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from aimgraph.layers import LayerKind, classify_layers
-from aimgraph.passes.graph_tools import argument
+from aimgraph.layers import FUNCTIONS, LayerKind, classify_layers
+from aimgraph.passes.graph_tools import argument, folds_batch, options, site_layer
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import AffineLayer, groups_of, read_weight_shape
+from aimgraph.tracing import CALL
 
-_CalledSites = dict[str, list[SiteCall]]
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+"""Layers that are no convolution and no linear layer, but hold products of weights and features."""
 
 
 @dataclass(frozen=True)
@@ -33,77 +38,165 @@ class FindSites(BasePass):
     requires: Stage = Stage.TRACED
 
     def run(self, program: Program) -> PassResult:
-        """Fill in ``plan.sites`` and ``plan.skipped``."""
-        kinds = classify_layers(program.root)
-        paths = {m: path for path, m in program.root.named_modules() if m in kinds}
-        calls: _CalledSites = {}
-        skipped: list[Skipped] = []
+        """Fill in ``plan.sites``, ``plan.skipped`` and the counts of layers present and called."""
+        finder = _Finder(program, classify_layers(program.root))
         for name, graph in program.graphs.items():
-            for node in graph.find_nodes(op="call_module"):
-                module = program.root.get_submodule(str(node.target))
-                if module not in kinds or not kinds[module].affine:
-                    continue
-                call = _site_call(name, node, module, program.signature.batch)
-                if isinstance(call, SiteCall):
-                    calls.setdefault(paths[module], []).append(call)
-                else:
-                    skipped.append(Skipped(paths[module], kinds[module].name, call))
-        partly = {item.path for item in skipped}
-        elsewhere = _used_elsewhere(program, kinds)
-        sites = tuple(
-            _site(
-                path,
-                module,
-                tuple(calls[path]),
-                kinds[module].raw,
-                _split_only(kinds[module], path in partly, elsewhere.get(module, "")),
-            )
-            for module, path in paths.items()
-            if path in calls
-        )
-        order = {call: i for i, call in enumerate(calls)}
-        for module, path in paths.items():
-            if path not in calls and path not in partly:
-                skipped.append(Skipped(path, kinds[module].name, _why_not(program, path, kinds[module])))
+            for node in graph.nodes:
+                finder.visit(name, node)
+        called = dict.fromkeys(name for calls in program.signature.calls.values() for name in calls.counts)
         plan = replace(
             program.plan,
-            layers=len(kinds),
-            sites=tuple(sorted(sites, key=lambda site: order[site.path])),
-            skipped=tuple(dict.fromkeys(skipped)),
+            layers=len(finder.kinds),
+            called=len(called),
+            sites=finder.sites(),
+            skipped=tuple(dict.fromkeys((*finder.skipped, *finder.left_alone(called)))),
         )
         return PassResult(replace(program, plan=plan, stage=Stage.ANALYSED), False, plan.skipped)
 
 
-def _site(path: str, layer: nn.Module, calls: tuple[SiteCall, ...], raw: bool, split_only: str) -> Site:
-    assert isinstance(layer, AffineLayer)
+@dataclass
+class _Finder:
+    """Collects the calls of one program by the layer or function that they belong to."""
+
+    program: Program
+    kinds: dict[nn.Module, LayerKind]
+    calls: dict[str, list[SiteCall]] = field(default_factory=dict)
+    layers: dict[str, AffineLayer] = field(default_factory=dict)
+    functions: dict[str, Any] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    reached: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.paths = {m: path for path, m in self.program.root.named_modules() if m in self.kinds}
+
+    def visit(self, graph: str, node: fx.Node) -> None:
+        """Note what `node` calls, if that is a layer or function that could read."""
+        if node.op == "call_module":
+            layer = self.program.root.get_submodule(str(node.target))
+            if layer in self.kinds and self.kinds[layer].affine:
+                self._note(graph, node, self.paths[layer], self.kinds[layer].name)
+        elif node.op == "call_function" and node.target in FUNCTIONS and CALL in node.meta:
+            self.reached.add(node.meta[CALL])
+            self._note(graph, node, node.meta[CALL], node.target.__name__)
+
+    def _note(self, graph: str, node: fx.Node, path: str, kind: str) -> None:
+        self.reached.add(path)
+        call = _site_call(graph, node, self.program)
+        if isinstance(call, str):
+            self.skipped.append(Skipped(path, kind, call))
+            return
+        layer = site_layer(self.program.root, node, self.program.signature.batch)
+        if node.op == "call_function":
+            path = self._place(path, node, layer)
+        self.layers.setdefault(path, layer)
+        self.calls.setdefault(path, []).append(call)
+
+    def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
+        """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
+        key = (node.target, read_weight_shape(layer, 1), _origin(options(node)["weight"]))
+        number, place = 0, path
+        while self.functions.setdefault(place, key) != key:
+            number += 1
+            place = f"{path}_{number}"
+        return place
+
+    def sites(self) -> tuple[Site, ...]:
+        """Everything that can read, in graph order."""
+        partly = {item.path for item in self.skipped}
+        elsewhere = _used_elsewhere(self.program, self.kinds)
+        found = []
+        for path, layer in self.layers.items():
+            calls, size = tuple(self.calls[path]), (_channels(layer), groups_of(layer), _taps(layer))
+            if path in self.functions:
+                name, why = self.functions[path][0].__name__, "a function is called, there is no layer to widen"
+                found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True))
+            else:
+                kind = self.kinds[layer]
+                why = _split_only(kind, path in partly, elsewhere.get(layer, ""))
+                found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why))
+        return tuple(found)
+
+    def left_alone(self, called: dict[str, None]) -> list[Skipped]:
+        """Layers that do not read, recurrent layers, and calls that stand in no graph, with the reasons."""
+        program, listed = self.program, []
+        for layer, path in self.paths.items():
+            if path not in self.reached:
+                listed.append(Skipped(path, self.kinds[layer].name, _why_not(program, path, self.kinds[layer])))
+        known = {item.path for item in listed}
+        lost = [name for name in called if name not in self.reached and name not in known]
+        listed += [Skipped(name, "function", _why_not(program, name, None)) for name in lost]
+        recurrent = [(path, m) for path, m in program.root.named_modules() if isinstance(m, RECURRENT)]
+        why = "recurrent layers are left as they are"
+        return listed + [Skipped(path, type(module).__name__, why) for path, module in recurrent]
+
+
+def _origin(weight: Any) -> str:
+    """Name of the parameter that a weight is, or none if it is computed."""
+    return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
+
+
+def _channels(layer: AffineLayer) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels
+
+
+def _taps(layer: AffineLayer) -> int:
     taps = 1
     for size in read_weight_shape(layer, 1):
         taps *= size
-    if isinstance(layer, nn.Linear):
-        channels = (layer.in_features, layer.out_features)
-    else:
-        channels = (layer.in_channels, layer.out_channels)
-    return Site(path, type(layer).__name__, channels, groups_of(layer), taps, calls, raw, split_only)
+    return taps
 
 
-def _site_call(graph: str, node: fx.Node, layer: nn.Module, batch: int) -> SiteCall | str:
+def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     """The call's layout, or why it can't be told."""
-    shapes = argument(node, "input").meta.get(SHAPES)
+    if node.op == "call_function":
+        why = _unreadable(node)
+        if why:
+            return why
+        x = options(node)["input"]
+    else:
+        x = argument(node, "input")
+    shapes = x.meta.get(SHAPES) if isinstance(x, fx.Node) else None
     if shapes is None:
         return "its input is not a tensor of known shape"
     shape, other = shapes
+    layer = site_layer(program.root, node, program.signature.batch)
     rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
+    if node.op == "call_function" and folds_batch(node):
+        return _folded_call(graph, node, shape, rank)
     channel_axis = len(shape) - 1 - rank
     varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     outer = range(channel_axis) if rank else range(len(shape) - 1)
     if len(varying) > 1 or any(axis not in outer for axis in varying):
         return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
     batch_axis = varying[0] if varying else (0 if rank and channel_axis else None)
+    batch = program.signature.batch
     ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
     grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
     if 0 in grid:
         return f"its input {list(shape)} is empty"
     return SiteCall(graph, node.name, tuple(shape), grid, batch_axis, ratio, channel_axis)
+
+
+def _unreadable(node: fx.Node) -> str:
+    """Why no weight for memory channels can be made for the call of a function; empty if it can."""
+    weight = options(node)["weight"]
+    shapes = weight.meta.get(SHAPES) if isinstance(weight, fx.Node) else None
+    if shapes is None:
+        return "its weight is not a tensor of known shape"
+    if len(shapes[0]) < 2:
+        return f"its weight {list(shapes[0])} is a vector: the output has no channels"
+    if shapes[0] != shapes[1] and not folds_batch(node):
+        return f"its weight {list(shapes[0])} changes with the batch size: a product of two features"
+    return ""
+
+
+def _folded_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: int) -> SiteCall | str:
+    """A convolution of [1, B * C, *S] with one group, or g, per sample."""
+    if len(shape) != rank + 2 or shape[0] != 1:
+        return f"its groups grow with the batch, but its input {list(shape)} is not one sample of all their channels"
+    return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, folded=True)
 
 
 def _ratio(size: int, other: int, batch: int) -> int:
@@ -136,9 +229,12 @@ def _used_elsewhere(program: Program, kinds: dict[nn.Module, LayerKind]) -> dict
     return found
 
 
-def _why_not(program: Program, path: str, kind: LayerKind) -> str:
-    if not kind.affine:
-        return kind.reason
+def _why_not(program: Program, path: str, kind: LayerKind | None) -> str:
+    if kind is not None and not kind.affine:
+        inside = f"{path}." if kind.enter else None
+        calls = {name for seen in program.signature.calls.values() for name in seen.counts}
+        entered = inside is not None and any(name.startswith(inside) for name in calls)
+        return f"{kind.reason}: entered, what it calls is a site of its own" if entered else kind.reason
     called = {str(n.target) for graph in program.graphs.values() for n in graph.find_nodes(op="call_module")}
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -149,4 +245,4 @@ def _why_not(program: Program, path: str, kind: LayerKind) -> str:
     used = {str(n.target) for graph in program.graphs.values() for n in graph.find_nodes(op="get_attr")}
     if f"{path}.weight" in used:
         return "never called as a layer: other code uses its weight"
-    return "never called in the forward pass"
+    return "never called in the forward pass" if kind is not None else "called, but not in the traced graph"

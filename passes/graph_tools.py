@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import networkx as nx
-from torch import fx
+from torch import fx, nn
 
-from aimgraph.program import ADDED, SHAPES
-from aimgraph.runtime.layers import accumulate
+from aimgraph.layers import parameter_names, stand_in
+from aimgraph.program import ADDED, NUMBERS, SHAPES
+from aimgraph.runtime.function import fold_batch
+from aimgraph.runtime.layers import AffineLayer, accumulate
 
 
 def argument(node: fx.Node, keyword: str) -> Any:
@@ -20,6 +22,45 @@ def with_argument(node: fx.Node, keyword: str, value: fx.Node) -> tuple[tuple[An
     if node.args:
         return (value, *node.args[1:]), dict(node.kwargs)
     return (), dict(node.kwargs) | {keyword: value}
+
+
+def options(node: fx.Node) -> dict[str, Any]:
+    """Every argument of a call of a convolution or linear function, by name."""
+    return dict(zip(parameter_names(node.target), node.args, strict=False)) | dict(node.kwargs)
+
+
+def site_layer(root: nn.Module, node: fx.Node, batch: int) -> AffineLayer:
+    """The layer that `node` calls; for a function, a stand-in of torch's without values.
+
+    Args:
+        root: Owner of the graph's modules.
+        node: The call of a layer, or of a function whose weight has a known shape.
+        batch: The example batch size; where groups grow with it, the stand-in has those of one sample.
+    """
+    if node.op == "call_module":
+        layer = root.get_submodule(str(node.target))
+        assert isinstance(layer, AffineLayer)
+        return layer
+    given = options(node)
+    shape, groups = given["weight"].meta[SHAPES][0], groups_at(given.get("groups", 1))[0]
+    if folds_batch(node):
+        shape, groups = (shape[0] // batch, *shape[1:]), groups // batch  # first axis: O, or C of a transposed one
+    assert callable(node.target)
+    return stand_in(node.target, shape, groups)
+
+
+def groups_at(groups: Any) -> tuple[int, int]:
+    """What the groups of a call are at two batch sizes."""
+    if isinstance(groups, fx.Node):
+        found: tuple[int, int] = groups.meta.get(NUMBERS, (0, 0))
+        return found
+    return int(groups), int(groups)
+
+
+def folds_batch(node: fx.Node) -> bool:
+    """Whether a call convolves all samples as groups of one, so that its groups grow with the batch."""
+    first, second = groups_at(options(node).get("groups", 1))
+    return first != second
 
 
 def data_flow(graph: fx.Graph) -> "nx.DiGraph[fx.Node]":
@@ -53,25 +94,37 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
     return node
 
 
-def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]]) -> None:
-    """Y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer.
+def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], *, folded: bool = False) -> None:
+    """Y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer or function.
 
     Args:
         graph: The graph.
-        node: The call of the layer itself; what used its result uses the sum afterwards.
+        node: The call itself; what used its result uses the sum afterwards.
         terms: Path of each read layer and the memory view it reads.
+        folded: Whether the batch is folded into the channels of the call.
     """
     users = list(node.users)
     total = node
     for path, view in terms:
-        args, kwargs = with_argument(node, "input", view)
+        args, kwargs = _term_arguments(node, view)
         with graph.inserting_after(total):
             term = insert_module(graph, path, *args)
             term.kwargs = kwargs
+        if folded:
+            with graph.inserting_after(term):
+                term = insert_call(graph, fold_batch, term, node)
         with graph.inserting_after(term):
             total = insert_call(graph, accumulate, total, term)
     for user in users:
         user.replace_input_with(node, total)
+
+
+def _term_arguments(node: fx.Node, view: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call's own arguments, over the memory instead of the features."""
+    if node.op == "call_module":
+        return with_argument(node, "input", view)
+    own = ("input", "weight", "bias", "groups")
+    return (view,), {name: value for name, value in options(node).items() if name not in own}
 
 
 Snapshot = dict[fx.Node, tuple[Any, ...]]

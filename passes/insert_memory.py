@@ -11,8 +11,9 @@ Grouped layers see [x_g ; m] in every group. The widened layer concatenates its 
 called; no widened weight is allocated here. Every read shows the source; `insert_updates` moves
 the later ones on.
 
-Declines: to widen layers that transform their weight before use: [Wx | Wm] would be transformed as
-a whole. They go straight to the split form, y = layer(x) + layer_m(m).
+Declines: to widen layers that transform their weight before use, [Wx | Wm] would be transformed as a
+whole; and calls of functions, which have no layer to widen. They go straight to the split form,
+y = layer(x) + layer_m(m).
 """
 
 import hashlib
@@ -25,10 +26,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from aimgraph.config import AimConfig
-from aimgraph.passes.graph_tools import add_terms, argument, insert_call, insert_module, with_argument
+from aimgraph.passes.graph_tools import (
+    add_terms,
+    argument,
+    insert_call,
+    insert_module,
+    options,
+    site_layer,
+    with_argument,
+)
 from aimgraph.plan import MemoryPlan, Read, ReadCall
 from aimgraph.program import ADDED, AIM, READ, WIDENED, BasePass, PassResult, Program, Stage, nodes_by_name
-from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, stored_weight
+from aimgraph.runtime.function import FunctionRead
+from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, read_weight, stored_weight
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
@@ -45,7 +55,7 @@ class InsertMemory(BasePass):
         aim = nn.Module()
         program.root.add_module(AIM, aim)
         for memory in program.plan.memories:
-            aim.add_module(memory.name, build_memory(program.root, memory))
+            aim.add_module(memory.name, build_memory(program, memory))
         for name, graph in program.graphs.items():
             _GraphInserter(program, name, graph).insert()
         return PassResult(replace(program, stage=Stage.MEMORY), True)
@@ -60,23 +70,37 @@ def seeded(config: AimConfig, part: str) -> Iterator[None]:
         yield
 
 
-def build_memory(root: nn.Module, memory: MemoryPlan) -> Memory:
+def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
     config = memory.config
-    like = first_weight(root, memory)
+    like = first_weight(program, memory)
+    calls = {name: nodes_by_name(graph) for name, graph in program.graphs.items()}
     with seeded(config, "source and reads"):
         built = Memory(_source(config, memory))
         for read in memory.reads:
-            layer = root.get_submodule(read.site)
-            assert isinstance(layer, AffineLayer)
-            put_module(built.reads, read.name, read_layer(layer, read.channels, config.init, raw=read.raw))
+            first = read.calls[0]
+            put_module(built.reads, read.name, _build_read(program, read, calls[first.graph][first.node], config.init))
     built.source.to(device=like.device, dtype=like.dtype)
     return built
 
 
-def first_weight(root: nn.Module, memory: MemoryPlan) -> Tensor:
-    """The weight of the memory's first site: what is added follows its device and dtype."""
-    site = root.get_submodule(memory.reads[0].site)
+def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Module:
+    layer = site_layer(program.root, call, program.signature.batch)
+    if not read.function:
+        return read_layer(layer, read.channels, init, raw=read.raw)
+    weight: Tensor = options(call)["weight"].meta["val"]
+    wm = read_weight(layer, read.channels, init).to(device=weight.device, dtype=weight.dtype)
+    return FunctionRead(str(getattr(call.target, "__name__", call.target)), nn.Parameter(wm))
+
+
+def first_weight(program: Program, memory: MemoryPlan) -> Tensor:
+    """The weight of the memory's first site, or a fake one: what is added follows its device and dtype."""
+    read = memory.reads[0]
+    if read.function:
+        call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
+        weight: Tensor = options(call)["weight"].meta["val"]
+        return weight
+    site = program.root.get_submodule(read.site)
     assert isinstance(site, AffineLayer)
     return stored_weight(site)
 
@@ -115,8 +139,6 @@ class _GraphInserter:
 
     def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
         x, spec = argument(node, "input"), reads[0][2].spec
-        layer = self.program.root.get_submodule(str(node.target))
-        assert isinstance(layer, AffineLayer)
         fitted = []
         for memory, _, call in reads:
             shown = views.view(self.sources[memory], call.spec)
@@ -125,8 +147,10 @@ class _GraphInserter:
             fitted[-1].meta[READ] = (memory, node.name)
         if reads[0][1].raw:
             paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
-            add_terms(self.graph, node, list(zip(paths, fitted, strict=True)))
+            add_terms(self.graph, node, list(zip(paths, fitted, strict=True)), folded=reads[0][2].folded)
             return
+        layer = self.program.root.get_submodule(str(node.target))
+        assert isinstance(layer, AffineLayer)
         with self.graph.inserting_before(node):
             parts = [insert_call(self.graph, expand_batch, view, x, spec.batch_axis) for view in fitted]
             groups = groups_of(layer)

@@ -58,7 +58,7 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     config = memory.config
     module = program.root.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(module, Memory)
-    like = first_weight(program.root, memory)
+    like = first_weight(program, memory)
     with seeded(config, "updates"):
         for planned in memory.updates:
             spot = planned.spot

@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from aimgraph.config import AimConfig, as_patterns
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.patterns import select_paths
@@ -114,7 +116,7 @@ def _select(config: AimConfig, program: Program) -> list[Site]:
     unusable = {item.path: item.reason for item in program.plan.skipped}
     if callable(config.sites):
         predicate = config.sites
-        chosen = [path for path in sites if predicate(path, program.root.get_submodule(path))]
+        chosen = [site.path for site in sites.values() if predicate(site.path, _module(program.root, site))]
         if not chosen:
             raise PlanError(f"memory {config.name!r}: the callable given as sites accepts none of {len(sites)} layers")
     else:
@@ -125,6 +127,11 @@ def _select(config: AimConfig, program: Program) -> list[Site]:
     if not chosen:
         raise PlanError(f"memory {config.name!r}: exclude leaves no layer to read; {len(excluded)} are excluded")
     return [sites[path] for path in chosen]
+
+
+def _module(root: nn.Module, site: Site) -> nn.Module:
+    """The layer, or the module whose forward calls the function."""
+    return root.get_submodule(site.path.rpartition(".")[0] if site.function else site.path)
 
 
 def _live_spots(
@@ -191,8 +198,9 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 grid=calls[0].grid,
                 parameters=first.channels * site.taps,
                 lowering="split" if split else "concat",
-                calls=tuple(values.read(c, s) for c, s in zip(calls, specs, strict=True)),
+                calls=tuple(replace(values.read(c, s), folded=c.folded) for c, s in zip(calls, specs, strict=True)),
                 raw=site.raw,
+                function=site.function,
                 note=note if config.lowering == "concat" else "",
             )
         )

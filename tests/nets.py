@@ -207,6 +207,62 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class Functions(nn.Module):
+    """Calls functions with parameters, with keywords, and one module twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(6, 2, 3, 3) * 0.3)
+        self.up = nn.Parameter(torch.randn(6, 2, 2, 2) * 0.3)
+        self.bias = nn.Parameter(torch.randn(4))
+        self.mix = Mix(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(x, weight=self.kernel, padding=(1, 1), groups=2)
+        y = F.conv_transpose2d(y.tanh(), self.up, self.bias, 2, groups=2)
+        return self.mix(self.mix(y))
+
+
+class Mix(nn.Module):
+    """A linear layer over the last axis that is no `nn.Linear`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.movedim(1, -1), self.weight.softmax(-1)).movedim(-1, 1)
+
+
+class Attention(nn.Module):
+    """torch's own attention, which calls functions with its layers' weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.cross = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return y + self.cross(y, x[..., :4], x[..., 4:], need_weights=True)[0]
+
+
+class SampleKernels(nn.Module):
+    """A convolution with a kernel per sample: the batch is folded into its groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = nn.Linear(4, 3)
+        self.kernels = nn.Parameter(torch.randn(3, 6 * 2 * 9) * 0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        kernels = self.route(x.mean((2, 3))).softmax(-1) @ self.kernels
+        folded = x.reshape(1, batch * channels, height, width)
+        y = F.conv2d(folded, kernels.reshape(batch * 6, 2, 3, 3), padding=1, groups=2 * batch)
+        return y.reshape(batch, 6, height, width)
+
+
 class Activated(nn.Conv2d):
     """A subclass that is not affine: an activation follows inside."""
 
@@ -262,6 +318,9 @@ NETS: dict[str, Net] = {
         (2, 3, 6, 6),
     ),
     "activated": Net(lambda: nn.Sequential(Activated(3, 4, 3), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)),
+    "functions": Net(Functions, (2, 4, 6, 5)),
+    "attention": Net(Attention, (2, 5, 8)),
+    "sample_kernels": Net(SampleKernels, (2, 4, 5, 6)),
     "functional_dropout": Net(FunctionalDropout, (2, 3, 6, 6)),
     "residual": Net(Residual, (2, 3, 8, 8)),
 }

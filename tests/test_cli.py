@@ -54,7 +54,7 @@ def shell(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 def test_plan_prints_a_table(folder: Path) -> None:
     result = call("plan", "usernet:net", "--input", "2x3x16x16", "--updates", "stages")
     assert result.exit_code == 0, result.output
-    for word in ("16x16", "Conv2d", "update 1", "sites read / layers present: 3 / 3"):
+    for word in ("16x16", "Conv2d", "update 1", "sites read / called / layers present: 3 / 3 / 3"):
         assert word in result.stdout
 
 

@@ -12,7 +12,7 @@ def test_the_demo_holds_its_claims(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
-        "sites read / layers present: 50 / 50",
+        "sites read / called / layers present: 50 / 50 / 50",
         "of them depthwise: 16",
         "logits bit-identical to the base's: True",
         "weights and running statistics of the base unmoved: True",

@@ -62,7 +62,7 @@ def test_a_fresh_environment_has_aimgraph_and_nothing_else(wheel: Path, tmp_path
         check=False,
     )
     assert entry.returncode == 0, entry.stderr
-    assert "sites read / layers present: 3 / 3" in entry.stdout
+    assert "sites read / called / layers present: 3 / 3 / 3" in entry.stdout
 
 
 @pytest.mark.parametrize("name", ["passes", "models_zoo"])

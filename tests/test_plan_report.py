@@ -18,7 +18,7 @@ def test_the_table_shows_every_site_and_reason() -> None:
         "8x8",
         "update 1",
         "concat",
-        "sites read / layers present: 4 / 5",
+        "sites read / called / layers present: 4 / 5 / 5",
         "parameters: ",
     ):
         assert word in text

@@ -91,11 +91,15 @@ def read_layer(layer: AffineLayer, channels: int, init: str, *, raw: bool = Fals
             widened weight that falls on the memory channels.
         raw: Whether the layer transforms its own weight; Wm is used as it is.
     """
-    like = stored_weight(layer)
-    weight = like.new_zeros(read_weight_shape(layer, channels))
-    if init == "default":
-        weight = _default_weight(layer, channels).to(like)
+    weight = read_weight(layer, channels, init).to(stored_weight(layer))
     return clone_layer(layer, nn.Parameter(weight.detach()), channels, raw=raw)
+
+
+def read_weight(layer: AffineLayer, channels: int, init: str) -> Tensor:
+    """Wm for k memory channels at `layer`, as `init` says; see `read_layer`."""
+    if init == "default":
+        return _default_weight(layer, channels)
+    return torch.zeros(read_weight_shape(layer, channels))
 
 
 def _holds_tensors(module: nn.Module) -> bool:

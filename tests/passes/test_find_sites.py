@@ -29,7 +29,8 @@ def test_every_layer_is_accounted_for(name: str) -> None:
     program, _ = program_for(name)
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     layers = {path for path, module in program.root.named_modules() if isinstance(module, kinds)}
-    assert set(sites) | set(skipped) == layers
+    functions = {site.path for site in FindSites().run(program).program.plan.sites if site.function}
+    assert set(sites) | set(skipped) == layers | functions
     assert set(sites)
 
 
@@ -68,7 +69,7 @@ class _TimeFirst(nn.Module):
 
 
 class _Odd(nn.Module):
-    """Layers that can't read, each for its own reason."""
+    """Layers that can't read, each for its own reason, and functions that can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,23 +79,61 @@ class _Odd(nn.Module):
         self.activated = Activated(1, 1, 1)
         self.over_batch = nn.Linear(2, 2)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.hooked = nn.Linear(4, 4)
+        self.hooked.register_forward_hook(lambda *_: None)
+        self.memory = nn.GRUCell(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.used(x) + F.linear(x, self.borrowed.weight)
         y = y + self.attention(y[:, None], y[:, None], y[:, None], need_weights=False)[0][:, 0]
-        return y + self.activated(y[:, None, :, None])[:, 0, :, 0]
+        y = y + F.linear(y, y, y[:, 0]) @ F.linear(y, self.used.weight[0])[:, None]
+        return self.memory(self.hooked(y + self.activated(y[:, None, :, None])[:, 0, :, 0]))
 
 
 def test_reasons() -> None:
     sites, skipped = found(_Odd(), torch.randn(3, 4))
-    assert list(sites) == ["used"]
+    attention = [f"attention.linear_{i}" for i in range(4)]
+    assert list(sites) == ["used", "linear_0", *attention, "activated.conv2d_0"]
     assert skipped == {
         "unused": "never called in the forward pass",
         "borrowed": "never called as a layer: other code uses its weight",
-        "activated": "its own forward calls torch.relu on the input",
+        "activated": "its own forward calls torch.relu on the input: entered, what it calls is a site of its own",
         "over_batch": "never called in the forward pass",
-        "attention.out_proj": "inside attention (MultiheadAttention), which is kept as one call",
+        "attention.out_proj": "never called as a layer: other code uses its weight",
+        "hooked": "it has a forward hook, which may change its output: register it on the result instead",
+        "linear_1": "its weight [3, 4] changes with the batch size: a product of two features",
+        "linear_2": "its weight [4] is a vector: the output has no channels",
+        "memory": "recurrent layers are left as they are",
     }
+
+
+class _Functions(nn.Module):
+    """Functions called under the same name with other weights in train mode, and one name that is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear_0 = nn.Linear(4, 4)
+        self.first, self.second = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x + F.linear(F.linear(x, self.first), self.first.T * 0.1)
+        return self.linear_0(x) + F.linear(x, self.second)
+
+
+def test_the_same_name_for_two_functions() -> None:
+    base, x = _Functions(), torch.randn(3, 4)
+    program, _ = program_for(base, x)
+    sites = FindSites().run(program).program.plan.sites
+    assert [(s.path, s.channels, len(s.calls)) for s in sites] == [
+        ("linear_0_", (4, 6), 1),
+        ("linear_1", (6, 4), 1),
+        ("linear_0", (4, 4), 2),
+        ("linear_2", (4, 4), 1),
+        ("linear_0__1", (4, 4), 1),
+    ]
+    aim = aimgraph.transform(base, x, verify="full")
+    assert aimgraph.verify(base, aim).ok
 
 
 class _BatchAsFeatures(nn.Module):

@@ -1,12 +1,16 @@
 """The literal seed form."""
 
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from aimgraph.calls import CallNames, WatchCalls
 from aimgraph.config import AimConfig
+from aimgraph.layers import FUNCTIONS, classify_layers, parameter_names
 from aimgraph.models_zoo import mlp
 from aimgraph.passes import InsertMemory
 from aimgraph.passes.insert_memory import seeded
@@ -70,18 +74,37 @@ def test_equal_to_the_formula_written_by_hand(name: str) -> None:
             if call.graph == graph:
                 pending.setdefault(read.site, []).append((read.name, call))
 
+    def term(site: str, x: Tensor, kwargs: dict[str, object]) -> Tensor:
+        name, call = pending[site].pop(0)
+        view = fit(read_view(source[None], call.spec), x, call.spec.channel_axis, call.spec.batch_axis)
+        result: Tensor = program.root.get_submodule(f"aim.memory.reads.{name}")(view, **kwargs)
+        return result
+
     def add_memory(site: str) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object], out: Tensor) -> Tensor:
-            name, call = pending[site].pop(0)
-            view = fit(read_view(source[None], call.spec), args[0], call.spec.channel_axis, call.spec.batch_axis)
-            term: Tensor = program.root.get_submodule(f"aim.memory.reads.{name}")(view, **kwargs)
-            return out + term
+        return lambda _, args, kwargs, out: out + term(site, args[0], kwargs)
 
-        return hook
+    class Functions(WatchCalls):
+        """Adds the memory to what a forward gets from a function."""
 
-    for site in pending:
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func not in FUNCTIONS:
+                return super().__torch_function__(func, types, args, kwargs)
+            before = Counter(self.calls.counts)
+            out = super().__torch_function__(func, types, args, kwargs)
+            (site,) = self.calls.counts - before
+            if site not in functions:
+                return out
+            given = dict(zip(parameter_names(func), args, strict=False)) | (kwargs or {})
+            own = {key: value for key, value in given.items() if key not in ("input", "weight", "bias", "groups")}
+            added = term(site, given["input"], own)
+            return out + added.repeat(1, out.shape[1] // added.shape[1], *[1] * (out.dim() - 2))
+
+    functions = {site.path for site in program.plan.sites if site.function}
+    for site in set(pending) - functions:
         base.get_submodule(site).register_forward_hook(add_memory(site), with_kwargs=True)
-    assert (base(x) - execute(program, x, graph)).abs().max() < 1e-9
+    with Functions(CallNames(base, classify_layers(build(name)[0]))):
+        expected = base(x)
+    assert (expected - execute(program, x, graph)).abs().max() < 1e-9
     assert not any(pending.values())
 
 

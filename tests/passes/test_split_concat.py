@@ -25,7 +25,7 @@ def test_equal_to_the_form_before(name: str) -> None:
     for step in (None, SplitConcat()):
         if step is not None:
             result = step.run(program)
-            assert result.modified
+            assert result.modified == any(not read.raw for read in program.plan.memories[0].reads)
             assert result.program.stage is Stage.LOWERED
             assert not result.skipped
         for graph in program.graphs:
