@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
@@ -88,7 +89,7 @@ class FakeRun:
 
         Also notes in `writes` which of its inputs the node overwrites in place.
         """
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
         before = {n: _version(self.values[n]) for n in node.all_input_nodes}
         with self.mode, torch.set_grad_enabled(self._grad):
             value = self._call(node, args, kwargs)
@@ -124,6 +125,17 @@ class FakeRun:
                     self._memo[id(tensor)] = self.mode.from_tensor(tensor)
             self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
         return self._copies[id(thing)]
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts that may be changed, as the printed code makes them, instead of torch.fx's own."""
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(map(_plain, value))
+    if isinstance(value, immutable_list):
+        return [_plain(item) for item in value]
+    if isinstance(value, immutable_dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
 
 
 def argument_name(placeholder: str, arguments: Iterable[str]) -> str:

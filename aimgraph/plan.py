@@ -201,7 +201,7 @@ class Plan:
         inputs: Shapes of the example inputs.
         base_parameters: Parameters of the base.
         layers: Convolutions and linear layers present in the base.
-        called: Distinct layers and functions that the base's own forward calls.
+        called: Names of the layers and functions that the base's own forward calls.
         sites: Layers that can read.
         skipped: Layers and calls left alone, with the reason.
         spots: Where updates could be written, before the dead ones are dropped.
@@ -213,7 +213,7 @@ class Plan:
     inputs: tuple[tuple[int, ...], ...]
     base_parameters: int
     layers: int
-    called: int = 0
+    called: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     spots: tuple[UpdateSpot, ...] = ()
@@ -230,6 +230,12 @@ class Plan:
         """How many distinct layers read some memory."""
         return len({read.site for memory in self.memories for read in memory.reads})
 
+    @property
+    def covered(self) -> int:
+        """How many of the layers and functions that the base calls read at every call."""
+        left = {item.path for item in self.skipped}
+        return sum(name not in left for name in self.called)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, with totals."""
         data = asdict(replace(self, memories=()))
@@ -239,7 +245,8 @@ class Plan:
             "added_parameters": self.added_parameters,
             "added_ratio": self.added_parameters / max(1, self.base_parameters),
             "layers_present": self.layers,
-            "layers_called": self.called,
+            "layers_called": len(self.called),
+            "layers_covered": self.covered,
             "sites_read": self.sites_read,
         }
         return data

@@ -85,6 +85,6 @@ def _totals(plan: Plan) -> list[str]:
     ratio = added / max(1, before)
     return [
         f"{plan.model}, inputs {inputs}",
-        f"sites read / called / layers present: {plan.sites_read} / {plan.called} / {plan.layers}",
+        f"sites read / called / layers present: {plan.sites_read} / {len(plan.called)} / {plan.layers}",
         f"parameters: {before:,} -> {before + added:,} (+{added:,}, +{ratio:.2%})",
     ]

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -221,6 +222,8 @@ class _RecordFactories(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _FROM_DATA and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            return self.tracer.create_proxy("call_function", func, args, kwargs)
         result = func(*args, **kwargs)
         if self.tracer.aside:
             return result
@@ -228,6 +231,24 @@ class _RecordFactories(TorchFunctionMode):
         if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy | torch.Generator) for leaf in given):
             return result
         return self.tracer.create_proxy("call_function", func, args, kwargs)
+
+
+_FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
+"""Factories that look into what they are given, and so would not take a proxy."""
+
+
+@contextmanager
+def _nothing_hidden() -> Iterator[None]:
+    """Look into functions that were marked with ``torch.fx.wrap``: some of them call layers."""
+    functions, methods = _symbolic_trace._wrapped_fns_to_patch, _symbolic_trace._wrapped_methods_to_patch
+    kept = dict(functions), list(methods)
+    functions.clear()
+    methods.clear()
+    try:
+        yield
+    finally:
+        functions.update(kept[0])
+        methods[:] = kept[1]
 
 
 @contextmanager
@@ -422,8 +443,8 @@ def trace(
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any], notes: list[str]) -> fx.Graph:
     try:
-        patches = (_RecordFactories(tracer), _sizes_may_be_proxies(tracer), plain_attention())
-        with closed_contexts(), patches[0], patches[1], patches[2], _contexts_recorded(tracer):
+        patches = (_RecordFactories(tracer), _sizes_may_be_proxies(tracer), plain_attention(), _nothing_hidden())
+        with closed_contexts(), patches[0], patches[1], patches[2], patches[3], _contexts_recorded(tracer):
             graph = tracer.trace(root, concrete_args=constants or None)
         _drop_empty_contexts(graph)
     except Exception as error:

@@ -103,7 +103,7 @@ def _keys(base: nn.Module, aim: AimModule) -> Check:
 
 def _weights(base: nn.Module, aim: AimModule) -> Check:
     state = aim.state_dict()
-    different = [key for key, value in base.state_dict().items() if not _same(value, state[key])]
+    different = [key for key, value in base.state_dict().items() if not same(value, state[key])]
     return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
 
 
@@ -120,11 +120,11 @@ def _outputs(name: str, base: nn.Module, aim: nn.Module, inputs: Arguments, trai
     one, other = copy.deepcopy(base).train(train), copy.deepcopy(aim).train(train)
     for batch in BATCH_SIZES:
         sample = random_inputs(inputs, batch, seed=batch, device=_device(base))
-        expected, seen = (_run(module, sample) for module in (one, other))
+        expected, seen = (outputs(module, sample) for module in (one, other))
         if not _all_same(expected, seen):
             return Check(label, False, f"differs at batch size {batch} by {_gap(expected, seen):.3g}")
     buffers = dict(other.named_buffers())
-    moved = [key for key, value in one.named_buffers() if not _same(value, buffers[key])]
+    moved = [key for key, value in one.named_buffers() if not same(value, buffers[key])]
     if moved:
         return Check(label, False, f"buffers differ: {moved[:3]}")
     return Check(label, True, f"bit-identical at batch sizes {list(BATCH_SIZES)}, buffers too")
@@ -154,11 +154,12 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
 
 def _difference(base: nn.Module, aim: AimModule, inputs: Arguments) -> float:
     sample = random_inputs(inputs, BATCH_SIZES[0], seed=2, device=_device(base))
-    return _gap(_run(base.eval(), sample), _run(aim.eval(), sample))
+    return _gap(outputs(base.eval(), sample), outputs(aim.eval(), sample))
 
 
-def _run(module: nn.Module, sample: Arguments) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng():
+def outputs(module: nn.Module, sample: Arguments, *, grad: bool = False) -> list[Tensor]:
+    """The tensors that `module` gives, from a fixed random state, detached."""
+    with torch.set_grad_enabled(grad), torch.random.fork_rng():
         torch.manual_seed(0)
         output = module(*sample[0], **sample[1])
     return [leaf.detach() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
@@ -180,18 +181,19 @@ def _device(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit, shape and dtype included."""
     return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
 
 
 def _same_optional(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return a is b
-    return _same(a, b)
+    return same(a, b)
 
 
 def _all_same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(map(_same, a, b))
+    return len(a) == len(b) and all(map(same, a, b))
 
 
 def _gap(a: list[Tensor], b: list[Tensor]) -> float:

@@ -60,7 +60,7 @@ def main() -> int:
     console.rule("2. transform: every conv and linear layer reads one memory")
     aim = aimgraph.transform(base, images)
     plan = aimgraph.plan(aim)
-    console.print(f"sites read / called / layers present: {plan.sites_read} / {plan.called} / {plan.layers}")
+    console.print(f"sites read / called / layers present: {plan.sites_read} / {len(plan.called)} / {plan.layers}")
     depthwise = sum(site.groups > 1 for site in plan.sites)
     console.print(
         f"of them depthwise: {depthwise}; memory: {plan.memories[0].shape}, +{plan.added_parameters:,} parameters"

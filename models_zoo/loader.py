@@ -25,33 +25,46 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
 """Our own networks."""
 
 
-def load_model(name: str) -> nn.Module:
+def load_model(name: str, **options: Any) -> nn.Module:
     """Build the model called `name`, with freshly initialised weights unless a factory loads some.
 
     ``package.module:factory`` imports and calls the user's own code, with the current directory
     on the path.
 
+    Args:
+        name: One of the forms above.
+        **options: Arguments of the constructor.
+
     Raises:
         ExampleInputError: The name has no such form, or there is no such model.
     """
     if ":" in name:
-        return _from_factory(name)
+        return _from_factory(name, options)
     source, _, model = name.partition("/")
     if source == "zoo" and model:
-        return _pick(model, ZOO, "zoo")()
+        return _pick(model, ZOO, "zoo")(**options)
     if source == "torchvision" and model:
-        models = import_torchvision().models
+        models = import_library("torchvision").models
         _check(model, models.list_models(), "torchvision")
-        return _module(models.get_model(model, weights=None), name)
+        return _module(models.get_model(model, **({"weights": None} | options)), name)
     if source == "timm" and model:
-        import_torchvision()
-        timm = _import("timm", "timm")
+        timm = import_library("timm")
         _check(model, timm.list_models(), "timm")
-        return _module(timm.create_model(model, pretrained=False), name)
+        return _module(timm.create_model(model, **({"pretrained": False} | options)), name)
     raise ExampleInputError(
         f"MODEL is {name!r}; give zoo/NAME, torchvision/NAME, timm/NAME or package.module:factory "
         f"(zoo has: {', '.join(ZOO)})"
     )
+
+
+def import_library(name: str) -> Any:
+    """Import torchvision or timm.
+
+    Raises:
+        ExampleInputError: It is not installed.
+    """
+    torchvision = import_torchvision()
+    return torchvision if name == "torchvision" else _import("timm", "timm")
 
 
 def import_torchvision() -> Any:
@@ -90,7 +103,7 @@ def _import(module: str, package: str) -> Any:
         raise ExampleInputError(f"{package} is not installed: pip install 'aimgraph[zoo]'") from error
 
 
-def _from_factory(name: str) -> nn.Module:
+def _from_factory(name: str, options: dict[str, Any]) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -108,7 +121,7 @@ def _from_factory(name: str) -> nn.Module:
     if not callable(factory) or isinstance(factory, nn.Module):
         return _module(factory, name)
     try:
-        return _module(factory(), name)
+        return _module(factory(**options), name)
     except ExampleInputError:
         raise
     except Exception as error:  # the user's own code

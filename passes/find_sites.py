@@ -47,7 +47,7 @@ class FindSites(BasePass):
         plan = replace(
             program.plan,
             layers=len(finder.kinds),
-            called=len(called),
+            called=tuple(called),
             sites=finder.sites(),
             skipped=tuple(dict.fromkeys((*finder.skipped, *finder.left_alone(called)))),
         )

@@ -16,6 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import aimgraph
 from aimgraph.cli.options import configs, example_inputs, model_options
+from aimgraph.cli.zoo import zoo_group
 from aimgraph.draw import draw
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
 from aimgraph.export.onnx import export_onnx
@@ -151,6 +152,9 @@ def draw_command(model: str, inputs: tuple[str, ...], as_json: bool, path: str, 
         _print_json({"path": str(written)})
     else:
         click.echo(str(written))
+
+
+cli.add_command(zoo_group)
 
 
 def main() -> None:

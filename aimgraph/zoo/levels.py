@@ -1,0 +1,155 @@
+"""What each level of a zoo check does with one model."""
+
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+import aimgraph
+from aimgraph.errors import AimgraphError
+from aimgraph.faithful import observe
+from aimgraph.module import AimModule
+from aimgraph.plan import Plan
+from aimgraph.zoo.manifest import Entry, zeros
+from aimgraph.zoo.numeric import compare
+from aimgraph.zoo.onnx import export
+from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
+
+LEVELS = ("structure", "numeric", "onnx")
+
+
+class FailedError(Exception):
+    """A model is not what it claims to be; the message says where."""
+
+
+class BaseError(Exception):
+    """The untouched model does not get this far either; the message says where."""
+
+
+def check(entry: Entry, level: str) -> Row:
+    """One model at one level, in this process.
+
+    Args:
+        entry: The model.
+        level: ``structure``: transform it on the meta device and account for every layer;
+            ``numeric``: compute with it; ``onnx``: export it and compare.
+    """
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            row = _RUN[level](entry)
+        except AimgraphError as error:
+            row = Row(entry.name, level, REFUSED, reason=_line(error))
+        except FailedError as error:
+            row = Row(entry.name, level, FAILED, reason=_line(error))
+        except BaseError as error:
+            row = Row(entry.name, level, BASE, reason=_line(error))
+        except Exception as error:  # any model's own code; the row says what it was
+            row = Row(entry.name, level, CRASHED, reason=f"{type(error).__name__}: {_line(error)}")
+    seconds = row.seconds or time.perf_counter() - started
+    return replace(row, seconds=seconds)
+
+
+def _structure(entry: Entry) -> Row:
+    try:
+        model, device = entry.build("meta"), "meta"
+    except (NotImplementedError, RuntimeError):  # a constructor that needs values
+        model, device = entry.build(), "cpu"
+    inputs = zeros(entry.inputs, device) if entry.inputs else None
+    started = time.perf_counter()
+    aim = aimgraph.transform(model, inputs)
+    return _account(entry, "structure", aim, time.perf_counter() - started)
+
+
+def _numeric(entry: Entry) -> Row:
+    model, inputs = small_model(entry)
+    started = time.perf_counter()
+    aim = aimgraph.transform(model, inputs)
+    seconds = time.perf_counter() - started
+    problem = compare(model, aim, inputs)
+    if problem:
+        raise FailedError(problem)
+    return _account(entry, "numeric", aim, seconds)
+
+
+def _onnx(entry: Entry) -> Row:
+    model, inputs = small_model(entry)
+    started = time.perf_counter()
+    aim = aimgraph.transform(model.eval(), inputs, init="default")
+    seconds = time.perf_counter() - started
+    problem, base = export(model, aim)
+    if base:
+        raise BaseError(problem)
+    if problem:
+        raise FailedError(problem)
+    return _account(entry, "onnx", aim, seconds)
+
+
+_RUN: dict[str, Callable[[Entry], Row]] = {"structure": _structure, "numeric": _numeric, "onnx": _onnx}
+
+SIDES = (64, 96, 128, 160, 192)
+"""Image sides to try for levels that compute, smallest first."""
+
+
+def small_model(entry: Entry) -> tuple[nn.Module, tuple[torch.Tensor, ...] | None]:
+    """The model with values, drawn after a fixed seed, and the smallest inputs it runs on."""
+    torch.manual_seed(0)
+    model = entry.build()
+    if entry.small or not entry.inputs:
+        return model, zeros(entry.small) if entry.small else None
+    full = zeros(entry.inputs, "meta")
+    for side in SIDES:
+        if side < min(full[0].shape[-2:]):
+            inputs = tuple(torch.zeros(*t.shape[:-2], side, side) for t in full)
+            if _runs(model, inputs):
+                return model, inputs
+    return model, tuple(torch.zeros(t.shape) for t in full)
+
+
+def _runs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether `model` takes these inputs, in train and in eval mode, by its shapes alone."""
+    seen = observe(model, {}, (inputs, {}))
+    return not any(item.error for item in seen.values())
+
+
+def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
+    """The row of a transformed model: passed if every layer that is called reads, or says why not."""
+    plan = aimgraph.plan(aim)
+    row = Row(
+        entry.name,
+        level,
+        PASSED,
+        rewritten=plan.covered,
+        called=len(plan.called),
+        present=plan.layers,
+        left=_left(plan),
+        seconds=seconds,
+    )
+    if plan.covered == len(plan.called):
+        return row
+    reasons = {item.path: item.reason for item in plan.skipped}
+    missing = next(name for name in plan.called if name in reasons)
+    return replace(row, reason=f"called but not read: {missing}: {reasons[missing]}")
+
+
+def _left(plan: Plan) -> str:
+    """How many layers are left as they are, for which reason: ``2 x never called``."""
+    counts = Counter(_general(item.reason) for item in plan.skipped)
+    return "; ".join(f"{count} x {reason}" for reason, count in sorted(counts.items()))
+
+
+def _general(reason: str) -> str:
+    """A reason without the name of the one module it is about."""
+    return re.sub(r"inside \S+ ", "inside a module ", reason)
+
+
+def _line(error: BaseException) -> str:
+    """The first line of a message, short enough for a table."""
+    text = str(error).strip().split("\n")[0]
+    return text if len(text) <= 240 else f"{text[:240]}..."

@@ -1,0 +1,137 @@
+"""Does a transformed model compute what its base computes, and does every part of its memory learn?"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import aimgraph
+from aimgraph.calls import plain_attention
+from aimgraph.inputs import random_inputs, resolve_inputs
+from aimgraph.module import AimModule
+from aimgraph.program import AIM
+from aimgraph.tracing import Arguments
+from aimgraph.verify import outputs, same
+
+SEED = 7
+
+
+def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
+    """The first thing that is wrong; empty if nothing is.
+
+    Args:
+        base: The untouched model.
+        aim: Its transform, with all read weights zero.
+        inputs: Example inputs as for a transform.
+    """
+    report = aimgraph.verify(base, aim, inputs)
+    wrong = [check for check in report.checks if not check.ok]
+    if wrong:
+        return f"{wrong[0].name}: {wrong[0].detail}"
+    arguments = resolve_inputs(base, inputs) if inputs is not None else aim._record.inputs
+    with plain_attention():
+        return _autocast(base, aim, arguments) or _step(aim, arguments) or _gradients(aim, arguments)
+
+
+def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
+    """Bit identity under bf16 autocast; nothing to compare where the base does not run under it."""
+    sample = random_inputs(inputs, 2, seed=SEED)
+    base.eval(), aim.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        try:
+            expected = outputs(base, sample)
+        except RuntimeError:  # the base's own limit: some operation of it takes no bfloat16
+            return ""
+        seen = outputs(aim, sample)
+    if len(expected) != len(seen) or not all(map(same, expected, seen)):
+        return "output under bfloat16 autocast: differs"
+    return ""
+
+
+def _step(aim: AimModule, inputs: Arguments) -> str:
+    """One optimiser step on everything: finite, and the memory's read weights move."""
+    module = copy.deepcopy(aim).train()
+    optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
+    loss = _loss(module, random_inputs(inputs, 2, seed=SEED))
+    if loss is None:
+        return "one optimiser step: no output requires a gradient"
+    torch.autograd.backward(loss)
+    before = {name: p.detach().clone() for name, p in aim.named_parameters() if name.startswith(f"{AIM}.")}
+    optimiser.step()
+    moved = [name for name, p in module.named_parameters() if name in before and not same(p.detach(), before[name])]
+    if not moved:
+        return "one optimiser step: no parameter of the memory moves"
+    bad = [name for name, p in module.named_parameters() if not bool(p.isfinite().all())]
+    return f"one optimiser step: {bad[0]} is not finite" if bad else ""
+
+
+def _gradients(aim: AimModule, inputs: Arguments) -> str:
+    """In a copy without dead branches: a gradient for every read weight, and for every value that is read."""
+    module = copy.deepcopy(aim).eval()
+    generator = torch.Generator().manual_seed(SEED)
+    for name, parameter in module.named_parameters():
+        dead = not bool(parameter.detach().any())
+        if dead or (".reads." in name and name.startswith(f"{AIM}.")):
+            with torch.no_grad():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    loss = _loss(module, random_inputs(inputs, 2, seed=SEED))
+    if loss is None:
+        return "gradients of the memory: no output requires a gradient"
+    torch.autograd.backward(loss)
+    for name, parameter in module.get_submodule(AIM).named_parameters():
+        problem = _problem(parameter.grad)
+        if problem:
+            return f"gradients of the memory: that of {name} is {problem}"
+    for memory in aimgraph.plan(aim).memories:
+        value = module.get_parameter(f"{AIM}.{memory.name}.source.value")
+        assert value.grad is not None
+        missed = _covered(aim, memory.name, inputs) & (value.grad == 0)
+        if bool(missed.any()):
+            count = int(missed.sum())
+            return f"gradients of the memory: {count} of {value.numel()} values are read and get none"
+    return ""
+
+
+def _problem(gradient: Tensor | None) -> str:
+    if gradient is None:
+        return "missing"
+    if not bool(gradient.isfinite().all()):
+        return "not finite"
+    return "" if bool(gradient.any()) else "zero"
+
+
+def _covered(aim: AimModule, name: str, inputs: Arguments) -> Tensor:
+    """Which values of a memory some read layer's kernel meets: strides and padding leave gaps."""
+    module = copy.deepcopy(aim).eval()
+    reads = module.get_submodule(f"{AIM}.{name}.reads")
+    with torch.no_grad():
+        for parameter in reads.parameters():
+            parameter.fill_(1.0)
+    terms: list[Tensor] = []
+    for layer in reads.modules():
+        if layer._parameters:
+            layer.register_forward_hook(lambda _, __, term: terms.append(term.double().sum()))
+    outputs(module, random_inputs(inputs, 2, seed=SEED), grad=True)
+    value = module.get_parameter(f"{AIM}.{name}.source.value")
+    (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), value)
+    return gradient != 0
+
+
+def _loss(module: nn.Module, sample: Arguments) -> Tensor | None:
+    """A number that every output has a part in, weighted at random so that no symmetry cancels."""
+    with _seeded():
+        output = module(*sample[0], **sample[1])
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        parts = [(leaf.float() * torch.randn(leaf.shape)).sum() for leaf in leaves]
+    return torch.stack(parts).sum() if parts else None
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        yield

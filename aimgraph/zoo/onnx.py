@@ -1,0 +1,28 @@
+"""Does a transformed model go to ONNX and compute the same there?"""
+
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from aimgraph.errors import ExportError
+from aimgraph.export.onnx import export_onnx
+from aimgraph.module import AimModule
+
+
+def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:
+    """Export `aim` and compare it in onnxruntime at two other batch sizes.
+
+    Returns:
+        What is wrong, empty if nothing is, and whether the base alone fails as well.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export_onnx(aim, Path(folder) / "aim.onnx")
+        except ExportError as error:
+            try:
+                export_onnx(base, Path(folder) / "base.onnx", aim._record.inputs)
+            except ExportError as limit:
+                return f"the base alone can't be exported: {limit}", True
+            return str(error), False
+    return "", False

@@ -1,0 +1,144 @@
+"""Rows of a zoo check: one model at one level. Read, written and compared as CSV, JSON and JUnit."""
+
+import csv
+import io
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from aimgraph.errors import ConfigError
+
+PASSED = "passed"
+REFUSED = "refused"
+FAILED = "failed"
+CRASHED = "crashed"
+TIMEOUT = "timeout"
+BASE = "base"
+"""What became of a model: as claimed; refused with one of aimgraph's errors; different from its claim;
+dead, or an error that is nobody's message; over its time; or its base alone does not get that far."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model at one level.
+
+    Attributes:
+        name: The model.
+        level: ``structure``, ``numeric`` or ``onnx``.
+        status: `PASSED`, `REFUSED`, `FAILED`, `CRASHED`, `TIMEOUT` or `BASE`.
+        rewritten: Layers and functions that the base calls and that read in the result.
+        called: Layers and functions that the base calls.
+        present: Convolutions and linear layers in the base.
+        fallback: Of the rewritten ones, those inside a module that could not be traced.
+        left: Layers that exist and do not read: how many for which reason.
+        reason: Why the status is not `PASSED`.
+        seconds: Time of the transform; not compared.
+    """
+
+    name: str
+    level: str
+    status: str
+    rewritten: int = 0
+    called: int = 0
+    present: int = 0
+    fallback: int = 0
+    left: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+    def facts(self) -> tuple[Any, ...]:
+        """What a comparison looks at."""
+        return tuple(getattr(self, name) for name in COLUMNS[:-1])
+
+
+COLUMNS = tuple(item.name for item in fields(Row))
+_COUNTS = ("rewritten", "called", "present", "fallback")
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write `rows` as CSV, ordered by level and name; the file is replaced as a whole."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for row in sorted(rows, key=lambda item: (item.level, item.name)):
+        table.writerow(asdict(row) | {"seconds": f"{row.seconds:.2f}"})
+    draft = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft.write_text(text.getvalue(), encoding="utf-8")
+    draft.replace(path)
+
+
+def read_rows(path: Path) -> dict[tuple[str, str], Row]:
+    """(name, level) -> row, as `write_rows` wrote them.
+
+    Raises:
+        ConfigError: The file is not such a table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [_row(data) for data in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, TypeError, ValueError, csv.Error) as error:
+        raise ConfigError(
+            f"{path} is no table of zoo results: {error}; its columns are {', '.join(COLUMNS)}"
+        ) from error
+    return {(row.name, row.level): row for row in rows}
+
+
+def _row(data: dict[str, str]) -> Row:
+    known = {item.name: data[item.name] for item in fields(Row) if item.name in data}
+    numbers = {name: int(known.pop(name) or 0) for name in _COUNTS if name in known}
+    seconds = float(known.pop("seconds", "") or 0)
+    return Row(**known, **numbers, seconds=seconds)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row that is not as expected.
+
+    Attributes:
+        row: What was found.
+        expected: What was expected; None for a model that the file does not know.
+    """
+
+    row: Row
+    expected: Row | None
+
+    def __str__(self) -> str:
+        """One line that says what changed."""
+        if self.expected is None:
+            return f"{self.row.name} ({self.row.level}): not in the expected results; it {self.row.status}"
+        pairs = zip(COLUMNS, self.expected.facts(), self.row.facts(), strict=False)
+        changes = [f"{name} {old!r} -> {new!r}" for name, old, new in pairs if old != new]
+        return f"{self.row.name} ({self.row.level}): {'; '.join(changes)}"
+
+
+def differences(rows: Iterable[Row], expected: dict[tuple[str, str], Row]) -> list[Difference]:
+    """The rows that differ from what is expected, an unexpected pass included."""
+    found = []
+    for row in rows:
+        known = expected.get((row.name, row.level))
+        if known is None or known.facts() != row.facts():
+            found.append(Difference(row, known))
+    return found
+
+
+def to_json(rows: Iterable[Row], unexpected: list[Difference]) -> str:
+    """Rows and differences for machines."""
+    data = {"rows": [asdict(row) for row in rows], "differences": [str(item) for item in unexpected]}
+    return json.dumps(data, indent=1)
+
+
+def to_junit(rows: list[Row], unexpected: list[Difference]) -> str:
+    """Rows as test cases; a case fails where the row is not as expected."""
+    wrong = {(item.row.name, item.row.level): str(item) for item in unexpected}
+    suite = ET.Element("testsuite", name="aimgraph zoo check", tests=str(len(rows)), failures=str(len(wrong)))
+    for row in rows:
+        case = ET.SubElement(suite, "testcase", classname=row.level, name=row.name, time=f"{row.seconds:.2f}")
+        if (row.name, row.level) in wrong:
+            ET.SubElement(case, "failure", message=wrong[row.name, row.level])
+        elif row.status != PASSED:
+            ET.SubElement(case, "skipped", message=f"{row.status}: {row.reason}")
+    return ET.tostring(suite, encoding="unicode")
