@@ -44,16 +44,39 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+class Faker:
+    """Makes every parameter and buffer of a module fake once, for any number of copies.
+
+    Args:
+        root: The module.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.root = root
+        self.memo: dict[int, Any] = {}
+        self.alive: list[Any] = []  # keeps the identities in the memo from being used again
+        for tensor in chain(root.parameters(), root.buffers()):
+            self.memo[id(tensor)] = self.mode.from_tensor(tensor)
+            self.alive.append(tensor)
+
+    def copy(self, *, train: bool) -> nn.Module:
+        """A copy of the module around fake tensors, in train or eval mode; the tensors are shared by all copies."""
+        with torch.no_grad():
+            return copy.deepcopy(self.root, dict(self.memo)).train(train)
+
+
 class FakeRun:
     """Runs a graph's nodes on fake tensors and keeps what each node gave.
 
     Args:
         root: Owner of the modules and attributes that the graph names.
         inputs: Argument of the root's forward -> value; tensors become fake.
+        faker: Has made the tensors of the root fake already; by default they are made fake when needed.
     """
 
-    def __init__(self, root: nn.Module, inputs: dict[str, Any]) -> None:
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+    def __init__(self, root: nn.Module, inputs: dict[str, Any], faker: Faker | None = None) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if faker is None else faker.mode
         self.root = root
         self.inputs: dict[str, Any] = fake_inputs(inputs, self.mode)
         self.values: dict[fx.Node, Any] = {}
@@ -61,7 +84,7 @@ class FakeRun:
         self._copies: dict[int, Any] = {}
         self._adopted = False
         self._grad = False
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[int, Any] = {} if faker is None else dict(faker.memo)
         self._alive: list[Any] = []  # keeps the identities above from being used again
 
     def run(self, graph: fx.Graph) -> None:
@@ -71,10 +94,14 @@ class FakeRun:
                 if node not in self.values:
                     self.values[node] = self.run_node(node)
 
-    def adopt(self, copy: nn.Module) -> None:
+    @contextmanager
+    def adopted(self, copy: nn.Module) -> Iterator[None]:
         """Call the modules of `copy`, which is a fake copy of the root in this run's mode, instead of making others."""
-        self.root = copy
-        self._adopted = True
+        root, self.root, self._adopted = self.root, copy, True
+        try:
+            yield
+        finally:
+            self.root, self._adopted = root, False
 
     def rerun(self, graph: fx.Graph, touched: set[fx.Node]) -> None:
         """Run the `touched` nodes of `graph` again, on fresh copies of the modules they call."""

@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from aimgraph.config import AimConfig
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.faithful import check_faithful, observe
-from aimgraph.fakes import FakeRun, quiet
+from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import classify_layers, is_layer
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, NUMBERS, SHAPES, Program, Signature
-from aimgraph.tracing import Arguments, bound_arguments, trace
+from aimgraph.tracing import Arguments, Traced, bound_arguments, trace
 
 RESERVED = (
     *(
@@ -63,13 +63,14 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     root = clone(base, share=share)
     kinds = classify_layers(root)
     sample = with_batch(inputs, batch_size(inputs), example_batch(inputs))
-    observed = observe(root, kinds, sample)
+    faker = Faker(root)
+    observed = observe(faker, kinds, sample)
     callers = {path for seen in observed.values() for path in seen.calls.callers}
-    traced = trace(root, kinds, sample, frozenset(root.get_submodule(path) for path in callers))
+    traced = trace(faker, kinds, sample, frozenset(root.get_submodule(path) for path in callers))
     graphs = traced.graphs
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    inputs, runs = canonical_inputs(root, graphs, inputs)
-    check_faithful(root, graphs, sample, observed)
+    inputs, runs = canonical_inputs(faker, traced, sample, inputs)
+    check_faithful(root, traced.operations, observed)
     signature = Signature(
         model=type(base).__name__,
         placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
@@ -147,13 +148,19 @@ def clone(base: nn.Module, *, share: bool) -> nn.Module:
 
 
 def canonical_inputs(
-    root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments
+    faker: Faker, traced: Traced, sample: Arguments, inputs: Arguments
 ) -> tuple[Arguments, dict[str, FakeRun]]:
     """The inputs at a batch size that tells the batch from everything else, and the shapes they lead to.
 
     Which tensors carry the batch is found by trying: all whose first dimension has the size of the
     first tensor's, or, if the base does not run with these at another size, the first one alone. The
     batch size of the result is the first dimension of no tensor without a batch.
+
+    Args:
+        faker: Of the base.
+        traced: Its graphs, with what they gave on `sample`.
+        sample: The inputs that it was traced with.
+        inputs: The example inputs.
 
     Raises:
         ExampleInputError: The base runs with neither at a second batch size.
@@ -169,7 +176,8 @@ def canonical_inputs(
         resized = [_resized(leaf, batch) if i in chosen else leaf for i, leaf in enumerate(leaves)]
         candidate: Arguments = tree_unflatten(resized, spec)
         try:
-            return candidate, derive_shapes(root, graphs, candidate)
+            runs = traced.runs if _shapes(candidate) == _shapes(sample) else {}
+            return candidate, derive_shapes(faker, traced.graphs, candidate, runs)
         except ExampleInputError as error:
             refusal = refusal or error
     assert refusal is not None
@@ -180,8 +188,20 @@ def _resized(tensor: Tensor, batch: int) -> Tensor:
     return tensor if tensor.shape[0] == batch else tensor.new_zeros((batch, *tensor.shape[1:]))
 
 
-def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Arguments) -> dict[str, FakeRun]:
+def _shapes(inputs: Arguments) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
+def derive_shapes(
+    faker: Faker, graphs: dict[str, fx.Graph], inputs: Arguments, first: dict[str, FakeRun]
+) -> dict[str, FakeRun]:
     """Note on every node its fake value, its shapes at two batch sizes, and who overwrites it.
+
+    Args:
+        faker: Of the base.
+        graphs: Its graphs.
+        inputs: Inputs at the first batch size.
+        first: Graph -> a run on `inputs`, as far as there are any.
 
     Returns:
         Graph -> the run at the first of the two batch sizes.
@@ -189,12 +209,13 @@ def derive_shapes(root: nn.Module, graphs: dict[str, fx.Graph], inputs: Argument
     Raises:
         ExampleInputError: The base doesn't run on `inputs`.
     """
-    size, batch = batch_size(inputs), example_batch(inputs)
+    root, size, batch = faker.root, batch_size(inputs), example_batch(inputs)
     kept = {}
     for name, graph in graphs.items():
         runs = []
         for other in (batch, batch + 1):
-            run = FakeRun(root, bound_arguments(root, with_batch(inputs, size, other)))
+            run = first.get(name) if other == batch else None
+            run = run or FakeRun(root, bound_arguments(root, with_batch(inputs, size, other)), faker)
             try:
                 with quiet():
                     run.run(graph)

@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from aimgraph.calls import COMPOSITE, CallNames, opened, plain_attention
 from aimgraph.errors import ExampleInputError, TraceError
-from aimgraph.fakes import FakeRun, quiet
+from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import FUNCTIONS, LayerKind
+from aimgraph.operations import Operation, Recorder
 from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
 from aimgraph.runtime.inplace import INPLACE
 
@@ -115,19 +116,25 @@ class LayerTracer(fx.Tracer):
         kinds: The kind of each convolution and linear layer.
         callers: Modules that call a convolution or linear function themselves.
         run: Derives what each node gives on the example inputs.
+        recorder: Lists what the nodes do to tensors.
         names: Names such calls.
     """
 
-    record_stack_traces = True
     proxy_buffer_attributes = True  # a buffer is read when the graph runs, not when it is traced
 
     def __init__(
-        self, kinds: dict[nn.Module, LayerKind], callers: frozenset[nn.Module], run: FakeRun, names: CallNames
+        self,
+        kinds: dict[nn.Module, LayerKind],
+        callers: frozenset[nn.Module],
+        run: FakeRun,
+        recorder: Recorder,
+        names: CallNames,
     ) -> None:
         super().__init__()
         self.kinds = kinds
         self.callers = callers
         self.run = run
+        self.recorder = recorder
         self.names = names
         self.aside = False
         self.unknown: dict[fx.Node, Exception] = {}
@@ -177,7 +184,7 @@ class LayerTracer(fx.Tracer):
         if not self.aside:
             self.aside = True
             try:
-                with quiet():
+                with quiet(), self.recorder:
                     self.run.values[proxy.node] = self.run.run_node(proxy.node)
             except Exception as error:  # whatever the base's own code raises; told where the value is needed
                 self.unknown[proxy.node] = error
@@ -393,22 +400,29 @@ class Traced:
         graphs: ``both`` where train and eval graph agree, else ``train`` and ``eval``.
         moded: Paths of entered modules that looked at their `training` flag.
         notes: What the graphs do not keep.
+        runs: Graph -> what each of its nodes gives on the example inputs.
+        operations: Mode -> what the nodes of its graph do to tensors.
     """
 
     graphs: dict[str, fx.Graph]
     moded: tuple[str, ...]
     notes: tuple[str, ...]
+    runs: dict[str, FakeRun]
+    operations: dict[str, list[Operation]]
 
 
 def trace(
-    root: nn.Module, kinds: dict[nn.Module, LayerKind], inputs: Arguments, callers: frozenset[nn.Module] = frozenset()
+    faker: Faker,
+    kinds: dict[nn.Module, LayerKind],
+    inputs: Arguments,
+    callers: frozenset[nn.Module] = frozenset(),
 ) -> Traced:
-    """Trace `root` in train and in eval mode.
+    """Trace a module in train and in eval mode.
 
     Flags, attributes and all random states are as before afterwards, whatever the forward does.
 
     Args:
-        root: The module.
+        faker: Of the module.
         kinds: The kind of each of its convolutions and linear layers.
         inputs: Example inputs. Sizes derived from them decide control flow; arguments of
             `forward` that they leave at their defaults become constants, and so do None, flags
@@ -420,25 +434,36 @@ def trace(
         TraceError: `forward` depends on values that only exist at run time, or draws from Python's or
             numpy's random numbers.
     """
+    root = faker.root
     arguments = bound_arguments(root, inputs)
     constants = _constants(root, inputs, arguments)
     flags = {module: module.training for module in root.modules()}
     graphs: dict[str, fx.Graph] = {}
     notes: list[str] = []
     moded: dict[nn.Module, None] = {}
+    runs, operations = {}, {}
     try:
         for mode in ("train", "eval"):
             root.train(mode == "train")
-            with _kept_attributes(root, notes), _unused_randomness(root), _watched_modes(moded):
-                tracer = LayerTracer(kinds, callers, FakeRun(root, arguments), CallNames(root, kinds))
+            runs[mode], fake = FakeRun(root, arguments, faker), faker.copy(train=mode == "train")
+            recorder = Recorder(fake, runs[mode].inputs)
+            operations[mode] = recorder.operations
+            with (
+                runs[mode].adopted(fake),
+                _kept_attributes(root, notes),
+                _unused_randomness(root),
+                _watched_modes(moded),
+            ):
+                tracer = LayerTracer(kinds, callers, runs[mode], recorder, CallNames(root, kinds))
                 graphs[mode] = _trace_once(root, tracer, constants, notes)
     finally:
         for module, flag in flags.items():
             module.training = flag
     paths = {module: path for path, module in root.named_modules()}
     if _source(graphs["train"]) == _source(graphs["eval"]):
-        return Traced({"both": graphs["eval"]}, (), tuple(dict.fromkeys(notes)))
-    return Traced(graphs, tuple(paths[module] for module in moded if module in paths), tuple(dict.fromkeys(notes)))
+        graphs, runs, moded = {"both": graphs["eval"]}, {"both": runs["eval"]}, {}
+    moded_paths = tuple(paths[module] for module in moded if module in paths)
+    return Traced(graphs, moded_paths, tuple(dict.fromkeys(notes)), runs, operations)
 
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any], notes: list[str]) -> fx.Graph:
