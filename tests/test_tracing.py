@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.errors import TraceError
+from aimgraph.fakes import Faker
 from aimgraph.layers import classify, classify_layers
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.tracing import OUTPUT_OF, module_path, trace
@@ -12,7 +13,7 @@ from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Stan
 
 
 def graphs_of(root: nn.Module, x: Tensor) -> dict[str, object]:
-    return trace(root, classify_layers(root), ((x,), {})).graphs
+    return trace(Faker(root), classify_layers(root), ((x,), {})).graphs
 
 
 def test_one_graph_where_the_modes_agree() -> None:
@@ -67,7 +68,7 @@ def test_in_place_operators(function: object) -> None:
     integer = name in ("iand", "ior", "ixor")
     make = lambda: torch.tensor([[6, 3], [5, 2]]) if integer else torch.tensor([[6.0, 3.0], [5.0, 2.0]])  # noqa: E731
     y = make() // 2 + 1
-    graph = trace(root, classify_layers(root), ((make(), y), {})).graphs["both"]
+    graph = trace(Faker(root), classify_layers(root), ((make(), y), {})).graphs["both"]
     expected, seen = root(make(), y), torch.fx.GraphModule(root, graph)(make(), y)
     assert all(torch.equal(a, b) for a, b in zip(expected, seen, strict=True))
     if name != "imatmul":
