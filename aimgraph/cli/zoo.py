@@ -1,9 +1,7 @@
 """``aimgraph zoo``: check a whole list of models, and make such a list."""
 
-import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.levels import LEVELS
-from aimgraph.zoo.manifest import FOLDER, SOURCES, Entry, chosen, list_entries, read_manifest, write_manifest
-from aimgraph.zoo.rows import PASSED, Difference, Row, differences, read_rows, to_json, to_junit, write_rows
-from aimgraph.zoo.runner import Journal, Limits, Task, run_local
+from aimgraph.zoo.journal import Journal
+from aimgraph.zoo.manifest import LEVELS, Task, chosen, read_manifest, to_tasks, write_manifest
+from aimgraph.zoo.remote import run_remote
+from aimgraph.zoo.rows import PASSED, Difference, Row, differences, read_rows, to_json, to_junit, write_rows, write_text
+from aimgraph.zoo.runner import Limits, run_local
+from aimgraph.zoo.sources import FOLDER, SOURCES, list_entries, representatives
 
 EXIT_DIFFERENT = 1
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.group("zoo")
@@ -29,12 +32,15 @@ def zoo_group() -> None:
 
 
 @zoo_group.command("list")
-@click.option("--source", type=click.Choice(SOURCES), required=True)
+@click.option("--source", type=click.Choice(SOURCES), help="The library to list.")
+@click.option("--ci", is_flag=True, help="Instead of one library's all: a few models of every family, with levels.")
 @click.option("--out", type=click.Path(dir_okay=False), required=True, help="The manifest to write (CSV).")
-def list_command(source: str, out: str) -> None:
+def list_command(source: str | None, ci: bool, out: str) -> None:
     """Write a manifest of every model that a library has, with its inputs and its size."""
+    if (source is None) != ci:
+        raise ConfigError("give either --source torchvision, timm or zoo, or --ci")
     entries = []
-    for entry in list_entries(source):
+    for entry in representatives() if source is None else list_entries(source):
         entries.append(entry)
         if sys.stderr.isatty():
             click.echo(f"\r{len(entries)} {entry.name}\033[K", err=True, nl=False)
@@ -52,8 +58,9 @@ def list_command(source: str, out: str) -> None:
 @click.option("--out", type=click.Path(file_okay=False), default="out/zoo", show_default=True, help="Results go here.")
 @click.option("--update", type=click.Path(dir_okay=False), help="Also write the results as expected results.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models at a time.")
-@click.option("--seconds", type=float, default=Limits.seconds, show_default=True, help="Time limit of one model.")
-@click.option("--gibibytes", type=float, default=Limits.gibibytes, show_default=True, help="Memory limit of one model.")
+@click.option("--ray", "address", metavar="ADDRESS", help="Run on this Ray cluster; 'local' starts Ray for the run.")
+@click.option("--seconds", type=_POSITIVE, default=Limits.seconds, show_default=True, help="Time limit of one model.")
+@click.option("--gibibytes", type=_POSITIVE, default=Limits.gibibytes, show_default=True, help="Memory limit of one.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on with an interrupted run.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows and differences as JSON on stdout, nothing else.")
 def check_command(
@@ -66,6 +73,7 @@ def check_command(
     out: str,
     update: str | None,
     jobs: int,
+    address: str | None,
     seconds: float,
     gibibytes: float,
     fresh: bool,
@@ -73,56 +81,53 @@ def check_command(
 ) -> None:
     """Transform every model of a list, compare it with its base, and with what is expected of it.
 
-    Without --expected the results that came with aimgraph are the ones to compare with, for the
-    models that these know. Exit code 1: something is not as expected, an unexpected pass included.
+    A manifest is a CSV whose first line names its columns; only name is needed. Its column level
+    comes before --level. With --expected every model has to be in one of these files, and to be as it
+    says there. Without, the results that came with aimgraph are compared with, and models that
+    these do not know have to pass. Exit code 1: something is not as expected, an unexpected pass included.
     """
     paths = [FOLDER / f"{name}.csv" for name in source] + [Path(name) for name in manifests]
     if not paths:
         raise ConfigError("give --source torchvision, timm or zoo, or --manifest FILE")
-    entries = chosen([entry for path in paths for entry in read_manifest(path)], pattern)
-    if largest is not None:
-        entries = [entry for entry in entries if entry.parameters <= largest * 1e6]
-    known = _expected([Path(name) for name in expected] or [FOLDER / "expected" / f"{name}.csv" for name in source])
-    folder = Path(out)
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    rows = _run([(entry, level) for entry in entries], folder, jobs, Limits(seconds, gibibytes))
-    wrong = differences(rows, known) if known else []
+    entries = chosen([entry for path in paths for entry in read_manifest(path)], pattern, largest)
+    known = _known([Path(name) for name in expected] or [FOLDER / "expected" / f"{name}.csv" for name in source])
+    folder, limits = Path(out), Limits(seconds, gibibytes)
+    journal = Journal(folder / "journal.jsonl", limits, fresh=fresh)
+    rows = _run(to_tasks(entries, level), journal, jobs, address, limits)
+    wrong = differences(rows, known, strict=bool(expected))
     write_rows(folder / "results.csv", rows)
-    (folder / "results.json").write_text(to_json(rows, wrong), encoding="utf-8")
-    (folder / "junit.xml").write_text(to_junit(rows, wrong), encoding="utf-8")
+    write_text(folder / "results.json", to_json(rows, wrong))
+    write_text(folder / "junit.xml", to_junit(rows, wrong))
     if update:
-        write_rows(Path(update), (_known_rows(Path(update)) | {(row.name, row.level): row for row in rows}).values())
+        write_rows(Path(update), (_known([Path(update)]) | {(row.name, row.level): row for row in rows}).values())
     if as_json:
         click.echo(to_json(rows, wrong))
     else:
-        _summary(rows, entries, wrong, compared=bool(known))
+        _summary(rows, wrong)
         click.echo(f"results: {folder}/results.csv, results.json, junit.xml")
-    sys.exit(EXIT_DIFFERENT if wrong or (not known and any(row.status != PASSED for row in rows)) else 0)
+    sys.exit(EXIT_DIFFERENT if wrong else 0)
 
 
-def _expected(paths: list[Path]) -> dict[tuple[str, str], Row]:
-    return {key: row for path in paths for key, row in _known_rows(path).items()}
+def _known(paths: list[Path]) -> dict[tuple[str, str], Row]:
+    return {key: row for path in paths if path.exists() for key, row in read_rows(path).items()}
 
 
-def _known_rows(path: Path) -> dict[tuple[str, str], Row]:
-    return read_rows(path) if path.exists() else {}
-
-
-def _run(tasks: list[Task], folder: Path, jobs: int, limits: Limits) -> list[Row]:
-    journal = Journal(folder / "journal.jsonl")
-    by_name = {(entry.name, level): (entry, level) for entry, level in tasks}
-    rows = [row for row in map(journal.known, tasks) if row is not None]
-    todo = [task for task in tasks if journal.known(task) is None]
+def _run(tasks: list[Task], journal: Journal, jobs: int, address: str | None, limits: Limits) -> list[Row]:
+    known = [(task, journal.known(task)) for task in tasks]
+    rows = [row for _, row in known if row is not None]
+    todo = [task for task, row in known if row is None]
     with _progress(len(tasks), len(rows)) as advance:
 
-        def report(row: Row) -> None:
-            journal.add(by_name[row.name, row.level], row)
+        def report(task: Task, row: Row) -> None:
+            journal.add(task, row)
             rows.append(row)
             advance(row)
 
-        run_local(todo, jobs, limits, report)
-    return sorted(rows, key=lambda row: row.name)
+        if address is None:
+            run_local(todo, jobs, limits, report)
+        else:
+            run_remote(todo, address, jobs, limits, report)
+    return sorted(rows, key=lambda row: (row.level, row.name))
 
 
 @contextmanager
@@ -156,31 +161,19 @@ def _progress(total: int, done: int) -> Iterator[Callable[[Row], None]]:
         yield advance
 
 
-def _summary(rows: list[Row], entries: list[Entry], wrong: list[Difference], *, compared: bool) -> None:
+def _summary(rows: list[Row], wrong: list[Difference]) -> None:
     console = Console(width=None if Console().is_terminal else 140)
-    counts = Counter(row.status for row in rows)
-    passed = [row for row in rows if row.status == PASSED]
     table = Table("level", "models", "status", "layers read / called", "of them by fallback", "median s")
-    for status, count in counts.most_common():
-        of = [row for row in rows if row.status == status]
+    for level, status in sorted({(row.level, row.status) for row in rows}):
+        of = [row for row in rows if (row.level, row.status) == (level, status)]
         read = f"{sum(r.rewritten for r in of):,} / {sum(r.called for r in of):,}"
-        table.add_row(
-            rows[0].level,
-            str(count),
-            status,
-            read,
-            str(sum(r.fallback for r in of)),
-            f"{median(r.seconds for r in of):.2f}",
-        )
+        fallback, seconds = sum(r.fallback for r in of), median(r.seconds for r in of)
+        table.add_row(level, str(len(of)), status, read, str(fallback), f"{seconds:.2f}")
     console.print(table)
-    for row in rows:
-        if row.status != PASSED:
-            console.print(f"{row.name}: {row.status}: {row.reason}", highlight=False, markup=False)
+    passed = [row for row in rows if row.status == PASSED]
     partly = [row for row in passed if row.rewritten < row.called]
-    for row in partly[:20]:
-        console.print(f"{row.name}: {row.rewritten} of {row.called} read: {row.reason}", highlight=False, markup=False)
-    for item in wrong:
-        console.print(f"NOT AS EXPECTED {item}", highlight=False, markup=False)
-    if not compared:
-        console.print("nothing to compare with: write these results with --update FILE, and give them as --expected")
+    notes = [f"{row.name}: {row.status}: {row.reason}" for row in rows if row.status != PASSED]
+    notes += [f"{row.name}: {row.rewritten} of {row.called} read: {row.reason}" for row in partly[:20]]
+    for note in notes + [f"NOT AS EXPECTED {item}" for item in wrong]:
+        console.print(note, highlight=False, markup=False)
     console.print(f"{len(rows)} models, {len(passed)} passed, {len(wrong)} not as expected")

@@ -4,20 +4,18 @@ import csv
 import fnmatch
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aimgraph.errors import AimgraphError, ConfigError
-from aimgraph.models_zoo.loader import ZOO, import_library, load_model
+from aimgraph.errors import ConfigError
+from aimgraph.models_zoo.loader import load_model
 
-FOLDER = Path(__file__).parent.parent / "models_zoo"
-"""Where the manifests and the expected results of the known sources are."""
-
-SOURCES = ("torchvision", "timm", "zoo")
+LEVELS = ("structure", "numeric", "onnx")
+"""What can be checked of a model, in the order of what it costs."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,9 @@ class Entry:
         small: The same for levels that compute; tried out if empty.
         within: Submodule to transform instead of the whole model.
         options: Arguments of the constructor, ``name=value``, joined by ``;``.
-        family: What models of one kind have in common; a summary counts by it.
+        family: What models of one kind have in common, for choosing one of each.
         parameters: Size of the model, for choosing small ones; 0 if unknown.
+        level: The level to check it at, whatever the run's own is.
     """
 
     name: str
@@ -41,6 +40,7 @@ class Entry:
     options: str = ""
     family: str = ""
     parameters: int = 0
+    level: str = ""
 
     def build(self, device: str | None = None) -> nn.Module:
         """The model, or the submodule that is transformed; on `device` ``"meta"``, without values.
@@ -59,8 +59,25 @@ class Entry:
     def _options(self) -> Iterator[tuple[str, Any]]:
         for part in filter(None, self.options.split(";")):
             name, _, value = part.partition("=")
-            words: dict[str, Any] = {"true": True, "false": False, "none": None}
-            yield name, words.get(value, int(value) if value.isdigit() else value)
+            yield name, _value(value)
+
+
+Task = tuple[Entry, str]
+"""A model and the level to check it at."""
+
+
+def _value(text: str) -> Any:
+    """``true`` -> True, ``3`` -> 3, ``0.5`` -> 0.5; anything else is a string."""
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if text in words:
+        return words[text]
+    for number in (int, float):
+        if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
 
 
 def shapes(text: str) -> tuple[tuple[int, ...], ...]:
@@ -70,7 +87,7 @@ def shapes(text: str) -> tuple[tuple[int, ...], ...]:
         ConfigError: `text` has another form.
     """
     parts = text.split(";")
-    if not all(re.fullmatch(r"\d+(x\d+)*", part) for part in parts):
+    if not all(re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", part, re.ASCII) for part in parts):
         raise ConfigError(f"inputs {text!r}: give sizes joined by x, and several inputs joined by ;, e.g. 2x3x224x224")
     return tuple(tuple(int(size) for size in part.split("x")) for part in parts)
 
@@ -86,22 +103,38 @@ def read_manifest(path: Path) -> list[Entry]:
     Raises:
         ConfigError: The file can't be read as one.
     """
-    names = [item.name for item in fields(Entry)]
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: {error}") from error
     entries = []
     for number, row in enumerate(rows, start=2):
-        unknown = [str(name) for name in row if name not in names]
-        if unknown or not row.get("name"):
-            raise ConfigError(f"{path}, line {number}: a manifest has the columns {', '.join(names)}; got {unknown}")
-        size = row.pop("parameters", "") or "0"
-        if not size.isdigit():
-            raise ConfigError(f"{path}, line {number}: parameters is {size!r}, not a number")
-        entries.append(Entry(**{name: value or "" for name, value in row.items()}, parameters=int(size)))
+        try:
+            entries.append(_entry(row))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
     return entries
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    names = [item.name for item in fields(Entry)]
+    unknown = [str(name) for name in row if name not in names]
+    if unknown or not row.get("name"):
+        problem = f"got {', '.join(unknown)} as well" if unknown else "this one has no name"
+        raise ConfigError(f"a model has the columns {', '.join(names)}, of which only name is needed; {problem}")
+    cells = {name: value or "" for name, value in row.items()}
+    size = cells.pop("parameters", "") or "0"
+    if not re.fullmatch(r"\d+", size, re.ASCII):
+        raise ConfigError(f"parameters is {size!r}, not a number")
+    entry = Entry(**cells, parameters=int(size))
+    for text in filter(None, (entry.inputs, entry.small)):
+        shapes(text)
+    if not all(re.match(r"\w+=", part) for part in filter(None, entry.options.split(";"))):
+        raise ConfigError(f"options {entry.options!r}: give name=value, several joined by ;")
+    if entry.level not in ("", *LEVELS):
+        raise ConfigError(f"level is {entry.level!r}; there are {', '.join(LEVELS)}")
+    return entry
 
 
 def write_manifest(path: Path, entries: list[Entry]) -> None:
@@ -113,73 +146,44 @@ def write_manifest(path: Path, entries: list[Entry]) -> None:
         table.writerows([getattr(entry, name) for name in names] for entry in entries)
 
 
-def chosen(entries: list[Entry], pattern: str | None) -> list[Entry]:
-    """The entries whose name, with or without its source, matches the glob `pattern`.
+def chosen(entries: list[Entry], pattern: str | None = None, largest: float | None = None) -> list[Entry]:
+    """Some of the entries.
+
+    Args:
+        entries: All of them.
+        pattern: A glob that the name, with or without its source, has to match.
+        largest: Most parameters, in millions; models of unknown size stay.
 
     Raises:
-        ConfigError: None does.
+        ConfigError: None is left.
     """
-    if pattern is None:
-        return entries
-    found = [
-        e for e in entries if any(fnmatch.fnmatchcase(name, pattern) for name in (e.name, e.name.partition("/")[2]))
-    ]
+    found = entries
+    if pattern is not None:
+        found = [e for e in found if any(fnmatch.fnmatchcase(name, pattern) for name in _names(e))]
+    if largest is not None:
+        found = [e for e in found if e.parameters <= largest * 1e6]
     if not found:
-        raise ConfigError(f"--filter {pattern!r} matches none of {len(entries)} models, e.g. {entries[0].name}")
+        example = f", e.g. {entries[0].name}" if entries else ""
+        asked = {"--filter": pattern, "--largest": largest}
+        said = " ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
+        raise ConfigError(f"{said or 'this list'} leaves none of {len(entries)} models{example}")
     return found
 
 
-def list_entries(source: str) -> Iterator[Entry]:
-    """One entry per model of a source, as its library names them.
+def _names(entry: Entry) -> tuple[str, str]:
+    return entry.name, entry.name.partition("/")[2]
+
+
+def to_tasks(entries: list[Entry], level: str) -> list[Task]:
+    """Each model once, at its own level or at `level`.
 
     Raises:
-        AimgraphError: The library is not installed, or a model of it can't be built.
+        ConfigError: Two entries with one name differ: their results could not be told apart.
     """
-    if source == "zoo":
-        yield from (Entry(f"zoo/{name}", family="zoo") for name in sorted(ZOO))
-        return
-    library = import_library(source)
-    if source == "timm":
-        for name in library.list_models():
-            yield sized(_timm_entry(library, name))
-        return
-    for name in library.models.list_models():
-        yield sized(_torchvision_entry(library, name))
-
-
-def _timm_entry(library: Any, name: str) -> Entry:
-    config = library.models.get_pretrained_cfg(name, allow_unregistered=True)
-    size = "x".join(map(str, config.input_size)) if config is not None else "3x224x224"
-    return Entry(f"timm/{name}", inputs=f"2x{size}", family=str(library.models._registry._model_to_module[name]))
-
-
-def _torchvision_entry(library: Any, name: str) -> Entry:
-    """Inputs by task: frames for video, two images for optical flow, and a detector's backbone alone."""
-    builder = library.models.get_model_builder(name)
-    module = builder.__module__.removeprefix("torchvision.models.")
-    family, _, rest = module.partition(".")
-    entry = {"name": f"torchvision/{name}", "family": module}
-    if family == "video":
-        side = 112 if "resnet" in rest else 224
-        return Entry(**entry, inputs=f"2x3x16x{side}x{side}")
-    if family == "optical_flow":
-        return Entry(**entry, inputs="2x3x128x128;2x3x128x128")
-    if family == "detection":
-        return Entry(**entry, inputs="2x3x224x224", within="backbone", options="weights_backbone=none")
-    if family == "segmentation":
-        return Entry(**entry, inputs="2x3x224x224", options="weights_backbone=none")
-    if family == "quantization":
-        return Entry(**entry, inputs="2x3x224x224", options="quantize=true")
-    side = 299 if "inception" in name else 224
-    return Entry(**entry, inputs=f"2x3x{side}x{side}")
-
-
-def sized(entry: Entry) -> Entry:
-    """The entry with its number of parameters, where the model can be built without values."""
-    try:
-        size = sum(p.numel() for p in entry.build("meta").parameters())
-    except (AimgraphError, RuntimeError, NotImplementedError, TypeError):
-        return entry
-    return Entry(
-        **{item.name: getattr(entry, item.name) for item in fields(Entry) if item.name != "parameters"}, parameters=size
-    )
+    tasks: dict[tuple[str, str], Task] = {}
+    for entry in entries:
+        at = entry.level or level
+        same = tasks.setdefault((entry.name, at), (entry, at))[0]
+        if replace(same, level="") != replace(entry, level=""):
+            raise ConfigError(f"two entries for {entry.name} at level {at} differ: {same} and {entry}")
+    return list(tasks.values())

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +20,7 @@ TIMEOUT = "timeout"
 BASE = "base"
 """What became of a model: as claimed; refused with one of aimgraph's errors; different from its claim;
 dead, or an error that is nobody's message; over its time; or its base alone does not get that far."""
+STATUSES = (PASSED, REFUSED, FAILED, CRASHED, TIMEOUT, BASE)
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,14 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     table.writeheader()
     for row in sorted(rows, key=lambda item: (item.level, item.name)):
         table.writerow(asdict(row) | {"seconds": f"{row.seconds:.2f}"})
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, so that an interruption leaves the old one."""
     draft = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft.write_text(text.getvalue(), encoding="utf-8")
+    draft.write_text(text, encoding="utf-8", newline="\n")
     draft.replace(path)
 
 
@@ -78,7 +85,7 @@ def read_rows(path: Path) -> dict[tuple[str, str], Row]:
         ConfigError: The file is not such a table.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [_row(data) for data in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, TypeError, ValueError, csv.Error) as error:
         raise ConfigError(
@@ -87,8 +94,10 @@ def read_rows(path: Path) -> dict[tuple[str, str], Row]:
     return {(row.name, row.level): row for row in rows}
 
 
-def _row(data: dict[str, str]) -> Row:
-    known = {item.name: data[item.name] for item in fields(Row) if item.name in data}
+def _row(data: dict[str, str | None]) -> Row:
+    known = {name: data[name] or "" for name in COLUMNS if name in data}
+    if known.get("status") not in STATUSES:
+        raise ValueError(f"{known.get('name')} has the status {known.get('status')!r}")
     numbers = {name: int(known.pop(name) or 0) for name in _COUNTS if name in known}
     seconds = float(known.pop("seconds", "") or 0)
     return Row(**known, **numbers, seconds=seconds)  # type: ignore[arg-type]
@@ -109,18 +118,26 @@ class Difference:
     def __str__(self) -> str:
         """One line that says what changed."""
         if self.expected is None:
-            return f"{self.row.name} ({self.row.level}): not in the expected results; it {self.row.status}"
+            reason = f": {self.row.reason}" if self.row.reason else ""
+            return f"{self.row.name} ({self.row.level}): not in the expected results; it is {self.row.status}{reason}"
         pairs = zip(COLUMNS, self.expected.facts(), self.row.facts(), strict=False)
         changes = [f"{name} {old!r} -> {new!r}" for name, old, new in pairs if old != new]
         return f"{self.row.name} ({self.row.level}): {'; '.join(changes)}"
 
 
-def differences(rows: Iterable[Row], expected: dict[tuple[str, str], Row]) -> list[Difference]:
-    """The rows that differ from what is expected, an unexpected pass included."""
+def differences(rows: Iterable[Row], expected: dict[tuple[str, str], Row], *, strict: bool) -> list[Difference]:
+    """The rows that differ from what is expected, an unexpected pass included.
+
+    Args:
+        rows: What was found; what else is expected does not matter.
+        expected: By name and level.
+        strict: Every row has to be expected; otherwise one that is not has to have passed.
+    """
     found = []
     for row in rows:
         known = expected.get((row.name, row.level))
-        if known is None or known.facts() != row.facts():
+        wrong = known.facts() != row.facts() if known else strict or row.status != PASSED
+        if wrong:
             found.append(Difference(row, known))
     return found
 
@@ -138,7 +155,12 @@ def to_junit(rows: list[Row], unexpected: list[Difference]) -> str:
     for row in rows:
         case = ET.SubElement(suite, "testcase", classname=row.level, name=row.name, time=f"{row.seconds:.2f}")
         if (row.name, row.level) in wrong:
-            ET.SubElement(case, "failure", message=wrong[row.name, row.level])
+            ET.SubElement(case, "failure", message=_printable(wrong[row.name, row.level]))
         elif row.status != PASSED:
-            ET.SubElement(case, "skipped", message=f"{row.status}: {row.reason}")
+            ET.SubElement(case, "skipped", message=_printable(f"{row.status}: {row.reason}"))
     return ET.tostring(suite, encoding="unicode")
+
+
+def _printable(text: str) -> str:
+    """Without the characters that XML has no form for: a terminal's colours and the like."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)

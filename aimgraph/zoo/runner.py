@@ -1,10 +1,11 @@
 """Runs the rows of a zoo check, each in a process of its own: one crash costs one row."""
 
-import contextlib
-import hashlib
 import json
+import math
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,13 +16,15 @@ from typing import Any
 
 import torch
 
-import aimgraph
 from aimgraph.zoo.levels import check
-from aimgraph.zoo.manifest import Entry
+from aimgraph.zoo.manifest import Task
 from aimgraph.zoo.rows import CRASHED, TIMEOUT, Row
 
-Task = tuple[Entry, str]
-Report = Callable[[Row], None]
+Report = Callable[[Task, Row], None]
+"""Takes every row as soon as it is there."""
+
+START_SECONDS = 300.0
+"""How long a process may take to import what it needs; its own time begins after that."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,11 @@ def run_one(task: Task, limits: Limits) -> Row:
 
 def _limit_memory(gibibytes: float) -> None:
     """Let an allocation beyond the limit fail instead of the whole machine; where the system offers that."""
-    try:
-        import resource
-    except ImportError:  # not on Windows; the time limit is what remains
+    if sys.platform != "linux":  # elsewhere the time limit is what remains
         return
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()  # what RLIMIT_DATA counts
     limit = used + int(gibibytes * 2**30)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -65,19 +68,27 @@ def run_local(tasks: list[Task], jobs: int, limits: Limits, report: Report) -> N
         tasks: Models and levels.
         jobs: How many processes at once.
         limits: Of each.
-        report: Called with every row as soon as it is there.
+        report: Called with every task and its row.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["aimgraph.zoo.preload"])
+    context = _context()
     waiting, running = list(reversed(tasks)), _Running()
     try:
         while waiting or running.workers:
             while waiting and len(running.workers) < jobs:
                 running.start(context, waiting.pop(), limits)
-            for row in running.finished():
-                report(row)
+            for task, row in running.finished():
+                report(task, row)
     finally:
         running.stop()
+
+
+def _context() -> Any:
+    """How processes are started: copies of one that has imported everything, where that is safe."""
+    if sys.platform != "linux":  # Windows can't fork; the libraries of macOS don't survive it
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["aimgraph.zoo.preload"])
+    return context
 
 
 @dataclass
@@ -86,6 +97,10 @@ class _Worker:
     task: Task
     deadline: float
     seconds: float
+
+    def row(self, status: str, reason: str) -> Row:
+        entry, level = self.task
+        return Row(entry.name, level, status, reason=reason)
 
 
 @dataclass
@@ -99,29 +114,30 @@ class _Running:
         process = context.Process(target=_work, args=(sender, task, limits), daemon=True)
         process.start()
         sender.close()
-        self.workers[receiver] = _Worker(process, task, time.monotonic() + limits.seconds, limits.seconds)
+        self.workers[receiver] = _Worker(process, task, time.monotonic() + START_SECONDS, limits.seconds)
 
-    def finished(self) -> Iterator[Row]:
+    def finished(self) -> Iterator[tuple[Task, Row]]:
         """The rows that came, of workers that died, and of those past their time."""
         ready = wait(list(self.workers), timeout=0.2)
-        for connection in list(self.workers):
-            worker = self.workers[connection]
-            if connection in ready:
-                yield self._row(connection, worker)
-            elif time.monotonic() > worker.deadline:
+        for connection, worker in list(self.workers.items()):
+            row = self._received(connection, worker) if connection in ready else None
+            if row is None and time.monotonic() > worker.deadline:
+                row = worker.row(TIMEOUT, f"not done after {worker.seconds:g} s")
+            if row is not None:
                 self._end(connection, worker)
-                entry, level = worker.task
-                yield Row(entry.name, level, TIMEOUT, reason=f"not done after {worker.seconds:g} s")
+                yield worker.task, row
 
-    def _row(self, connection: Connection, worker: _Worker) -> Row:
-        entry, level = worker.task
+    def _received(self, connection: Connection, worker: _Worker) -> Row | None:
+        """The row that a process sent or that its death makes; None where it said that it begins."""
         try:
-            row: Row = Row(**json.loads(connection.recv_bytes()))
-        except EOFError:
+            message = connection.recv_bytes()
+        except (EOFError, OSError):  # before a message, or inside one
             worker.process.join(5)
-            row = Row(entry.name, level, CRASHED, reason=f"its process ended with code {worker.process.exitcode}")
-        self._end(connection, worker)
-        return row
+            return worker.row(CRASHED, f"its process ended with code {worker.process.exitcode}")
+        if message:
+            return Row(**json.loads(message))
+        worker.deadline = time.monotonic() + worker.seconds
+        return None
 
     def _end(self, connection: Connection, worker: _Worker) -> None:
         worker.process.kill()
@@ -135,54 +151,13 @@ class _Running:
 
 
 def _work(sender: Connection, task: Task, limits: Limits) -> None:
+    if hasattr(signal, "alarm"):  # nobody may be there to end it: its parent can be killed
+        signal.alarm(math.ceil(limits.seconds) + 60)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # a model may print; stdout is for results
+        os.dup2(nowhere, stream)
+    sender.send_bytes(b"")
     row = run_one(task, limits)
     sender.send_bytes(json.dumps(asdict(row)).encode())
     sender.close()
     os._exit(0)  # nothing to clean up; some libraries take seconds to
-
-
-@dataclass
-class Journal:
-    """Rows on disk as they come, so that an interrupted run goes on where it stopped.
-
-    Rows of another version of aimgraph, of torch or of the entry itself are not taken.
-
-    Args:
-        path: The file; one JSON object per line.
-    """
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        self.rows: dict[str, Row] = {}
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # the line that an interruption cut off
-                    data = json.loads(line)
-                    self.rows[data["key"]] = Row(**data["row"])
-
-    def known(self, task: Task) -> Row | None:
-        """The row of `task`, if it was run before."""
-        return self.rows.get(_key(task))
-
-    def add(self, task: Task, row: Row) -> None:
-        """Keep the row of a task."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": _key(task), "row": asdict(row)}) + "\n")
-
-
-def _key(task: Task) -> str:
-    entry, level = task
-    return "|".join((level, repr(entry), torch.__version__, aimgraph.__version__, _CODE))
-
-
-def _code_digest() -> str:
-    """What aimgraph's own files are: results of other code are no results."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(aimgraph.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-_CODE = _code_digest()

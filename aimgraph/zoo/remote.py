@@ -1,0 +1,94 @@
+"""Runs the rows of a zoo check on Ray: on many machines, or on this one.
+
+Every Ray task runs its one row as `run_local` does, in a process of its own within its limits, so
+that a row is the same wherever it is computed. A task whose worker or machine is lost is run again.
+"""
+
+import importlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from aimgraph.errors import ConfigError
+from aimgraph.zoo.journal import code_digest
+from aimgraph.zoo.manifest import Task
+from aimgraph.zoo.rows import CRASHED, Row
+from aimgraph.zoo.runner import Limits, Report, run_local
+
+LOCAL = "local"
+"""The address that means: start Ray on this machine, for this run."""
+
+RETRIES = 3
+"""How often a row is tried again after its worker or machine was lost."""
+
+
+def run_remote(tasks: list[Task], address: str, jobs: int, limits: Limits, report: Report) -> None:
+    """Run all tasks on Ray, as many at a time as its CPUs allow.
+
+    Args:
+        tasks: Models and levels.
+        address: Of the Ray cluster, ``auto`` for the one of this machine; `LOCAL` starts one.
+        jobs: How many CPUs Ray gets where it is started here.
+        limits: Of each row.
+        report: Called with every task and its row.
+
+    Raises:
+        ConfigError: There is no Ray there, or aimgraph is another one on its machines.
+    """
+    if not tasks:
+        return
+    with _connected(address, jobs) as ray:
+        remote = ray.remote(num_cpus=limits.threads, max_retries=RETRIES)(_one)
+        waiting = {remote.remote(task, limits, code_digest()): task for task in tasks}
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            task = waiting.pop(done)
+            report(task, _row(ray, done, task))
+
+
+def _row(ray: Any, reference: Any, task: Task) -> Row:
+    entry, level = task
+    try:
+        data = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # not the model's: those are in its row
+        raise error.cause or error from error
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().split("\n")[0]
+        return Row(entry.name, level, CRASHED, reason=f"its worker was lost {RETRIES + 1} times: {reason}")
+    if isinstance(data, str):
+        raise ConfigError(f"aimgraph differs between this machine and {data}: install the same on all machines of Ray")
+    return Row(**data)
+
+
+def _one(task: Task, limits: Limits, digest: str) -> dict[str, Any] | str:
+    """One row, as data; or the name of this machine, if its aimgraph is not the caller's."""
+    if code_digest() != digest:
+        return platform.node()
+    rows: list[Row] = []
+    run_local([task], 1, limits, lambda _, row: rows.append(row))
+    return asdict(rows[0])
+
+
+@contextmanager
+def _connected(address: str, jobs: int) -> Iterator[Any]:
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ModuleNotFoundError as error:
+        raise ConfigError("--ray: ray is not installed: pip install 'aimgraph[ray]'") from error
+    options = {"num_cpus": jobs, "include_dashboard": False} if address == LOCAL else {"address": address}
+    started_here = not ray.is_initialized()
+    if started_here:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(f"--ray {address}: no Ray there: {reason}; start one with: ray start --head") from error
+    try:
+        yield ray
+    finally:
+        if started_here:
+            ray.shutdown()

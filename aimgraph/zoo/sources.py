@@ -1,0 +1,99 @@
+"""The models that a library has, as manifest entries, and the few of them that every change is checked with."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aimgraph.errors import AimgraphError
+from aimgraph.models_zoo.loader import ZOO, import_library
+from aimgraph.zoo.manifest import Entry, read_manifest
+
+FOLDER = Path(__file__).parent.parent / "models_zoo"
+"""Where the manifests and the expected results of the known sources are."""
+
+SOURCES = ("torchvision", "timm", "zoo")
+
+SMALL = 30_000_000
+"""Most parameters of a model that every change is computed with."""
+
+
+def list_entries(source: str) -> Iterator[Entry]:
+    """One entry per model of a source, as its library names them.
+
+    Raises:
+        AimgraphError: The library is not installed, or a model of it can't be built.
+    """
+    if source == "zoo":
+        yield from (sized(Entry(f"zoo/{name}", family=name)) for name in sorted(ZOO))
+        return
+    library = import_library(source)
+    if source == "timm":
+        for name in library.list_models():
+            yield sized(_timm_entry(library, name))
+        return
+    for name in library.models.list_models():
+        yield sized(_torchvision_entry(library, name))
+
+
+def _timm_entry(library: Any, name: str) -> Entry:
+    config = library.models.get_pretrained_cfg(name, allow_unregistered=True)
+    size = "x".join(map(str, config.input_size)) if config is not None else "3x224x224"
+    return Entry(f"timm/{name}", inputs=f"2x{size}", family=str(library.models._registry._model_to_module[name]))
+
+
+def _torchvision_entry(library: Any, name: str) -> Entry:
+    """Inputs by task: frames for video, two images for optical flow, and a detector's backbone alone."""
+    builder = library.models.get_model_builder(name)
+    module = builder.__module__.removeprefix("torchvision.models.")
+    family, _, rest = module.partition(".")
+    entry = {"name": f"torchvision/{name}", "family": module}
+    if family == "video":
+        side = 112 if "resnet" in rest else 224
+        return Entry(**entry, inputs=f"2x3x16x{side}x{side}")
+    if family == "optical_flow":
+        return Entry(**entry, inputs="2x3x128x128;2x3x128x128")
+    if family == "detection":
+        return Entry(**entry, inputs="2x3x320x320", within="backbone", options="weights_backbone=none")
+    if family == "segmentation":
+        return Entry(**entry, inputs="2x3x224x224", options="weights_backbone=none")
+    if family == "quantization":
+        return Entry(**entry, inputs="2x3x224x224", options="quantize=true")
+    side = 299 if "inception" in name else 224
+    return Entry(**entry, inputs=f"2x3x{side}x{side}")
+
+
+def sized(entry: Entry) -> Entry:
+    """The entry with its number of parameters, where the model can be built."""
+    for device in ("meta", None):  # without values if possible; some constructors compute with them
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = entry.build(device)
+        except (AimgraphError, RuntimeError, NotImplementedError, TypeError):
+            continue
+        return replace(entry, parameters=sum(p.numel() for p in model.parameters()))
+    return entry
+
+
+def representatives() -> list[Entry]:
+    """Of every family, the smallest model at level ``numeric`` and the middle one at level ``structure``.
+
+    A family without a small model is there at level ``structure`` alone.
+    """
+    picked = []
+    for source in sorted(SOURCES):
+        families: dict[str, list[Entry]] = defaultdict(list)
+        for entry in read_manifest(FOLDER / f"{source}.csv"):
+            families[entry.family].append(entry)
+        for family in sorted(families):
+            members = sorted(families[family], key=lambda entry: (entry.parameters, entry.name))
+            small = next((entry for entry in members if 0 < entry.parameters <= SMALL), None)
+            if small is not None:
+                picked.append(replace(small, level="numeric"))
+            middle = members[len(members) // 2]
+            if middle != small:
+                picked.append(replace(middle, level="structure"))
+    return picked
