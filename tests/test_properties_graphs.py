@@ -336,8 +336,6 @@ class Shared(Op):
             and not m._forward_hooks
         ]
         self.layer = fitting[self.step.b % len(fitting)] if fitting else layer_for(self.kind, c, c, self.step)
-        if self.flag == 5 and fitting:
-            self.unread = ()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind in GRIDS:
@@ -435,10 +433,6 @@ class Join(Op):
         if self.flag % 3 == 0:
             return self.after(torch.cat([x, y], 1 if self.kind in GRIDS else -1))
         return x + y if self.flag % 3 == 1 else x * torch.sigmoid(y)
-
-    @property
-    def unused(self) -> bool:
-        return self.flag % 3 != 0
 
 
 class Film(Op):
@@ -1190,7 +1184,7 @@ def check(recipe: Recipe, **memory: Any) -> None:
 
 
 def check_forms(recipe: Recipe, **memory: Any) -> None:
-    """Split and concat form agree in outputs and gradients; so does the base with the memory disabled."""
+    """Split and concat form agree in their outputs, with random read weights; strip undoes the concat form."""
     base, inputs = build(recipe)
     with plain_attention():
         split = randomise(aimgraph.transform(base, inputs, verify="full", **memory), scale=0.2)
