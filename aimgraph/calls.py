@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from aimgraph.fakes import real_twins
 from aimgraph.layers import FUNCTIONS, LayerKind
 
 
@@ -30,7 +31,10 @@ class CallNames:
     def __init__(self, root: nn.Module, kinds: Mapping[nn.Module, LayerKind]) -> None:
         self.paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
         self.taken = set(self.paths.values())
-        self.layers = {module for module, kind in kinds.items() if not kind.enter}
+        self.layers = {self.paths[module] for module, kind in kinds.items() if not kind.enter}
+        for path, module in root.named_modules():
+            for below, twin in real_twins(module):
+                self.paths[twin] = ".".join(filter(None, (path, below)))
         self.stack: list[tuple[nn.Module, Counter[str]]] = [(root, Counter())]
 
     @contextmanager
@@ -54,7 +58,7 @@ class CallNames:
         kind = function.__name__
         number = counts[kind]
         counts[kind] += 1
-        if module in self.layers and number == 0:
+        if path in self.layers and number == 0:
             return path
         name = ".".join(filter(None, (path, f"{kind}_{number}")))
         while name in self.taken:
@@ -70,11 +74,15 @@ class Calls:
         counts: Name of a call -> how often it is made.
         functions: Name of a call -> name of the function.
         callers: Modules that call such a function themselves.
+        shapes: Name of a call -> the shape of its input, each time.
+        failed: The innermost module that raised an error, if one did.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     functions: dict[str, str] = field(default_factory=dict)
     callers: set[str] = field(default_factory=set)
+    shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    failed: str | None = None
 
 
 class WatchCalls(TorchFunctionMode):
@@ -95,7 +103,12 @@ class WatchCalls(TorchFunctionMode):
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             with names.inside(module):
-                return original(module, *args, **kwargs)
+                try:
+                    return original(module, *args, **kwargs)
+                except Exception:
+                    if self.calls.failed is None:
+                        self.calls.failed = names.paths.get(module)
+                    raise
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -113,6 +126,8 @@ class WatchCalls(TorchFunctionMode):
             name = self.names.name(func)
             self.calls.counts[name] += 1
             self.calls.functions[name] = func.__name__
+            features = args[0] if args else (kwargs or {})["input"]
+            self.calls.shapes.setdefault(name, []).append(tuple(features.shape))
             self.calls.callers.add(self.names.paths.get(self.names.module, ""))
         return func(*args, **(kwargs or {}))
 

@@ -18,7 +18,16 @@ class ExampleInputError(AimgraphError, ValueError):
 
 
 class TraceError(AimgraphError):
-    """The base can't be traced into a graph."""
+    """The base can't be traced into a graph.
+
+    Args:
+        message: What failed.
+        where: Path of the innermost module that failed; "" for the base itself.
+    """
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(message)
+        self.where = where
 
 
 class PlanError(AimgraphError):

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
+from aimgraph.randomness import kept_python_randomness
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
 
 M = TypeVar("M", bound=nn.Module)
@@ -49,11 +50,13 @@ class Faker:
 
     Args:
         root: The module.
+        real: Paths of modules that depend on values: copies of them run on random values instead.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, real: frozenset[str] = frozenset()) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.root = root
+        self.real = real
         self.memo: dict[int, Any] = {}
         self.alive: list[Any] = []  # keeps the identities in the memo from being used again
         for tensor in chain(root.parameters(), root.buffers()):
@@ -63,7 +66,45 @@ class Faker:
     def copy(self, *, train: bool) -> nn.Module:
         """A copy of the module around fake tensors, in train or eval mode; the tensors are shared by all copies."""
         with torch.no_grad():
-            return copy.deepcopy(self.root, dict(self.memo)).train(train)
+            fake = copy.deepcopy(self.root, dict(self.memo)).train(train)
+            for path in self.real:
+                twin = copy.deepcopy(self.root.get_submodule(path)).train(train)
+                run_for_real(fake.get_submodule(path), twin, self.mode)
+        return fake
+
+
+_TWIN = "aim_twin"
+
+
+def run_for_real(fake: nn.Module, twin: nn.Module, mode: FakeTensorMode) -> None:
+    """Let `fake` do what `twin` does on random values, and give fake tensors of the same shapes."""
+    original = twin.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily(), kept_python_randomness(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            generator = torch.Generator().manual_seed(0)
+            given = tree_map(lambda leaf: _drawn(leaf, generator), (args, kwargs))
+            output = original(*given[0], **given[1])
+        return tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
+
+    vars(fake)["forward"] = forward
+    vars(fake)[_TWIN] = (twin,)
+
+
+def real_twins(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that run in place of `module` and of what is below it, with their paths below it."""
+    for twin in vars(module).get(_TWIN, ()):
+        yield from twin.named_modules()
+
+
+def _drawn(leaf: Any, generator: torch.Generator) -> Any:
+    """A tensor of random values like a fake one; anything else as it is."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.is_floating_point():
+        return torch.randn(leaf.shape, generator=generator).to(device=leaf.device, dtype=leaf.dtype)
+    return torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
 
 
 class FakeRun:
@@ -73,9 +114,19 @@ class FakeRun:
         root: Owner of the modules and attributes that the graph names.
         inputs: Argument of the root's forward -> value; tensors become fake.
         faker: Has made the tensors of the root fake already; by default they are made fake when needed.
+        real: Paths of modules that depend on values, as for `Faker`; those of the faker by default.
+        train: The mode that modules run in.
     """
 
-    def __init__(self, root: nn.Module, inputs: dict[str, Any], faker: Faker | None = None) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        inputs: dict[str, Any],
+        faker: Faker | None = None,
+        real: frozenset[str] = frozenset(),
+        *,
+        train: bool = False,
+    ) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if faker is None else faker.mode
         self.root = root
         self.inputs: dict[str, Any] = fake_inputs(inputs, self.mode)
@@ -85,7 +136,9 @@ class FakeRun:
         self._adopted = False
         self._grad = False
         self._memo: dict[int, Any] = {} if faker is None else dict(faker.memo)
-        self._alive: list[Any] = []  # keeps the identities above from being used again
+        self._alive: list[Any] = [] if faker is None else [faker]  # keeps the identities above from being used again
+        self.train = train
+        self._real = {id(root.get_submodule(path)) for path in (real if faker is None else faker.real)}
 
     def run(self, graph: fx.Graph) -> None:
         """Run every node of `graph` that has no value yet, in order."""
@@ -133,7 +186,8 @@ class FakeRun:
             case "get_attr":
                 return self._fake(_attribute(self.root, target))
             case "call_module":
-                return self._fake(self.root.get_submodule(target))(*args, **kwargs)
+                with kept_python_randomness():
+                    return self._fake(self.root.get_submodule(target))(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             case "call_function":
@@ -151,7 +205,17 @@ class FakeRun:
                     self._alive.append(tensor)
                     self._memo[id(tensor)] = self.mode.from_tensor(tensor)
             self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
+            self._set_mode(self._copies[id(thing)])
+            if id(thing) in self._real or getattr(thing, "needs_values", False):
+                with unset_fake_temporarily():
+                    twin = copy.deepcopy(thing)
+                self._set_mode(twin)
+                run_for_real(self._copies[id(thing)], twin, self.mode)
         return self._copies[id(thing)]
+
+    def _set_mode(self, thing: Any) -> None:
+        for module in _modules_of(thing):
+            module.training = self.train
 
 
 def _plain(value: Any) -> Any:
@@ -172,11 +236,25 @@ def argument_name(placeholder: str, arguments: Iterable[str]) -> str:
 
 
 def _tensors(thing: Any) -> list[Tensor]:
+    """A tensor itself, or the tensors of a module and of those that it holds without owning them."""
     if isinstance(thing, Tensor):
         return [thing]
-    borrowed = [m for part in getattr(thing, "borrowed", ()) for m in (part if isinstance(part, tuple) else (part,))]
-    modules = [thing, *borrowed] if isinstance(thing, nn.Module) else []
-    return [t for module in modules for t in chain(module.parameters(), module.buffers())]
+    own = [chain(m.parameters(recurse=False), m.buffers(recurse=False)) for m in _modules_of(thing)]
+    return list(chain.from_iterable(own))
+
+
+def _modules_of(thing: Any) -> set[nn.Module]:
+    """A module, those below it, and those that they hold without owning them."""
+    waiting: list[nn.Module] = [thing] if isinstance(thing, nn.Module) else []
+    seen: set[nn.Module] = set()
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += module.children()
+            for part in getattr(module, "borrowed", ()):
+                waiting += part if isinstance(part, tuple) else (part,)
+    return seen
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

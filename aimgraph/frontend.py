@@ -2,23 +2,27 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from aimgraph.config import AimConfig
-from aimgraph.errors import ExampleInputError, PlanError
-from aimgraph.faithful import check_faithful, observe
+from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
+from aimgraph.faithful import Observed, check_faithful, observe
 from aimgraph.fakes import Faker, FakeRun, quiet
-from aimgraph.layers import classify_layers, is_layer
+from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.plan import Plan
-from aimgraph.program import AIM, NUMBERS, SHAPES, Program, Signature
-from aimgraph.tracing import Arguments, Traced, bound_arguments, trace
+from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
+from aimgraph.runtime.leaf import Whole
+from aimgraph.runtime.memory import put_module
+from aimgraph.tracing import WHOLE, Arguments, Traced, bound_arguments, place_of, trace
 
 RESERVED = (
     *(
@@ -62,15 +66,15 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     check_base(base)
     root = clone(base, share=share)
     kinds = classify_layers(root)
-    sample = with_batch(inputs, batch_size(inputs), example_batch(inputs))
-    faker = Faker(root)
-    observed = observe(faker, kinds, sample)
-    callers = {path for seen in observed.values() for path in seen.calls.callers}
-    traced = trace(faker, kinds, sample, frozenset(root.get_submodule(path) for path in callers))
+    batch = example_batch(inputs)
+    bound_arguments(root, inputs)  # says so where they don't fit the forward
+    sample = with_batch(inputs, batch_size(inputs), batch)
+    found = _trace_around(root, kinds, sample)
+    traced, observed, faker = found.traced, found.observed, found.faker
+    again = observe(faker, kinds, with_batch(inputs, batch_size(inputs), batch + 1)) if found.opaque else {}
     graphs = traced.graphs
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     inputs, runs = canonical_inputs(faker, traced, sample, inputs)
-    check_faithful(root, traced.operations, observed)
     signature = Signature(
         model=type(base).__name__,
         placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
@@ -80,10 +84,104 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
         moded=traced.moded,
         example=inputs,
         calls={mode: seen.calls for mode, seen in observed.items()},
+        again={mode: seen.calls for mode, seen in again.items()},
+        opaque={path or WHOLE: item for path, item in found.opaque.items()},
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
-    plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=(*traced.notes, *_notes(graphs)))
-    return Program(root, graphs, runs, signature, configs, plan)
+    notes = (*traced.notes, *_notes(graphs), *_kept(root, found.opaque))
+    plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
+    return Program(root, graphs, kinds, runs, signature, configs, plan)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A base that is traced as far as it can be."""
+
+    traced: Traced
+    observed: dict[str, Observed]
+    faker: Faker
+    opaque: dict[str, Opaque]
+
+
+def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments) -> _Found:
+    """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
+
+    Raises:
+        TraceError: Not even the base as one call can be traced.
+    """
+    opaque: dict[str, Opaque] = {}
+    while True:
+        faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values))
+        observed = observe(faker, kinds, sample)
+        failed = next((seen for seen in observed.values() if seen.error is not None), None)
+        if failed is not None and _keep(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
+            continue
+        if failed is not None:
+            raise _refusal(root, sample, failed.error)
+        callers = {path for seen in observed.values() for path in seen.calls.callers}
+        places = frozenset(path or WHOLE for path in opaque)
+        try:
+            traced = trace(faker, kinds, sample, frozenset(map(root.get_submodule, callers)), places)
+        except TraceError as error:
+            if _keep(root, opaque, error.where or "", error, needs_values=False):
+                continue
+            raise
+        try:
+            check_faithful(root, traced.operations, observed)
+        except TraceError as error:
+            if _keep(root, opaque, "", error, needs_values=False):
+                continue
+            raise
+        return _Found(traced, observed, faker, opaque)
+
+
+def _refusal(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
+    """The base's forward does not run, not even where it is given values."""
+    name = type(root).__name__
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return TraceError(
+            f"{name} can't be traced: {_told(error)}; on the meta device there are no values to decide by: "
+            "transform the model on another device"
+        )
+    return ExampleInputError(
+        f"{name} does not run on inputs of shapes {[list(shape) for shape in _shapes(sample)]} at batch size "
+        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}"
+    )
+
+
+def _keep(
+    root: nn.Module, opaque: dict[str, Opaque], path: str, error: Exception | None, *, needs_values: bool
+) -> bool:
+    """Note a module as opaque; not one that is already, and not the layers themselves."""
+    known = opaque.get(path)
+    if known is not None and (known.needs_values or not needs_values):
+        return False
+    if needs_values and any(parameter.is_meta for parameter in root.parameters()):
+        return False  # there are no values to run it on
+    reason = known.reason if known is not None else _told(error)
+    opaque[path] = Opaque(path, reason, needs_values)
+    if not path:
+        put_module(root, WHOLE, Whole(root, needs_values=needs_values))
+    return True
+
+
+def _told(error: Exception | None) -> str:
+    """Why a module can't be traced, in one line with the place in its code."""
+    cause = error.__cause__ if isinstance(error, TraceError) and error.__cause__ is not None else error
+    assert cause is not None
+    what = str(cause).strip().partition("\n")[0] or type(cause).__name__
+    if isinstance(cause, DataDependentOutputException | DynamicOutputShapeException):
+        what = f"what it does depends on the value of a tensor ({what})"
+    return f"{what}{place_of(cause)}"
+
+
+def _kept(root: nn.Module, opaque: dict[str, Opaque]) -> list[str]:
+    return [
+        f"{path or 'the model'} ({type(root.get_submodule(path)).__name__}) can't be traced and is kept as one call, "
+        f"inside which its layers read: {item.reason}"
+        for path, item in opaque.items()
+        if any(map(is_layer, root.get_submodule(path).modules()))
+    ]
 
 
 def check_base(base: nn.Module) -> None:
@@ -215,7 +313,9 @@ def derive_shapes(
         runs = []
         for other in (batch, batch + 1):
             run = first.get(name) if other == batch else None
-            run = run or FakeRun(root, bound_arguments(root, with_batch(inputs, size, other)), faker)
+            run = run or FakeRun(
+                root, bound_arguments(root, with_batch(inputs, size, other)), faker, train=name == "train"
+            )
             try:
                 with quiet():
                     run.run(graph)

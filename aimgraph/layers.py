@@ -60,19 +60,45 @@ def is_layer(module: nn.Module) -> bool:
 def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
     """The kind of every convolution and linear layer below `root`.
 
-    Asked once, before tracing: inside a trace a layer can't be run for itself.
+    Asked once, before tracing: inside a trace a layer can't be run for itself. Layers that differ in
+    nothing but their values are watched once.
     """
-    return {module: classify(module) for module in root.modules() if isinstance(module, TORCH_KINDS)}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    seen: dict[Any, LayerKind] = {}
+    kinds: dict[nn.Module, LayerKind] = {}
+    for module in root.modules():
+        if isinstance(module, TORCH_KINDS):
+            key = _build_of(module)
+            if key not in seen:
+                seen[key] = classify(module, mode)
+            kinds[module] = seen[key]
+    return kinds
 
 
-def classify(layer: AffineLayer) -> LayerKind:
-    """The kind of one layer."""
+def _build_of(layer: AffineLayer) -> Any:
+    """What the kind of a layer can depend on; the layer itself, if that is more than plain options."""
+    options, shapes = [], []
+    for name, value in sorted(vars(layer).items()):
+        if name == "_parameters":
+            shapes = [(key, None if p is None else (p.shape, p.dtype, p.device)) for key, p in value.items()]
+        elif isinstance(value, dict | set):
+            if value:
+                return layer
+        elif isinstance(value, int | float | str | tuple | None):
+            options.append((name, value))
+        else:
+            return layer
+    return type(layer), tuple(options), tuple(shapes)
+
+
+def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> LayerKind:
+    """The kind of one layer; `mode` makes its tensors fake."""
     name = type(layer).__name__
     if layer._forward_hooks:
         reason = "it has a forward hook, which may change its output: register it on the result instead"
         return LayerKind(name, affine=False, reason=reason)
     if not _inherits_forward(layer):
-        return _watch(layer)
+        return _watch(layer, mode or FakeTensorMode(allow_non_fake_inputs=True))
     if "weight" not in layer._parameters or layer._forward_pre_hooks:
         return LayerKind(name, affine=True, raw=True)
     return LayerKind(name, affine=True)
@@ -84,9 +110,8 @@ def _inherits_forward(layer: AffineLayer) -> bool:
     return all(getattr(type(layer), name, None) is getattr(kind, name, None) for name in names)
 
 
-def _watch(layer: AffineLayer) -> LayerKind:
+def _watch(layer: AffineLayer, mode: FakeTensorMode) -> LayerKind:
     name = type(layer).__name__
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         copy = fake_copy(layer, mode)
         with quiet(), mode, torch.no_grad(), _Watcher(copy, _probe_input(layer)) as watcher:

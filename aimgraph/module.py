@@ -16,8 +16,9 @@ from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
+from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
-from aimgraph.tracing import Arguments
+from aimgraph.tracing import WHOLE, Arguments
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 _GRAPH_STATE = (
@@ -144,6 +145,9 @@ class AimModule(fx.GraphModule):
     def _select(self) -> None:
         """Run the graph that fits the mode, with memory or without."""
         record = self._record
+        whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
+        if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
+            whole.borrowed[0].training = self.training and not record.frozen
         graphs = record.graphs if record.enabled else record.base_graphs
         mode = "train" if self.training and not record.frozen else "eval"
         name = mode if mode in graphs else "both"

@@ -125,7 +125,9 @@ class Verifier:
             self._check_targets(program, graph)
             run = program.runs[name]
             if self.full:
-                run = FakeRun(program.root, bound_arguments(program.root, program.signature.example))
+                real = frozenset(path for path, item in program.signature.opaque.items() if item.needs_values)
+                arguments = bound_arguments(program.root, program.signature.example)
+                run = FakeRun(program.root, arguments, real=real, train=name == "train")
                 run.run(graph)
             else:
                 run.rerun(graph, touched)

@@ -48,6 +48,7 @@ class Site:
         raw: Whether the layer transforms its weight before use; the read weight is used as it is.
         split_only: Why its weight can't be widened; empty if it can.
         function: Whether it is the call of a function.
+        leaf: Path of the module around it that can't be traced and is kept as one call; empty if there is none.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Site:
     raw: bool = False
     split_only: str = ""
     function: bool = False
+    leaf: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Read:
         raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
         function: Whether the site is the call of a function.
+        leaf: Path of the module around it that is kept as one call; empty if there is none.
     """
 
     site: str
@@ -145,6 +148,7 @@ class Read:
     raw: bool = False
     note: str = ""
     function: bool = False
+    leaf: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,11 @@ class Plan:
     def sites_read(self) -> int:
         """How many distinct layers read some memory."""
         return len({read.site for memory in self.memories for read in memory.reads})
+
+    @property
+    def fallback(self) -> int:
+        """How many sites are inside a module that can't be traced."""
+        return sum(bool(site.leaf) for site in self.sites)
 
     @property
     def covered(self) -> int:

@@ -10,6 +10,7 @@ from torch import fx, nn
 from aimgraph.calls import Calls
 from aimgraph.config import AimConfig
 from aimgraph.fakes import FakeRun
+from aimgraph.layers import LayerKind
 from aimgraph.plan import Plan, Skipped
 
 AIM = "aim"
@@ -17,6 +18,12 @@ AIM = "aim"
 
 WIDENED = f"{AIM}._widened"
 """Where layers over [x ; m] stand until they are lowered."""
+
+LEAVES = f"{AIM}._leaves"
+"""Where modules that are kept as one call stand with the memory as an argument."""
+
+LEAF_READS = "aim_leaf_reads"
+"""Key in ``node.meta`` of such a call: (memory, call that reads) for each of the values it is given."""
 
 ADDED = "aim_added"
 """Key in ``node.meta`` of every node that a pass inserted."""
@@ -44,6 +51,21 @@ class Stage(IntEnum):
 
 
 @dataclass(frozen=True)
+class Opaque:
+    """A module that is kept as one call.
+
+    Attributes:
+        path: Its path; "" for the base itself.
+        reason: Why it can't be traced.
+        needs_values: Whether its forward depends on values, so that shapes alone can't run it.
+    """
+
+    path: str
+    reason: str
+    needs_values: bool
+
+
+@dataclass(frozen=True)
 class Signature:
     """What must not change: how the base is called and what it holds.
 
@@ -56,6 +78,8 @@ class Signature:
         moded: Paths of modules whose own train or eval mode decides between the graphs.
         example: The example inputs, (args, kwargs), at a batch size that no other dimension shares.
         calls: Mode -> the convolution and linear functions that the base's own forward calls.
+        again: The same at the next batch size; only where there are opaque modules.
+        opaque: Modules that can't be traced and are kept as one call.
     """
 
     model: str
@@ -66,6 +90,8 @@ class Signature:
     moded: tuple[str, ...]
     example: tuple[tuple[Any, ...], dict[str, Any]]
     calls: dict[str, Calls] = field(default_factory=dict)
+    again: dict[str, Calls] = field(default_factory=dict)
+    opaque: dict[str, "Opaque"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,7 @@ class Program:
     Attributes:
         root: The copy of the base, with what passes added below ``aim``.
         graphs: ``both``, or ``train`` and ``eval``.
+        kinds: The kind of each convolution and linear layer of the root.
         runs: Graph -> what each of its nodes gives at the example batch size, on fake tensors.
         signature: What must not change.
         configs: What was asked for, one per memory.
@@ -97,6 +124,7 @@ class Program:
 
     root: nn.Module
     graphs: dict[str, fx.Graph]
+    kinds: dict[nn.Module, LayerKind]
     runs: dict[str, FakeRun]
     signature: Signature
     configs: tuple[AimConfig, ...]

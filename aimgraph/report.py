@@ -62,6 +62,8 @@ def _values(read: Read) -> str:
 
 
 def _remarks(read: Read) -> Iterator[str]:
+    if read.leaf:
+        yield "read inside a module that can't be traced"
     if read.note:
         yield read.note
     yield from dict.fromkeys(call.note for call in read.calls if call.note)

@@ -3,8 +3,7 @@
 import copy
 import inspect
 import operator
-import random
-import sys
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +16,14 @@ from torch.fx import _symbolic_trace
 from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointFunction
 
 from aimgraph.calls import COMPOSITE, CallNames, opened, plain_attention
 from aimgraph.errors import ExampleInputError, TraceError
 from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import FUNCTIONS, LayerKind
 from aimgraph.operations import Operation, Recorder
+from aimgraph.randomness import kept_randomness
 from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
 from aimgraph.runtime.inplace import INPLACE
 
@@ -115,6 +116,7 @@ class LayerTracer(fx.Tracer):
     Args:
         kinds: The kind of each convolution and linear layer.
         callers: Modules that call a convolution or linear function themselves.
+        opaque: Paths of modules that are kept as one call whatever is in them.
         run: Derives what each node gives on the example inputs.
         recorder: Lists what the nodes do to tensors.
         names: Names such calls.
@@ -126,6 +128,7 @@ class LayerTracer(fx.Tracer):
         self,
         kinds: dict[nn.Module, LayerKind],
         callers: frozenset[nn.Module],
+        opaque: frozenset[str],
         run: FakeRun,
         recorder: Recorder,
         names: CallNames,
@@ -133,6 +136,8 @@ class LayerTracer(fx.Tracer):
         super().__init__()
         self.kinds = kinds
         self.callers = callers
+        self.opaque = opaque
+        self.failed: str | None = None
         self.run = run
         self.recorder = recorder
         self.names = names
@@ -142,6 +147,8 @@ class LayerTracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
+        if path in self.opaque:
+            return True
         if module in self.kinds:
             return not self.kinds[module].enter
         return not any(child in self.kinds or child in self.callers for child in module.modules())
@@ -174,7 +181,7 @@ class LayerTracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A parameter or buffer as a proxy."""
-        if self.aside:
+        if self.aside or isinstance(attr_val, fx.Proxy):  # a proxy: what the forward has set before
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -214,7 +221,12 @@ class LayerTracer(fx.Tracer):
         if self.aside:
             return forward(*args, **kwargs)
         with self.names.inside(m):
-            result = super().call_module(m, forward, args, kwargs)
+            try:
+                result = super().call_module(m, forward, args, kwargs)
+            except Exception:
+                if self.failed is None:
+                    self.failed = self.path_of_module(m)
+                raise
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
         return result
@@ -256,6 +268,23 @@ def _nothing_hidden() -> Iterator[None]:
     finally:
         functions.update(kept[0])
         methods[:] = kept[1]
+
+
+@contextmanager
+def _autograd_functions_refused() -> Iterator[None]:
+    """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward."""
+    original = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if cls is not CheckpointFunction and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
+        return original.__func__(cls, *args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -416,6 +445,7 @@ def trace(
     kinds: dict[nn.Module, LayerKind],
     inputs: Arguments,
     callers: frozenset[nn.Module] = frozenset(),
+    opaque: frozenset[str] = frozenset(),
 ) -> Traced:
     """Trace a module in train and in eval mode.
 
@@ -428,6 +458,7 @@ def trace(
             `forward` that they leave at their defaults become constants, and so do None, flags
             and strings that they give.
         callers: Modules that call a convolution or linear function themselves.
+        opaque: Paths of modules that are kept as one call whatever is in them; `WHOLE` for the base itself.
 
     Raises:
         ExampleInputError: The inputs don't fit the forward's signature.
@@ -445,7 +476,7 @@ def trace(
     try:
         for mode in ("train", "eval"):
             root.train(mode == "train")
-            runs[mode], fake = FakeRun(root, arguments, faker), faker.copy(train=mode == "train")
+            runs[mode], fake = FakeRun(root, arguments, faker, train=mode == "train"), faker.copy(train=mode == "train")
             recorder = Recorder(fake, runs[mode].inputs)
             operations[mode] = recorder.operations
             with (
@@ -454,7 +485,7 @@ def trace(
                 _unused_randomness(root),
                 _watched_modes(moded),
             ):
-                tracer = LayerTracer(kinds, callers, runs[mode], recorder, CallNames(root, kinds))
+                tracer = LayerTracer(kinds, callers, opaque, runs[mode], recorder, CallNames(root, kinds))
                 graphs[mode] = _trace_once(root, tracer, constants, notes)
     finally:
         for module, flag in flags.items():
@@ -467,9 +498,18 @@ def trace(
 
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any], notes: list[str]) -> fx.Graph:
+    if WHOLE in tracer.opaque:
+        return _whole_graph(root, tracer.run, tracer.recorder)
     try:
-        patches = (_RecordFactories(tracer), _sizes_may_be_proxies(tracer), plain_attention(), _nothing_hidden())
-        with closed_contexts(), patches[0], patches[1], patches[2], patches[3], _contexts_recorded(tracer):
+        with (
+            closed_contexts(),
+            _RecordFactories(tracer),
+            _sizes_may_be_proxies(tracer),
+            plain_attention(),
+            _nothing_hidden(),
+            _contexts_recorded(tracer),
+            _autograd_functions_refused(),
+        ):
             graph = tracer.trace(root, concrete_args=constants or None)
         _drop_empty_contexts(graph)
     except Exception as error:
@@ -478,8 +518,9 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
             "or linear layers, which is kept as one call"
         )
         raise TraceError(
-            f"{type(root).__name__} can't be traced by torch.fx: {error}\n{_where(error)}"
-            + ("" if isinstance(error, TraceError) else advice)
+            f"{type(root).__name__} can't be traced by torch.fx: {error}\n{place_of(error).strip()}: "
+            + ("" if isinstance(error, TraceError) else advice),
+            where=tracer.failed or "",
         ) from error
     if tracer.checkpoints:
         notes.append(
@@ -489,6 +530,37 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
         for name in constants:
             if node.target.startswith(f"{name}_") and node.target[len(name) + 1 :].isdigit():
                 node.target = name  # torch.fx renames constant arguments; keywords must go on working
+    return graph
+
+
+WHOLE = "aim._whole"
+"""Path of the stand-in for the base itself, where its own forward is the one that can't be traced."""
+
+
+def _whole_graph(root: nn.Module, run: FakeRun, recorder: Recorder) -> fx.Graph:
+    """Instead of a trace, one call of the stand-in with the arguments of the root's forward.
+
+    Raises:
+        TraceError: The forward takes any number of arguments.
+    """
+    graph = fx.Graph()
+    args: list[fx.Node] = []
+    kwargs: dict[str, Any] = {}
+    for name, parameter in inspect.signature(root.forward).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TraceError(
+                f"{type(root).__name__} can't be traced, and its forward takes any number of arguments ({parameter}): "
+                "name them"
+            )
+        default = () if parameter.default is parameter.empty else (parameter.default,)
+        node = graph.create_node("placeholder", name, default)
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[name] = node
+        else:
+            args.append(node)
+    graph.output(graph.create_node("call_module", WHOLE, tuple(args), kwargs))
+    with quiet(), recorder:
+        run.run(graph)
     return graph
 
 
@@ -513,19 +585,32 @@ def _kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
     before = {
         module: {key: (value, _content(value)) for key, value in vars(module).items()} for module in root.modules()
     }
+    tensors: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = [
+        (m, held, dict(held)) for m in root.modules() for held in (m._parameters, m._buffers)
+    ]
     try:
         yield
     finally:
+        paths = {module: path for path, module in root.named_modules()}
+        for module, held, kept in tensors:
+            changed = [key for key in {**held, **kept} if held.get(key) is not kept.get(key)]
+            held.clear()
+            held.update(kept)
+            notes += [_not_kept(paths[module], key) for key in changed]
         for path, module in root.named_modules():
             old, now = before.get(module, {}), vars(module)
             for key in [key for key, value in now.items() if key not in old or _changed(value, *old[key])]:
                 if key.startswith("_tensor_constant") or key in ("training", "_parameters", "_buffers", "_modules"):
                     continue
-                notes.append(f"the forward sets {'.'.join(filter(None, (path, key)))}, which the graph does not keep")
+                notes.append(_not_kept(path, key))
                 if key in old:
                     now[key] = _restored(*old[key])
                 else:
                     del now[key]
+
+
+def _not_kept(path: str, key: str) -> str:
+    return f"the forward sets {'.'.join(filter(None, (path, key)))}, which the graph does not keep"
 
 
 _CONTAINERS = (list, dict, set, deque)
@@ -558,25 +643,6 @@ def _restored(value: Any, content: Any) -> Any:
 
 
 @contextmanager
-def kept_randomness() -> Iterator[list[str]]:
-    """Put every random state back; the list names those afterwards that no graph can show."""
-    modules = [("random", random.getstate, random.setstate)]
-    if "numpy" in sys.modules:
-        numpy = sys.modules["numpy"]
-        modules.append(("numpy.random", lambda: numpy.random.get_state(legacy=False), numpy.random.set_state))
-    before = [get() for _, get, _ in modules]
-    drawn: list[str] = []
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield drawn
-    finally:
-        for (name, get, put), state in zip(modules, before, strict=True):
-            if str(get()) != str(state):
-                put(state)
-                drawn.append(name)
-
-
-@contextmanager
 def _unused_randomness(root: nn.Module) -> Iterator[None]:
     """Put every random state back; refuse a forward that drew from one that no graph can show."""
     with kept_randomness() as drawn:
@@ -606,16 +672,19 @@ def _watched_modes(seen: dict[nn.Module, None]) -> Iterator[None]:
         del nn.Module.training
 
 
-def _where(error: BaseException) -> str:
-    """The innermost line of the user's code in `error`'s traceback."""
+def place_of(error: BaseException) -> str:
+    """The innermost line of the user's code in `error`'s traceback; empty if there is none."""
     where = ""
     trace_ = error.__traceback__
     while trace_ is not None:
         code = trace_.tb_frame.f_code
-        if "/torch/" not in code.co_filename and not code.co_filename.endswith(("tracing.py", "layers.py")):
-            where = f"at {code.co_filename}:{trace_.tb_lineno} in {code.co_name}: "
+        if "/torch/" not in code.co_filename and not code.co_filename.startswith(_OURS):
+            where = f" at {code.co_filename}:{trace_.tb_lineno} in {code.co_name}"
         trace_ = trace_.tb_next
     return where
+
+
+_OURS = os.path.dirname(__file__) + os.sep
 
 
 def _constants(root: nn.Module, inputs: Arguments, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from aimgraph.layers import FUNCTIONS, LayerKind, classify_layers
+from aimgraph.layers import FUNCTIONS, LayerKind
 from aimgraph.passes.graph_tools import argument, folds_batch, options, site_layer
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import AffineLayer, groups_of, read_weight_shape
-from aimgraph.tracing import CALL
+from aimgraph.tracing import CALL, WHOLE
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 """Layers that are no convolution and no linear layer, but hold products of weights and features."""
@@ -39,7 +39,7 @@ class FindSites(BasePass):
 
     def run(self, program: Program) -> PassResult:
         """Fill in ``plan.sites``, ``plan.skipped`` and the counts of layers present and called."""
-        finder = _Finder(program, classify_layers(program.root))
+        finder = _Finder(program, program.kinds)
         for name, graph in program.graphs.items():
             for node in graph.nodes:
                 finder.visit(name, node)
@@ -65,15 +65,19 @@ class _Finder:
     functions: dict[str, Any] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
+    leaves: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.modules = dict(self.program.root.named_modules())
         self.paths = {m: path for path, m in self.program.root.named_modules() if m in self.kinds}
 
     def visit(self, graph: str, node: fx.Node) -> None:
         """Note what `node` calls, if that is a layer or function that could read."""
         if node.op == "call_module":
             layer = self.program.root.get_submodule(str(node.target))
-            if layer in self.kinds and self.kinds[layer].affine:
+            if str(node.target) in self.program.signature.opaque:
+                self._enter(graph, node)
+            elif layer in self.kinds and self.kinds[layer].affine:
                 self._note(graph, node, self.paths[layer], self.kinds[layer].name)
         elif node.op == "call_function" and node.target in FUNCTIONS and CALL in node.meta:
             self.reached.add(node.meta[CALL])
@@ -90,6 +94,31 @@ class _Finder:
             path = self._place(path, node, layer)
         self.layers.setdefault(path, layer)
         self.calls.setdefault(path, []).append(call)
+
+    def _enter(self, graph: str, node: fx.Node) -> None:
+        """Note the layers that are called inside a module that is kept as one call."""
+        signature, leaf = self.program.signature, str(node.target)
+        mode = "train" if graph == "train" else "eval"
+        inside = "" if leaf == WHOLE else f"{leaf}."
+        first, second = signature.calls[mode], signature.again[mode]
+        for name, shapes in first.shapes.items():
+            if not (name == leaf or name.startswith(inside)):
+                continue
+            self.reached.add(name)
+            module = self.modules.get(name)
+            kind = self.kinds.get(module) if module is not None else None
+            if kind is None:
+                why = f"inside {_leaf_name(leaf)}, which can't be traced, only layers read"
+                self.skipped.append(Skipped(name, first.functions[name], why))
+                continue
+            assert isinstance(module, AffineLayer)
+            for call in _inner_calls(graph, node, shapes, second.shapes.get(name, []), module, kind, signature.batch):
+                if isinstance(call, str):
+                    self.skipped.append(Skipped(name, kind.name, call))
+                else:
+                    self.layers.setdefault(name, module)
+                    self.calls.setdefault(name, []).append(call)
+                    self.leaves[name] = leaf
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
@@ -112,8 +141,10 @@ class _Finder:
                 found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True))
             else:
                 kind = self.kinds[layer]
-                why = _split_only(kind, path in partly, elsewhere.get(layer, ""))
-                found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why))
+                leaf = self.leaves.get(path, "")
+                why = f"inside {_leaf_name(leaf)}, which can't be traced" if leaf else elsewhere.get(layer, "")
+                why = _split_only(kind, path in partly, why)
+                found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why, leaf=leaf))
         return tuple(found)
 
     def left_alone(self, called: dict[str, None]) -> list[Skipped]:
@@ -128,6 +159,27 @@ class _Finder:
         recurrent = [(path, m) for path, m in program.root.named_modules() if isinstance(m, RECURRENT)]
         why = "recurrent layers are left as they are"
         return listed + [Skipped(path, type(module).__name__, why) for path, module in recurrent]
+
+
+def _inner_calls(
+    graph: str,
+    node: fx.Node,
+    shapes: list[tuple[int, ...]],
+    others: list[tuple[int, ...]],
+    layer: AffineLayer,
+    kind: LayerKind,
+    batch: int,
+) -> list[SiteCall | str]:
+    """The calls of a layer inside a module that is kept as one call, or why they can't read."""
+    if not kind.affine:
+        return [kind.reason]
+    if len(others) != len(shapes):
+        return [f"called {len(shapes)} times at one batch size and {len(others)} times at another"]
+    return [_layout(graph, node, pair, layer, batch) for pair in zip(shapes, others, strict=True)]
+
+
+def _leaf_name(leaf: str) -> str:
+    return "the model" if leaf == WHOLE else leaf
 
 
 def _origin(weight: Any) -> str:
@@ -160,18 +212,26 @@ def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     shapes = x.meta.get(SHAPES) if isinstance(x, fx.Node) else None
     if shapes is None:
         return "its input is not a tensor of known shape"
-    shape, other = shapes
     layer = site_layer(program.root, node, program.signature.batch)
-    rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
     if node.op == "call_function" and folds_batch(node):
-        return _folded_call(graph, node, shape, rank)
+        return _folded_call(graph, node, shapes[0], len(shapes[0]) - 2)
+    return _layout(graph, node, shapes, layer, program.signature.batch)
+
+
+def _layout(
+    graph: str, node: fx.Node, shapes: tuple[tuple[int, ...], tuple[int, ...]], layer: AffineLayer, batch: int
+) -> SiteCall | str:
+    """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told."""
+    shape, other = shapes
+    if len(shape) != len(other):
+        return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
+    rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
     channel_axis = len(shape) - 1 - rank
     varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     outer = range(channel_axis) if rank else range(len(shape) - 1)
     if len(varying) > 1 or any(axis not in outer for axis in varying):
         return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
     batch_axis = varying[0] if varying else (0 if rank and channel_axis else None)
-    batch = program.signature.batch
     ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
     grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
     if 0 in grid:
@@ -239,7 +299,7 @@ def _why_not(program: Program, path: str, kind: LayerKind | None) -> str:
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
         outer = ".".join(parts[:end])
-        if outer in called:
+        if outer in called and outer not in program.signature.opaque:
             name = type(program.root.get_submodule(outer)).__name__
             return f"inside {outer} ({name}), which is kept as one call"
     used = {str(n.target) for graph in program.graphs.values() for n in graph.find_nodes(op="get_attr")}

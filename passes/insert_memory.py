@@ -13,7 +13,8 @@ the later ones on.
 
 Declines: to widen layers that transform their weight before use, [Wx | Wm] would be transformed as a
 whole; and calls of functions, which have no layer to widen. They go straight to the split form,
-y = layer(x) + layer_m(m).
+y = layer(x) + layer_m(m). A module that can't be traced gets the memory's value as one more argument, and
+its layers do the same sum where they are called.
 """
 
 import hashlib
@@ -36,9 +37,22 @@ from aimgraph.passes.graph_tools import (
     with_argument,
 )
 from aimgraph.plan import MemoryPlan, Read, ReadCall
-from aimgraph.program import ADDED, AIM, READ, WIDENED, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.program import (
+    ADDED,
+    AIM,
+    LEAF_READS,
+    LEAVES,
+    READ,
+    WIDENED,
+    BasePass,
+    PassResult,
+    Program,
+    Stage,
+    nodes_by_name,
+)
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, read_weight, stored_weight
+from aimgraph.runtime.leaf import LeafRead, MemoryLeaf
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
@@ -52,8 +66,9 @@ class InsertMemory(BasePass):
 
     def run(self, program: Program) -> PassResult:
         """Add the modules below ``aim`` and rewrite every planned call."""
-        aim = nn.Module()
-        program.root.add_module(AIM, aim)
+        if AIM not in program.root._modules:
+            program.root.add_module(AIM, nn.Module())
+        aim = program.root.get_submodule(AIM)
         for memory in program.plan.memories:
             aim.add_module(memory.name, build_memory(program, memory))
         for name, graph in program.graphs.items():
@@ -85,9 +100,11 @@ def build_memory(program: Program, memory: MemoryPlan) -> Memory:
 
 
 def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Module:
-    layer = site_layer(program.root, call, program.signature.batch)
     if not read.function:
-        return read_layer(layer, read.channels, init, raw=read.raw)
+        module = program.root.get_submodule(read.site)
+        assert isinstance(module, AffineLayer)
+        return read_layer(module, read.channels, init, raw=read.raw)
+    layer = site_layer(program.root, call, program.signature.batch)
     weight: Tensor = options(call)["weight"].meta["val"]
     wm = read_weight(layer, read.channels, init).to(device=weight.device, dtype=weight.dtype)
     return FunctionRead(str(getattr(call.target, "__name__", call.target)), nn.Parameter(wm))
@@ -124,8 +141,12 @@ class _GraphInserter:
             for memory in self.program.plan.memories:
                 self.sources[memory.name] = insert_module(self.graph, f"{AIM}.{memory.name}.source")
         views = ViewCache(self.graph)
-        for call, reads in self._by_call().items():
-            self._widen_call(nodes[call], reads, views)
+        by_call = self._by_call()
+        for call, reads in by_call.items():
+            if reads[0][1].leaf:
+                self._enter_leaf(nodes[call], reads)
+            else:
+                self._widen_call(nodes[call], reads, views)
 
     def _by_call(self) -> dict[str, list[tuple[str, Read, ReadCall]]]:
         """Node name -> what it reads, in the order of the memories."""
@@ -136,6 +157,27 @@ class _GraphInserter:
                     if call.graph == self.name:
                         found.setdefault(call.node, []).append((memory.name, read, call))
         return found
+
+    def _enter_leaf(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
+        """Give a module that is kept as one call the memory, one value for each read weight inside it."""
+        root, leaf = self.program.root, str(node.target)
+        distinct = {(memory, read.name): (read, call) for memory, read, call in reversed(reads)}
+        items = list(reversed(distinct.items()))
+        path = f"{LEAVES}.{leaf}"
+        inside = [
+            LeafRead(
+                root.get_submodule(read.site),  # type: ignore[arg-type]
+                root.get_submodule(f"{AIM}.{memory}.reads.{name}"),
+                call.spec,
+                call.mean,
+            )
+            for (memory, name), (read, call) in items
+        ]
+        opaque = self.program.signature.opaque[leaf]
+        put_module(root, path, MemoryLeaf(root.get_submodule(leaf), inside, needs_values=opaque.needs_values))
+        node.target = path
+        node.args = ([self.sources[memory] for (memory, _), _ in items], *node.args)
+        node.meta[LEAF_READS] = [(memory, call) for (memory, _), (_, call) in items]
 
     def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
         x, spec = argument(node, "input"), reads[0][2].spec

@@ -22,7 +22,7 @@ from aimgraph.errors import PassError
 from aimgraph.passes.graph_tools import insert_call, insert_module
 from aimgraph.passes.insert_memory import ViewCache, first_weight, seeded
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
-from aimgraph.program import AIM, READ, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.program import AIM, LEAF_READS, READ, BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.read import batch_mean
@@ -91,9 +91,10 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
         with graph.inserting_after(features):
             values.append(insert_module(graph, f"{AIM}.{memory.name}.updates.{index}", values[-1], features))
     fitted = {node.meta[READ]: node for node in graph.nodes if READ in node.meta}
+    _give_leaves(graph, memory.name, values)
     for read in memory.reads:
         for call in read.calls:
-            if call.graph == name and values[call.value] is not source:
+            if not read.leaf and call.graph == name and values[call.value] is not source:
                 _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views)
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
@@ -102,6 +103,16 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
                 last = memory.updates[-1].spot
                 samples = [insert_call(graph, torch.Tensor.size, nodes[last.nodes[name]], last.batch_axis)]
             insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1], *samples)
+
+
+def _give_leaves(graph: fx.Graph, memory: str, values: list[fx.Node]) -> None:
+    """Give every module that is kept as one call the values that its layers read."""
+    for node in graph.nodes:
+        reads = node.meta.get(LEAF_READS, ())
+        if reads:
+            given = zip(node.args[0], reads, strict=True)
+            shown = [values[call.value] if owner == memory else value for value, (owner, call) in given]
+            node.args = (shown, *node.args[1:])
 
 
 def _with_terms(features: fx.Node) -> fx.Node:

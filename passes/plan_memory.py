@@ -201,6 +201,7 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 calls=tuple(replace(values.read(c, s), folded=c.folded) for c, s in zip(calls, specs, strict=True)),
                 raw=site.raw,
                 function=site.function,
+                leaf=site.leaf,
                 note=note if config.lowering == "concat" else "",
             )
         )

@@ -8,23 +8,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 
 import aimgraph
-from aimgraph import AimConfig, ConfigError, ExampleInputError, PassError, PlanError, TraceError
+from aimgraph import AimConfig, ConfigError, ExampleInputError, PassError, PlanError
 from aimgraph.pipeline import PLANNING, Pipeline
 from aimgraph.program import BasePass, PassResult, Program, Stage
 from tests.nets import build
 from tests.passes.helpers import program_for
-
-
-class DataDependent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.mix(x))
-        if y.sum() > 0:
-            return y
-        return -y
 
 
 class NeedsTwo(nn.Module):
@@ -90,13 +78,6 @@ CASES: dict[str, tuple[nn.Module, object, dict[str, object], type[Exception], st
         {},
         ExampleInputError,
         r"Tried:\n  \[1, 3, 224, 224\]: (.|\n)*\[1, 3, 512, 512\]",
-    ),
-    "data dependent": (
-        DataDependent(),
-        X,
-        {},
-        TraceError,
-        r"DataDependent can't be traced.*(.|\n)*test_errors\.py:\d+ in forward",
     ),
     "no layer": (nn.Sequential(nn.ReLU()), X, {}, PlanError, r"no convolution or linear layer"),
     "no such site": (nn.Sequential(nn.Linear(3, 3)), X, {"sites": "1"}, PlanError, r"'1' matches nothing"),

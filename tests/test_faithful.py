@@ -54,21 +54,6 @@ class Noise(Base):
         return self.mix(x) + torch.rand(1) + torch.zeros(4).normal_()
 
 
-class LayerDrop(Base):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if self.training and torch.rand([]) < 0.5 else self.mix(x)
-
-
-class PythonLayerDrop(Base):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if self.training and random.random() < 0.5 else self.mix(x)
-
-
-class NumpyNoise(Base):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x) * float(np.random.rand())
-
-
 class NoGrad(Base):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -202,19 +187,14 @@ def test_arithmetic_on_buffers_follows_a_loaded_checkpoint_and_a_move() -> None:
     assert vars(aimgraph.strip(aim)).keys() == vars(base).keys()
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (LayerDrop, r"the forward needs the truth of lt: a tensor's value only exists at run time"),
-        (PythonLayerDrop, r"its forward draws from random, whose numbers would become constants"),
-        (NumpyNoise, r"its forward draws from numpy\.random"),
-    ],
-)
-def test_what_no_graph_can_keep_is_refused(kind: type[Base], message: str) -> None:
-    base = kind()
+def test_random_states_are_as_before_a_look_at_the_base() -> None:
+    class Draws(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x) * random.random() * float(np.random.rand()) * torch.rand(())
+
+    base = Draws()
     rng = (torch.get_rng_state(), random.getstate(), str(np.random.get_state(legacy=False)))
-    with pytest.raises(aimgraph.TraceError, match=message):
-        aimgraph.transform(base, X)
+    aimgraph.transform(base, X)
     assert torch.equal(torch.get_rng_state(), rng[0])
     assert random.getstate() == rng[1]
     assert str(np.random.get_state(legacy=False)) == rng[2]
@@ -528,11 +508,13 @@ class _ListInput(Base):
     ("kind", "inputs"),
     [(_KindOfInput, (X,)), (_KeyOfInput, ({"x": X},)), (_ListInput, ([X, X],))],
 )
-def test_a_branch_that_a_stand_in_answers_wrongly_is_refused(kind: type[Base], inputs: tuple[object, ...]) -> None:
+def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tuple[object, ...]) -> None:
     base = kind()
-    base(*inputs)
-    with pytest.raises(aimgraph.TraceError, match=r"does not do what its forward does: operation \d is .*aten"):
-        aimgraph.transform(base, inputs)
+    aim = aimgraph.transform(base, inputs, verify="full")
+    assert torch.equal(aim(*inputs), base(*inputs))
+    plan = aimgraph.plan(aim)
+    assert any("does not do what its forward does: operation" in note for note in plan.notes)
+    assert (plan.covered, plan.fallback) == (1, 1)
 
 
 def test_a_forward_replaced_on_the_instance_is_refused() -> None:
@@ -684,9 +666,11 @@ def test_random_states_are_put_back_after_a_failure() -> None:
     class Net(Base):
         def forward(self, x: Tensor) -> Tensor:
             random.random()
-            return self.mix(x) if x.sum() > 0 else x
+            return self.mix(x) if x.sum() > -1e9 else x
 
     before = random.getstate()
-    with pytest.raises(aimgraph.TraceError, match="a tensor's value only exists at run time"):
-        aimgraph.transform(Net(), X)
+    with pytest.raises(aimgraph.AimgraphError, match="mat1 and mat2"):
+        aimgraph.transform(Net(), X[:, :3])
+    assert random.getstate() == before
+    aimgraph.transform(Net(), X)
     assert random.getstate() == before

@@ -1,0 +1,44 @@
+"""Random states: what a forward draws while it is looked at must not change what it draws later."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def _generators() -> list[tuple[str, Callable[[], Any], Callable[[Any], None]]]:
+    """Name, getter and setter of the random states that no graph can show."""
+    found: list[tuple[str, Callable[[], Any], Callable[[Any], None]]] = [("random", random.getstate, random.setstate)]
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        found.append(("numpy.random", lambda: numpy.random.get_state(legacy=False), numpy.random.set_state))
+    return found
+
+
+@contextmanager
+def kept_python_randomness() -> Iterator[None]:
+    """Put Python's and numpy's random states back."""
+    before = [(put, get()) for _, get, put in _generators()]
+    try:
+        yield
+    finally:
+        for put, state in before:
+            put(state)
+
+
+@contextmanager
+def kept_randomness() -> Iterator[list[str]]:
+    """Put every random state back; the list names those afterwards that no graph can show."""
+    before = [(name, get, put, get()) for name, get, put in _generators()]
+    drawn: list[str] = []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield drawn
+    finally:
+        for name, get, put, state in before:
+            if str(get()) != str(state):
+                put(state)
+                drawn.append(name)
