@@ -28,6 +28,9 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
         aim: Its transform, with all read weights zero.
         inputs: Example inputs as for a transform.
     """
+    for name, parameter in aim.named_parameters():
+        if name.startswith(f"{AIM}.") and ".reads." in name and bool(parameter.detach().any()):
+            return f"read weights start at zero: {name} does not"
     report = aimgraph.verify(base, aim, inputs)
     wrong = [check for check in report.checks if not check.ok]
     if wrong:

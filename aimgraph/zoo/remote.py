@@ -40,7 +40,7 @@ def run_remote(tasks: list[Task], address: str, jobs: int, limits: Limits, repor
     """
     if not tasks:
         return
-    with _connected(address, jobs) as ray:
+    with connected(address, jobs) as ray:
         remote = ray.remote(num_cpus=limits.threads, max_retries=RETRIES)(_one)
         waiting = {remote.remote(task, limits, code_digest()): task for task in tasks}
         while waiting:
@@ -73,12 +73,16 @@ def _one(task: Task, limits: Limits, digest: str) -> dict[str, Any] | str:
 
 
 @contextmanager
-def _connected(address: str, jobs: int) -> Iterator[Any]:
+def connected(address: str, jobs: int) -> Iterator[Any]:
+    """Ray at an address: the one that this process is connected to already, or until the end of the block."""
     try:
         ray: Any = importlib.import_module("ray")
     except ModuleNotFoundError as error:
         raise ConfigError("--ray: ray is not installed: pip install 'aimgraph[ray]'") from error
-    options = {"num_cpus": jobs, "include_dashboard": False} if address == LOCAL else {"address": address}
+    options: dict[str, Any] = {"address": address}
+    if address == LOCAL:
+        niceness = {"worker_niceness": 0}  # Ray's own default lets everything else on the machine go first
+        options = {"num_cpus": jobs, "include_dashboard": False, "_system_config": niceness}
     started_here = not ray.is_initialized()
     if started_here:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,0 +1,129 @@
+"""The levels, on networks small enough to know every number."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import aimgraph
+from aimgraph.module import AimModule
+from aimgraph.zoo.levels import check
+from aimgraph.zoo.manifest import Entry
+from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED
+
+GOOD = Entry("tests.zoo.factories:small", inputs="2x3x8x8", small="2x3x8x8")
+PARTLY = Entry("tests.zoo.factories:Partly", inputs="2x3x8x8", small="2x3x8x8")
+
+
+def test_structure_counts_every_layer() -> None:
+    row = check(PARTLY, "structure")
+    assert (row.status, row.reason) == (PASSED, "")
+    assert (row.rewritten, row.called, row.present) == (4, 4, 4)
+    assert row.left == "1 x never called in the forward pass"
+
+
+def test_a_layer_that_is_called_and_not_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = aimgraph.transform
+    monkeypatch.setattr(aimgraph, "transform", lambda *given: transform(*given, exclude=["down"]))
+    row = check(PARTLY, "structure")
+    assert (row.rewritten, row.called, row.present) == (3, 4, 4)
+    assert row.reason.startswith("called but not read: down: ")
+
+
+def test_structure_of_a_model_that_needs_values_to_be_built() -> None:
+    row = check(Entry("tests.zoo.factories:Undecided", inputs="2x3"), "structure")
+    assert (row.status, row.rewritten, row.called) == (PASSED, 1, 1)
+
+
+def test_numeric_passes_on_a_good_model() -> None:
+    row = check(GOOD, "numeric")
+    assert (row.status, row.reason, row.rewritten, row.called) == (PASSED, "", 2, 2)
+    assert row.seconds > 0
+
+
+def other_weight(aim: AimModule) -> None:
+    with torch.no_grad():
+        aim.get_parameter("0.weight")[0, 0, 0, 0] += 1e-3
+
+
+def reads_at_once(aim: AimModule) -> None:
+    with torch.no_grad():
+        next(p for name, p in aim.named_parameters() if ".reads." in name).fill_(1e-3)
+
+
+def never_learns(aim: AimModule) -> None:
+    next(p for name, p in aim.named_parameters() if ".reads." in name).requires_grad_(False)
+
+
+def forgets_its_source(aim: AimModule) -> None:
+    next(p for name, p in aim.named_parameters() if ".source." in name).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (other_weight, "base weights are unchanged"),
+        (reads_at_once, "read weights start at zero: aim.memory.reads"),
+        (never_learns, "gradients of the memory: that of memory.reads"),
+        (forgets_its_source, "gradients of the memory: that of memory.source"),
+    ],
+)
+def test_numeric_fails_on_a_wrong_model(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[AimModule], None], reason: str
+) -> None:
+    transform = aimgraph.transform
+
+    def wrong(*given: Any, **named: Any) -> AimModule:
+        aim = transform(*given, **named)
+        spoil(aim)
+        return aim
+
+    monkeypatch.setattr(aimgraph, "transform", wrong)
+    row = check(GOOD, "numeric")
+    assert row.status == FAILED
+    assert reason in row.reason
+
+
+def test_onnx_passes_on_the_mlp() -> None:
+    row = check(Entry("zoo/mlp"), "onnx")
+    assert (row.status, row.reason, row.rewritten, row.called) == (PASSED, "", 3, 3)
+
+
+@pytest.mark.parametrize(("limited", "status"), [(True, BASE), (False, FAILED)])
+def test_a_base_that_can_not_be_exported_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, limited: bool, status: str
+) -> None:
+    def refuse(module: torch.nn.Module, *_: Any) -> None:
+        if limited or isinstance(module, AimModule):
+            raise aimgraph.errors.ExportError("no such operator")
+
+    monkeypatch.setattr("aimgraph.zoo.onnx.export_onnx", refuse)
+    row = check(Entry("zoo/mlp"), "onnx")
+    assert row.status == status
+    assert "no such operator" in row.reason
+
+
+@pytest.mark.parametrize("level", ["structure", "numeric", "onnx"])
+def test_a_model_without_layers_is_refused_with_the_reason(level: str) -> None:
+    row = check(Entry("tests.zoo.factories:plain", inputs="2x3x8x8", small="2x3x8x8"), level)
+    assert row.status == REFUSED
+    assert "layer" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("zoo/vgg61", "near misses: vgg16"), ("tests.zoo.factories:smal", "small")]
+)
+def test_a_model_that_is_not_there_is_refused_with_near_misses(name: str, reason: str) -> None:
+    row = check(Entry(name), "structure")
+    assert row.status == REFUSED
+    assert reason in row.reason
+
+
+def test_an_error_that_is_nobodys_message_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("deep inside")
+
+    monkeypatch.setattr(aimgraph, "transform", broken)
+    row = check(GOOD, "structure")
+    assert (row.status, row.reason) == (CRASHED, "KeyError: 'deep inside'")
