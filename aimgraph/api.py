@@ -1,5 +1,6 @@
 """transform and plan: from a model to a plan, or to a module with memory."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,15 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from aimgraph.config import AimConfig
-from aimgraph.errors import ConfigError
-from aimgraph.frontend import build_program, check_base
+from aimgraph.errors import ConfigError, PlanError
+from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import AimModule, Record, WidenedSite
 from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, Program
+from aimgraph.surgery import replace_module
 
 Configs = AimConfig | Sequence[AimConfig] | None
 
@@ -31,7 +33,7 @@ def transform(
     verify: Verify = "touched",
     watch: Iterable[Watch] = (),
     **overrides: Any,
-) -> AimModule:
+) -> Any:
     """Give `model` a memory that its layers can read.
 
     With the default ``init="zero"`` the result computes exactly what the model computes, bit for
@@ -41,6 +43,7 @@ def transform(
         model: Any traceable module with a convolution or linear layer. It is not changed.
         example_inputs: A tensor, a tuple of positional inputs, a dict of keyword inputs, or
             (args, kwargs); inferred, with a warning, if left out. Only shapes and dtypes count.
+            With ``within``, those of the submodule.
         config: One `AimConfig`, or one per memory, with distinct names.
         inplace: Share the model's parameter objects instead of copying them.
         dump: Folder to write the graph into after every pass.
@@ -50,7 +53,8 @@ def transform(
 
     Returns:
         A `torch.fx.GraphModule` with the model's modules under their own names and the memory
-        under ``aim``. The model's own train or eval mode is kept.
+        under ``aim``, an `AimModule`. The model's own train or eval mode is kept. With ``within``, a
+        model of the same class whose submodule is such an `AimModule`.
 
     Raises:
         ConfigError: An option is invalid.
@@ -67,10 +71,29 @@ def transform(
         raise ConfigError(
             'inplace=True shares the parameters of the model, and lowering="concat" needs wider ones: use "split"'
         )
+    watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
+    within = _within(configs)
+    if within is None:
+        return _compile(model, example_inputs, configs, inplace, verify, watches)
+    submodule(model, within)
+    whole = clone(model, share=inplace)
+    part = submodule(whole, within)
+    # the copy's parameters are shared with the part: those tied to others outside of it stay tied
+    replace_module(whole, part, _compile(part, example_inputs, configs, True, verify, watches))
+    return whole
+
+
+def _compile(
+    model: nn.Module,
+    example_inputs: Any,
+    configs: tuple[AimConfig, ...],
+    share: bool,
+    verify: Verify,
+    watches: tuple[Watch, ...],
+) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
-    program = build_program(model, inputs, configs, share=inplace)
+    program = build_program(model, inputs, configs, share=share)
     base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
     program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
     return _emit(model, program, base_graphs)
@@ -81,7 +104,7 @@ def plan(
 ) -> Plan:
     """What `transform` would do with the same arguments; nothing is changed.
 
-    Given the result of a transform, the plan that made it.
+    Given the result of a transform, or a larger model with one transformed part, the plan that made it.
 
     Returns:
         The plan; it prints as a table.
@@ -92,12 +115,39 @@ def plan(
         TraceError: torch.fx can't trace the model.
         PlanError: No memory can be placed as asked.
     """
-    if isinstance(model, AimModule):
-        return model._record.plan
+    made = [module for module in model.modules() if isinstance(module, AimModule)] if not overrides else []
+    if len(made) == 1 and config is None:
+        return made[0]._record.plan
     configs = _configs(config, overrides)
+    within = _within(configs)
+    if within is not None:
+        model = submodule(model, within)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
+
+
+def _within(configs: tuple[AimConfig, ...]) -> str | None:
+    places = {config.within for config in configs}
+    if len(places) > 1:
+        raise ConfigError(
+            f"memories of one transform belong to one module, these ask for within={sorted(map(str, places))}"
+        )
+    return places.pop()
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The submodule at `path`.
+
+    Raises:
+        PlanError: There is none.
+    """
+    paths = [name for name, _ in model.named_modules() if name]
+    if path not in paths:
+        near = difflib.get_close_matches(path, paths, n=4, cutoff=0.4)
+        hint = f"near misses: {', '.join(near)}" if near else f"there are: {', '.join(paths[:6])}"
+        raise PlanError(f"within: {type(model).__name__} has no submodule {path!r}; {hint}")
+    return model.get_submodule(path)
 
 
 def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:

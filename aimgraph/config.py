@@ -31,6 +31,7 @@ class AimConfig(BaseModel):
         sites: Layers that read: ``"all"``, globs or ``re:`` regexes over layer paths, or a callable
             ``(path, module) -> bool``. A pattern that matches nothing is an error.
         exclude: Globs or ``re:`` regexes of layers that don't read.
+        within: Path of the one submodule to transform, in place of it in the model; the whole model if left out.
         read: ``"reshape"``: reshape and zero-pad; ``"resize"``: resample the map (2-D grids).
         updates: ``None``; ``"stages"``: after the last tensor of each resolution; or module paths
             whose output is written into the memory.
@@ -57,6 +58,7 @@ class AimConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     sites: str | tuple[str, ...] | SitePredicate = "all"
     exclude: str | tuple[str, ...] = ()
+    within: str | None = Field(default=None, min_length=1)
     read: Literal["reshape", "resize"] = "reshape"
     updates: Literal["stages"] | tuple[str, ...] | None = None
     pool: Literal["batch"] | None = None

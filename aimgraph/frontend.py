@@ -41,6 +41,15 @@ RESERVED = (
 )
 """Names that a torch.fx.GraphModule needs for itself."""
 
+_QUANTISED = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torch.ao.nn.sparse.quantized",
+    "torch.nn.quantized",
+    "torch.nn.intrinsic.quantized",
+)
+"""Modules of torch whose weights are packed integers; dynamic ones take and give floats."""
+
 _REFUSED: dict[type[nn.Module], str] = {
     DataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
     DistributedDataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
@@ -220,6 +229,12 @@ def _check_submodule(path: str, module: nn.Module) -> None:
         raise PlanError(
             f"{place} is transformed already: use aimgraph.strip to get the base back, and give one "
             "transform all memories as a list of configs"
+        )
+    kind = type(module).__module__
+    if kind.startswith(_QUANTISED) and "dynamic" not in kind and hasattr(module, "zero_point"):
+        raise PlanError(
+            f"{path or 'the model'} ({type(module).__name__}) is quantised: its weight is packed integers, which no "
+            "memory can be added to; transform the float model, train its memory, and quantise afterwards"
         )
     if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in _own_tensors(module)):
         raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Iterator
+from itertools import chain
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,51 +13,82 @@ from aimgraph.module import AimModule, base_parts, narrow, rebind_hooks
 from aimgraph.program import AIM
 from aimgraph.runtime.layers import AffineLayer
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def strip(aim: nn.Module) -> nn.Module:
     """The base back: an instance of its class with the present base weights and buffers.
 
     Args:
-        aim: A transformed module; it is not changed, and shares nothing with the result.
+        aim: A transformed module, or a larger model with transformed parts; it is not changed, and
+            shares nothing with the result.
 
     Raises:
         PlanError: `aim` was not transformed.
     """
-    module = _transformed(aim)
-    record = module._record
-    base = record.base_class.__new__(record.base_class)
-    base.__dict__.update(base_parts(module))
-    base = copy.deepcopy(base)
-    rebind_hooks(base)
-    for site in record.widened:
+    _parts(aim)
+    if isinstance(aim, AimModule):
+        base = copy.deepcopy(_bare(aim))
+        rebind_hooks(base)
+        _narrow(base, aim)
+        return base
+    whole = copy.deepcopy(aim)
+    for part in _parts(whole):
+        base = _bare(part)
+        rebind_hooks(base)
+        _narrow(base, part)
+        replace_module(whole, part, base)
+    return whole
+
+
+def _bare(aim: AimModule) -> nn.Module:
+    """An instance of the base's class around the modules and tensors of `aim`."""
+    kind = aim._record.base_class
+    base = kind.__new__(kind)
+    base.__dict__.update(base_parts(aim))
+    return base
+
+
+def _narrow(base: nn.Module, aim: AimModule) -> None:
+    for site in aim._record.widened:
         layer = base.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
         narrow(layer, site)
-    return base
+
+
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is registered below `root`."""
+    for parent in root.modules():
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
 def memory_parameters(aim: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters of every memory: sources, read weights and updates, for an optimiser.
 
     Args:
-        aim: A transformed module in split form.
+        aim: A transformed module in split form, or a larger model with such parts.
 
     Raises:
         PlanError: `aim` was not transformed.
         ConfigError: Read weights are part of widened weights (concat form).
     """
-    module = _transformed(aim)
-    _refuse_widened(module, "memory_parameters can't tell read weights from the base's weights")
-    return module.get_submodule(AIM).parameters()
+    parts = _parts(aim)
+    for part in parts:
+        _refuse_widened(part, "memory_parameters can't tell read weights from the base's weights")
+    return chain.from_iterable(part.get_submodule(AIM).parameters() for part in parts)
 
 
-def freeze_base(aim: nn.Module, frozen: bool = True) -> AimModule:
+def freeze_base(aim: M, frozen: bool = True) -> M:
     """Stop the base's gradients and keep it in eval mode through later ``train()`` calls.
 
     Its batch-norm statistics and dropout stand still; what lives under ``aim`` goes on training.
+    Of a larger model with transformed parts, all gradients but the memories' stop; the mode is kept
+    inside the parts only.
 
     Args:
-        aim: A transformed module in split form; changed in place.
+        aim: A transformed module in split form, or a larger model with such parts; changed in place.
         frozen: False lets the base train again (every base parameter then requires a gradient).
 
     Returns:
@@ -66,13 +98,16 @@ def freeze_base(aim: nn.Module, frozen: bool = True) -> AimModule:
         PlanError: `aim` was not transformed.
         ConfigError: Read weights are part of widened weights (concat form).
     """
-    module = _transformed(aim)
-    _refuse_widened(module, "freeze_base can't freeze a part of a weight")
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if not name.startswith(f"{AIM}."):
+    parts = _parts(aim)
+    for part in parts:
+        _refuse_widened(part, "freeze_base can't freeze a part of a weight")
+    added = {id(p) for part in parts for p in part.get_submodule(AIM).parameters()}
+    for parameter in aim.parameters():
+        if id(parameter) not in added:
             parameter.requires_grad_(not frozen)
-    module._record.frozen = frozen
-    return module.train(module.training)
+    for part in parts:
+        part._record.frozen = frozen
+    return aim.train(aim.training)
 
 
 class disable_memory:  # noqa: N801  (reads as a verb, and works as a context manager)
@@ -84,45 +119,50 @@ class disable_memory:  # noqa: N801  (reads as a verb, and works as a context ma
         ...     plain = aim(x)
 
     Args:
-        aim: A transformed module; changed in place.
+        aim: A transformed module, or a larger model with transformed parts; changed in place.
 
     Raises:
         PlanError: `aim` was not transformed.
     """
 
     def __init__(self, aim: nn.Module) -> None:
-        self.aim = _transformed(aim)
-        self.before = self.aim._record.enabled
-        _enable(self.aim, False)
+        self.aim = aim
+        self.before = [(part, part._record.enabled) for part in _parts(aim)]
+        for part, _ in self.before:
+            _enable(part, False)
 
-    def __enter__(self) -> AimModule:
+    def __enter__(self) -> nn.Module:
         return self.aim
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _enable(self.aim, self.before)
+        for part, enabled in self.before:
+            _enable(part, enabled)
 
 
-def enable_memory(aim: nn.Module) -> AimModule:
+def enable_memory(aim: M) -> M:
     """Let the memory take part again after `disable_memory`.
 
     Raises:
         PlanError: `aim` was not transformed.
     """
-    return _enable(_transformed(aim), True)
+    for part in _parts(aim):
+        _enable(part, True)
+    return aim
 
 
-def _enable(aim: AimModule, enabled: bool) -> AimModule:
+def _enable(aim: AimModule, enabled: bool) -> None:
     aim._record.enabled = enabled
     aim._select()
-    return aim
 
 
-def _transformed(aim: Any) -> AimModule:
-    if not isinstance(aim, AimModule):
+def _parts(aim: Any) -> list[AimModule]:
+    """The transformed parts of a model; the model itself, if it is one."""
+    found = [module for module in aim.modules() if isinstance(module, AimModule)] if isinstance(aim, nn.Module) else []
+    if not found:
         raise PlanError(f"this {type(aim).__name__} has no memory: it is not the result of aimgraph.transform")
-    return aim
+    return found
 
 
 def _refuse_widened(aim: AimModule, what: str) -> None:

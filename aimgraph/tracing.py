@@ -209,6 +209,9 @@ class LayerTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""
+        if isinstance(a, dict) and any(isinstance(key, fx.Proxy) for key in a):
+            keys = [self.value_of(key, "the value") if isinstance(key, LayerProxy) else key for key in a]
+            a = type(a)(zip(keys, a.values(), strict=True))
         if isinstance(a, dict) and type(a) is not dict and not isinstance(a, immutable_dict):
             items = {key: self.create_arg(value) for key, value in a.items()}
             if hasattr(type(a), "__dataclass_fields__"):

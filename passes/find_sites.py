@@ -158,7 +158,10 @@ class _Finder:
         listed += [Skipped(name, "function", _why_not(program, name, None)) for name in lost]
         recurrent = [(path, m) for path, m in program.root.named_modules() if isinstance(m, RECURRENT)]
         why = "recurrent layers are left as they are"
-        return listed + [Skipped(path, type(module).__name__, why) for path, module in recurrent]
+        listed += [Skipped(path, type(module).__name__, why) for path, module in recurrent]
+        packed = [(p, m) for p, m in program.root.named_modules() if "nn.quantized.dynamic" in type(m).__module__]
+        why = "quantised: its weight is packed integers, which no memory can be added to"
+        return listed + [Skipped(path, type(module).__name__, why) for path, module in packed if path not in known]
 
 
 def _inner_calls(

@@ -13,8 +13,10 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch import nn
 
 import aimgraph
+from aimgraph.api import submodule
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.draw import draw
@@ -120,8 +122,7 @@ def export_command(
 ) -> None:
     """Transform MODEL, export it to ONNX and compare the file with torch in onnxruntime."""
     with _steps() as step:
-        step(f"loading {model}")
-        base = load_model(model)
+        base = _load(model, options, step)
         step("transforming")
         aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
         if weights:
@@ -177,9 +178,15 @@ def _exit_code(error: AimgraphError) -> int:
     return EXIT_EXPORT if isinstance(error, ExportError) else EXIT_MODEL
 
 
-def _planned(model: str, inputs: tuple[str, ...], options: dict[str, Any], step: Callable[[str], None]) -> Plan:
+def _load(model: str, options: dict[str, Any], step: Callable[[str], None]) -> nn.Module:
+    """The model, or the submodule of it that ``--within`` names."""
     step(f"loading {model}")
-    base = load_model(model)
+    base, within = load_model(model), options.pop("within")
+    return base if within is None else submodule(base, within)
+
+
+def _planned(model: str, inputs: tuple[str, ...], options: dict[str, Any], step: Callable[[str], None]) -> Plan:
+    base = _load(model, options, step)
     step("planning")
     return aimgraph.plan(base, example_inputs(inputs), config=configs(options))
 
@@ -190,8 +197,7 @@ def _transformed(
     """The transformed model, how it compares with its base, and the passes that made it."""
     history: list[HistoryEntry] = []
     with _steps() as step:
-        step(f"loading {model}")
-        base = load_model(model)
+        base = _load(model, options, step)
 
         def watch(done: Pass, program: Program) -> None:
             history.append(program.history[-1])

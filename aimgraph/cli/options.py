@@ -47,6 +47,7 @@ def model_options(command: F) -> F:
     """MODEL, --input, the memory's options and --json."""
     options = (
         click.argument("model"),
+        click.option("--within", help="Path of the one submodule to look at; --input is then what it takes."),
         click.option("--input", "inputs", multiple=True, help="Shape of an input, e.g. 1x3x224x224. Repeatable."),
         *_MEMORY,
         click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on stdout, nothing else."),
