@@ -2,13 +2,14 @@
 
 import csv
 import json
+import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from aimgraph.cli.main import cli
+from aimgraph.cli.main import cli, main
 from aimgraph.zoo.rows import PASSED, REFUSED, read_rows
 from tests.test_cli import shell
 
@@ -84,10 +85,19 @@ def test_an_update_of_a_part_keeps_the_rest(folder: Path) -> None:
         (["--manifest", "good.csv", "--expected", "good.csv"], "is no table of zoo results"),
     ],
 )
-def test_what_is_asked_wrongly_exits_with_2(folder: Path, arguments: list[str], message: str) -> None:
-    done = shell("zoo", "check", *arguments, cwd=folder)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
+def test_what_is_asked_wrongly_exits_with_2(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["aimgraph", "zoo", "check", *arguments])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_json_is_json_alone_even_if_a_model_prints(folder: Path) -> None:
