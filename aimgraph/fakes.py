@@ -204,13 +204,16 @@ class FakeRun:
                 if id(tensor) not in self._memo:
                     self._alive.append(tensor)
                     self._memo[id(tensor)] = self.mode.from_tensor(tensor)
-            self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
-            self._set_mode(self._copies[id(thing)])
             if id(thing) in self._real or getattr(thing, "needs_values", False):
                 with unset_fake_temporarily():
                     twin = copy.deepcopy(thing)
                 self._set_mode(twin)
+                self._copies[id(thing)] = nn.Module()
                 run_for_real(self._copies[id(thing)], twin, self.mode)
+            else:
+                with unset_fake_temporarily(), torch.no_grad():
+                    self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
+                self._set_mode(self._copies[id(thing)])
         return self._copies[id(thing)]
 
     def _set_mode(self, thing: Any) -> None:

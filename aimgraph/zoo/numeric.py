@@ -73,18 +73,24 @@ def _step(aim: AimModule, inputs: Arguments) -> str:
 
 
 def _gradients(aim: AimModule, inputs: Arguments) -> str:
-    """In a copy without dead branches: a gradient for every read weight, and for every value that is read."""
-    module = copy.deepcopy(aim).eval()
+    """In a copy without dead branches: a gradient for every read weight, and for every value that is read.
+
+    Parts that only work in train mode (auxiliary heads) are looked at in that mode; dropped paths are not.
+    """
+    module = copy.deepcopy(aim)
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
         dead = not bool(parameter.detach().any())
         if dead or (".reads." in name and name.startswith(f"{AIM}.")):
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    loss = _loss(module, random_inputs(inputs, 2, seed=SEED))
-    if loss is None:
-        return "gradients of the memory: no output requires a gradient"
-    torch.autograd.backward(loss)
+    for mode in ("eval", "train"):
+        loss = _loss(module.train(mode == "train"), random_inputs(inputs, 2, seed=SEED))
+        if loss is None:
+            return "gradients of the memory: no output requires a gradient"
+        torch.autograd.backward(loss)
+        if len(module._record.graphs) == 1:
+            break
     for name, parameter in module.get_submodule(AIM).named_parameters():
         problem = _problem(parameter.grad)
         if problem:
