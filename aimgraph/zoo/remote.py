@@ -7,6 +7,7 @@ that a row is the same wherever it is computed. A task whose worker or machine i
 import importlib
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -84,15 +85,23 @@ def connected(address: str, jobs: int) -> Iterator[Any]:
         niceness = {"worker_niceness": 0}  # Ray's own default lets everything else on the machine go first
         options = {"num_cpus": jobs, "include_dashboard": False, "_system_config": niceness}
     started_here = not ray.is_initialized()
-    if started_here:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
+    try:
+        _knock(address)
+        if started_here:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(**options, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ConfigError(f"--ray {address}: no Ray there: {reason}; start one with: ray start --head") from error
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"--ray {address}: no Ray there: {reason}; start one with: ray start --head") from error
     try:
         yield ray
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -95,6 +95,11 @@ def test_another_aimgraph_on_a_machine_is_an_error(monkeypatch: pytest.MonkeyPat
         collect(on_ray, [task("small")])
 
 
+def test_an_address_where_nobody_answers_is_an_error_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"--ray 127\.0\.0\.1:1: no Ray there: .*refused"):
+        run_remote([task("small")], "127.0.0.1:1", 1, LIMITS, lambda task, row: None)
+
+
 def test_nothing_to_do_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert collect(on_ray, []) == {}
