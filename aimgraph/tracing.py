@@ -226,6 +226,7 @@ class LayerTracer(fx.Tracer):
         with self.names.inside(m):
             try:
                 result = super().call_module(m, forward, args, kwargs)
+                _refuse_assigned(m)
             except Exception:
                 if self.failed is None:
                     self.failed = self.path_of_module(m)
@@ -233,6 +234,13 @@ class LayerTracer(fx.Tracer):
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
         return result
+
+
+def _refuse_assigned(module: nn.Module) -> None:
+    """A graph would compute what a forward assigns to a buffer, and not assign it."""
+    for name, value in {**module._buffers, **module._parameters}.items():
+        if isinstance(value, fx.Proxy):
+            raise TraceError(f"its forward assigns its buffer {name!r}, which a graph does not keep")
 
 
 class _RecordFactories(TorchFunctionMode):
@@ -514,6 +522,7 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
             _autograd_functions_refused(),
         ):
             graph = tracer.trace(root, concrete_args=constants or None)
+            _refuse_assigned(root)
         _drop_empty_contexts(graph)
     except Exception as error:
         advice = (

@@ -126,7 +126,22 @@ class Parametrised(nn.Module):
         return self.mix(x)
 
 
+class Averages(nn.Module):
+    """Assigns a buffer anew instead of changing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4, 4, 1)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.detach().mean((0, 2, 3))
+        return y - self.mean[:, None, None]
+
+
 MODELS = {
+    "buffer": lambda: Outer(Averages()),
     "gate": lambda: Outer(Gate()),
     "autograd function": lambda: Outer(Quantiser()),
     "root": Root,
@@ -158,6 +173,7 @@ def test_identity_copies_and_undo(name: str) -> None:
                 for sample in (X, torch.cat([X, X[:1]])):
                     one, other = copy.deepcopy(base), copy.deepcopy(module)
                     assert torch.equal(seeded(one, sample, seed), seeded(other, sample, seed))
+                    assert all(torch.equal(value, other.get_buffer(key)) for key, value in one.named_buffers())
                     assert torch.equal(seeded(aimgraph.strip(other), sample, seed), seeded(one, sample, seed))
     result = aim.load_state_dict(base.state_dict(), strict=False)
     assert not result.unexpected_keys
