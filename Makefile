@@ -8,13 +8,19 @@ JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_CONSTRAINT = $(CURDIR)/constraints.txt
 
-.PHONY: demo test check install table clean
+ZOO = OMP_NUM_THREADS=1 $(BIN)/python -m aimgraph zoo
+ZOO_JOBS ?= $(JOBS)
+ZOO_OUT ?= out/zoo
+LIBRARIES := --source torchvision --source timm --source zoo
+
+.PHONY: demo test check install table zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q
+	$(MAKE) zoo-ci
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -25,6 +31,22 @@ install: $(INSTALLED)
 
 table: $(INSTALLED)
 	$(BIN)/python benchmarks/seed_networks.py --out benchmarks/results
+
+# A small and a middle model of every family, compared with what is expected of them.
+zoo-ci: $(INSTALLED)
+	$(ZOO) check --manifest models_zoo/ci.csv --expected models_zoo/expected/ci.csv --jobs $(ZOO_JOBS) --out $(ZOO_OUT)/ci
+
+# After a change of the compiler or of the manifests: which models those are, and what is expected of them.
+zoo-expected: $(INSTALLED)
+	$(ZOO) list --ci --out models_zoo/ci.csv
+	rm -f models_zoo/expected/ci.csv
+	-$(ZOO) check --manifest models_zoo/ci.csv --update models_zoo/expected/ci.csv --jobs $(ZOO_JOBS) --out $(ZOO_OUT)/ci
+
+# Every model of every library at every level. It takes hours, and goes on where it was interrupted.
+zoo: $(INSTALLED)
+	failed=0; for level in structure numeric onnx; do \
+		$(ZOO) check $(LIBRARIES) --level $$level --jobs $(ZOO_JOBS) --out $(ZOO_OUT)/$$level || failed=1; \
+	done; exit $$failed
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -172,7 +172,9 @@ def _summary(rows: list[Row], wrong: list[Difference]) -> None:
     console.print(table)
     passed = [row for row in rows if row.status == PASSED]
     partly = [row for row in passed if row.rewritten < row.called]
-    notes = [f"{row.name}: {row.status}: {row.reason}" for row in rows if row.status != PASSED]
+    said = {(item.row.name, item.row.level) for item in wrong}
+    failed = [row for row in rows if row.status != PASSED and (row.name, row.level) not in said]
+    notes = [f"{row.name}: {row.status}: {row.reason}" for row in failed]
     notes += [f"{row.name}: {row.rewritten} of {row.called} read: {row.reason}" for row in partly[:20]]
     for note in notes + [f"NOT AS EXPECTED {item}" for item in wrong]:
         console.print(note, highlight=False, markup=False)

@@ -127,6 +127,7 @@ def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
         rewritten=plan.covered,
         called=len(plan.called),
         present=plan.layers,
+        fallback=plan.fallback,
         left=_left(plan),
         seconds=seconds,
     )

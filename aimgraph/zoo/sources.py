@@ -19,6 +19,9 @@ SOURCES = ("torchvision", "timm", "zoo")
 SMALL = 30_000_000
 """Most parameters of a model that every change is computed with."""
 
+MANY = 12
+"""Families of at least as many models have two that every change is checked with."""
+
 
 def list_entries(source: str) -> Iterator[Entry]:
     """One entry per model of a source, as its library names them.
@@ -79,9 +82,9 @@ def sized(entry: Entry) -> Entry:
 
 
 def representatives() -> list[Entry]:
-    """Of every family, the smallest model at level ``numeric`` and the middle one at level ``structure``.
+    """Of every family, the smallest model at level ``numeric``, unless that one is large.
 
-    A family without a small model is there at level ``structure`` alone.
+    Families of many models, and those without a small one, have their middle model at level ``structure``.
     """
     picked = []
     for source in sorted(SOURCES):
@@ -94,6 +97,6 @@ def representatives() -> list[Entry]:
             if small is not None:
                 picked.append(replace(small, level="numeric"))
             middle = members[len(members) // 2]
-            if middle != small:
+            if small is None or (len(members) >= MANY and middle != small):
                 picked.append(replace(middle, level="structure"))
     return picked
