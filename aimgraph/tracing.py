@@ -47,6 +47,8 @@ class LayerProxy(fx.Proxy):
     tracer: "LayerTracer"
 
     def __getattr__(self, name: str) -> "LayerAttribute":  # type: ignore[override]
+        if name.startswith("__array") or name in ("__cuda_array_interface__", "__dlpack__"):
+            raise AttributeError(f"a proxy has no {name}: numpy goes by its items and its value instead")
         return LayerAttribute(self, name)
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from aimgraph.fakes import Faker
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
 from aimgraph.zoo.manifest import Entry, zeros
-from aimgraph.zoo.numeric import compare
+from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export
 from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
 
@@ -72,6 +72,11 @@ def _numeric(entry: Entry) -> Row:
     aim = aimgraph.transform(model, inputs)
     seconds = time.perf_counter() - started
     problem = compare(model, aim, inputs)
+    if problem.startswith(GRADIENTS) and entry.inputs and not entry.small:
+        # at a reduced size, windows can be cropped around a memory that is small itself: look at the full one
+        full = zeros(entry.inputs)
+        aim = aimgraph.transform(model, full)
+        problem = compare(model, aim, full)
     if problem:
         raise FailedError(problem)
     return _account(entry, "numeric", aim, seconds)

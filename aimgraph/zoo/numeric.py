@@ -19,6 +19,9 @@ from aimgraph.verify import outputs, same
 
 SEED = 7
 
+GRADIENTS = "gradients of the memory"
+"""How the message of what does not learn begins."""
+
 
 def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
     """The first thing that is wrong; empty if nothing is.
@@ -87,21 +90,21 @@ def _gradients(aim: AimModule, inputs: Arguments) -> str:
     for mode in ("eval", "train"):
         loss = _loss(module.train(mode == "train"), random_inputs(inputs, 2, seed=SEED))
         if loss is None:
-            return "gradients of the memory: no output requires a gradient"
+            return f"{GRADIENTS}: no output requires a gradient"
         torch.autograd.backward(loss)
         if len(module._record.graphs) == 1:
             break
     for name, parameter in module.get_submodule(AIM).named_parameters():
         problem = _problem(parameter.grad)
         if problem:
-            return f"gradients of the memory: that of {name} is {problem}"
+            return f"{GRADIENTS}: that of {name} is {problem}"
     for memory in aimgraph.plan(aim).memories:
         value = module.get_parameter(f"{AIM}.{memory.name}.source.value")
         assert value.grad is not None
         missed = _covered(aim, memory.name, inputs) & (value.grad == 0)
         if bool(missed.any()):
             count = int(missed.sum())
-            return f"gradients of the memory: {count} of {value.numel()} values are read and get none"
+            return f"{GRADIENTS}: {count} of {value.numel()} values are read and get none"
     return ""
 
 
