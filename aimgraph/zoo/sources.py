@@ -16,10 +16,10 @@ FOLDER = Path(__file__).parent.parent / "models_zoo"
 
 SOURCES = ("torchvision", "timm", "zoo")
 
-SMALL = 30_000_000
+SMALL = 28_000_000
 """Most parameters of a model that every change is computed with."""
 
-MANY = 12
+MANY = 20
 """Families of at least as many models have two that every change is checked with."""
 
 
