@@ -1,4 +1,4 @@
-"""The command line: ``aimgraph plan|transform|export|verify|draw MODEL``."""
+"""The command line: ``aimgraph plan|transform|export|verify|draw MODEL`` and ``aimgraph zoo``."""
 
 from aimgraph.cli.main import main
 
