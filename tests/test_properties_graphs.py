@@ -1190,7 +1190,9 @@ def check_forms(recipe: Recipe, **memory: Any) -> None:
         split = randomise(aimgraph.transform(base, inputs, verify="full", **memory), scale=0.2)
         concat = aimgraph.transform(base, inputs, verify="full", lowering="concat", **memory)
         concat.load_state_dict(split.state_dict())
-        for train in (True, False):
+        # dropout draws its mask in the order of memory, and a concatenation can change the layout of its features
+        random = any(isinstance(op, Dropout) for op in base.modules())
+        for train in (False,) if random else (True, False):
             one, other = copy.deepcopy(split).train(train), copy.deepcopy(concat).train(train)
             inputs = make_inputs(recipe, recipe.batch + 1, recipe.seed + 3)
             assert_close(call(other, inputs), call(one, inputs), ("forms", train))

@@ -101,7 +101,9 @@ def test_what_is_asked_wrongly_exits_with_2(
 
 
 def test_json_is_json_alone_even_if_a_model_prints(folder: Path) -> None:
-    (folder / "nets.py").write_text("from tests.zoo.factories import chatty")
+    code = "import os\nfrom torch import nn\n\ndef chatty():\n    print('I print where results go')\n"
+    code += "    os.write(1, b'and so do I\\n')\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())\n"
+    (folder / "nets.py").write_text(code)
     (folder / "chatty.csv").write_text(f"{HEADER}nets:chatty,{INPUTS}\n")
     done = shell("zoo", "check", "--manifest", "chatty.csv", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
