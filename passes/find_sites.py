@@ -96,9 +96,15 @@ class _Finder:
         self.calls.setdefault(path, []).append(call)
 
     def _enter(self, graph: str, node: fx.Node) -> None:
-        """Note the layers that are called inside a module that is kept as one call."""
+        """Note the layers that are called inside a module that is kept as one call.
+
+        A graph may be one for both modes though what is called inside the module is not: it reads in either.
+        """
+        for mode in ("eval", "train") if graph == "both" else (graph,):
+            self._enter_mode(graph, mode, node)
+
+    def _enter_mode(self, graph: str, mode: str, node: fx.Node) -> None:
         signature, leaf = self.program.signature, str(node.target)
-        mode = "train" if graph == "train" else "eval"
         inside = "" if leaf == WHOLE else f"{leaf}."
         first, second = signature.calls[mode], signature.again[mode]
         for name, shapes in first.shapes.items():
@@ -112,9 +118,12 @@ class _Finder:
                 self.skipped.append(Skipped(name, first.functions[name], why))
                 continue
             assert isinstance(module, AffineLayer)
+            known = Counter(self.calls.get(name, ()))
             for call in _inner_calls(graph, node, shapes, second.shapes.get(name, []), module, kind, signature.batch):
                 if isinstance(call, str):
                     self.skipped.append(Skipped(name, kind.name, call))
+                elif known[call] > 0:
+                    known[call] -= 1
                 else:
                     self.layers.setdefault(name, module)
                     self.calls.setdefault(name, []).append(call)

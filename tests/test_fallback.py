@@ -140,7 +140,21 @@ class Averages(nn.Module):
         return y - self.mean[:, None, None]
 
 
+class Auxiliary(nn.Module):
+    """What can't be traced calls one layer in train mode only, one in eval mode only, and one twice in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.train_only, self.eval_only, self.both = (nn.Conv2d(4, 4, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > -1e9:
+            x = self.both(x)
+        return self.train_only(x) if self.training else self.both(self.eval_only(x))
+
+
 MODELS = {
+    "auxiliary": lambda: Outer(Auxiliary()),
     "buffer": lambda: Outer(Averages()),
     "gate": lambda: Outer(Gate()),
     "autograd function": lambda: Outer(Quantiser()),
@@ -198,6 +212,23 @@ def test_layers_inside_read_and_everything_is_listed() -> None:
         "part.conv2d_0": "inside part, which can't be traced, only layers read"
     }
     assert (inside.covered, len(inside.called)) == (3, 4)
+
+
+def test_a_layer_inside_reads_in_the_mode_that_calls_it() -> None:
+    torch.manual_seed(0)
+    base = Outer(Auxiliary())
+    aim = aimgraph.transform(base, X, shape=(4, 6, 5), verify="full")
+    plan = aimgraph.plan(aim)
+    assert (plan.covered, len(plan.called), plan.skipped) == (5, 5, ())
+    assert [len(site.calls) for site in plan.sites if site.path == "part.both"] == [2]
+    randomise(aim)
+    inside = {name for name in aim.state_dict() if ".part." in name and name.endswith("weight")}
+    for mode, idle in ((True, "eval_only"), (False, "train_only")):
+        aim.train(mode).zero_grad()
+        run(aim, X).square().sum().backward()
+        reached = {name for name, value in aim.named_parameters() if value.grad is not None and bool(value.grad.any())}
+        read = {name for name in inside & reached if name.startswith(f"{AIM}.")}
+        assert read == {name for name in inside if name.startswith(f"{AIM}.") and idle not in name}, mode
 
 
 @pytest.mark.parametrize("name", ["gate", "root"])
