@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from aimgraph.config import AimConfig
+from aimgraph.copies import paused_collection
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.graph_data import plain_copy
@@ -83,6 +84,7 @@ def transform(
     return whole
 
 
+@paused_collection()
 def _compile(
     model: nn.Module,
     example_inputs: Any,
@@ -124,7 +126,8 @@ def plan(
         model = submodule(model, within)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
+    with paused_collection():
+        return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
 
 
 def _within(configs: tuple[AimConfig, ...]) -> str | None:

@@ -90,11 +90,13 @@ class WatchCalls(TorchFunctionMode):
 
     Args:
         names: Names the calls.
+        run: Calls a function with positional and keyword arguments.
     """
 
-    def __init__(self, names: CallNames) -> None:
+    def __init__(self, names: CallNames, run: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
         super().__init__()
         self.names = names
+        self._run = run
         self.calls = Calls()
 
     def __enter__(self) -> "WatchCalls":
@@ -129,7 +131,7 @@ class WatchCalls(TorchFunctionMode):
             features = args[0] if args else (kwargs or {})["input"]
             self.calls.shapes.setdefault(name, []).append(tuple(features.shape))
             self.calls.callers.add(self.names.paths.get(self.names.module, ""))
-        return func(*args, **(kwargs or {}))
+        return self._run(func, args, kwargs or {})
 
     @contextmanager
     def _resumed(self) -> Iterator[None]:

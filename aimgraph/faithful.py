@@ -6,6 +6,7 @@ whether a dictionary has a key. The operations that really reach the tensors tel
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -51,7 +52,8 @@ def _observe_once(faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, in
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, fake)
-    watch, recorder = WatchCalls(CallNames(copy, ours)), Recorder(copy, (args, kwargs))
+    recorder = Recorder(copy, (args, kwargs))
+    watch = WatchCalls(CallNames(copy, ours), partial(faker.derived.call, mode=fake, recorder=recorder))
     try:
         with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
             copy.forward(*args, **kwargs)

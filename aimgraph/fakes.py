@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -13,6 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
+from aimgraph.copies import copy_module, is_of_torch
+from aimgraph.derived import Derived
+from aimgraph.operations import Recorder
 from aimgraph.randomness import kept_python_randomness
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
 
@@ -25,7 +28,7 @@ def fake_copy(module: M, mode: FakeTensorMode) -> M:
     for tensor in chain(module.parameters(), module.buffers()):
         memo[id(tensor)] = mode.from_tensor(tensor)
     with torch.no_grad():
-        return copy.deepcopy(module, memo)
+        return copy_module(module, memo)
 
 
 def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
@@ -57,6 +60,7 @@ class Faker:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.root = root
         self.real = real
+        self.derived = Derived()
         self.memo: dict[int, Any] = {}
         self.alive: list[Any] = []  # keeps the identities in the memo from being used again
         for tensor in chain(root.parameters(), root.buffers()):
@@ -66,9 +70,9 @@ class Faker:
     def copy(self, *, train: bool) -> nn.Module:
         """A copy of the module around fake tensors, in train or eval mode; the tensors are shared by all copies."""
         with torch.no_grad():
-            fake = copy.deepcopy(self.root, dict(self.memo)).train(train)
+            fake = copy_module(self.root, dict(self.memo)).train(train)
             for path in self.real:
-                twin = copy.deepcopy(self.root.get_submodule(path)).train(train)
+                twin = copy_module(self.root.get_submodule(path)).train(train)
                 run_for_real(fake.get_submodule(path), twin, self.mode)
         return fake
 
@@ -135,6 +139,8 @@ class FakeRun:
         self._copies: dict[int, Any] = {}
         self._adopted = False
         self._grad = False
+        self._contexts = 0
+        self._derived = Derived() if faker is None else faker.derived
         self._memo: dict[int, Any] = {} if faker is None else dict(faker.memo)
         self._alive: list[Any] = [] if faker is None else [faker]  # keeps the identities above from being used again
         self.train = train
@@ -164,21 +170,48 @@ class FakeRun:
                 self._copies.pop(id(self.root.get_submodule(str(node.target))), None)
         self.run(graph)
 
-    def run_node(self, node: fx.Node) -> Any:
+    def run_node(self, node: fx.Node, recorder: Recorder | None = None) -> Any:
         """What `node` gives, computed from the values of its inputs.
 
         Also notes in `writes` which of its inputs the node overwrites in place.
+
+        Args:
+            node: Of a graph of the root's.
+            recorder: Lists the operations.
         """
         args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
+        module = self._called(node)
+        key = None if self._contexts else self._key(node, module, args, kwargs, recorder)
+        known = self._derived.recall(key, self.mode, recorder)
+        if known is not None:
+            return known
         before = {n: _version(self.values[n]) for n in node.all_input_nodes}
-        with self.mode, torch.set_grad_enabled(self._grad):
-            value = self._call(node, args, kwargs)
+        start = len(recorder.operations) if recorder is not None else 0
+        with recorder or nullcontext(), self.mode, torch.set_grad_enabled(self._grad):
+            value = self._call(node, module, args, kwargs)
             if node.target in (enter_context, leave_context):
                 self._grad = torch.is_grad_enabled()
-        self.writes += [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
+                self._contexts += 1 if node.target is enter_context else -1
+        written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
+        if not written:
+            own = [] if module is None else [*module.parameters(), *module.buffers()]
+            self._derived.keep(key, (args, kwargs, own), value, recorder, start)
+        self.writes += written
         return value
 
-    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    def _key(self, node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, recorder: Recorder | None) -> Any:
+        if module is None:
+            return self._derived.key(node.op, node.target, args, kwargs, recorder)
+        return self._derived.key(node.op, module, args, kwargs, recorder, train=self.train)
+
+    def _called(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls, as it is to run."""
+        if node.op != "call_module":
+            return None
+        module: nn.Module = self._fake(self.root.get_submodule(str(node.target)))
+        return module
+
+    def _call(self, node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
         match node.op:
             case "placeholder":
@@ -186,8 +219,9 @@ class FakeRun:
             case "get_attr":
                 return self._fake(_attribute(self.root, target))
             case "call_module":
-                with kept_python_randomness():
-                    return self._fake(self.root.get_submodule(target))(*args, **kwargs)
+                assert module is not None
+                with nullcontext() if is_of_torch(module) else kept_python_randomness():
+                    return module(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             case "call_function":
@@ -212,7 +246,9 @@ class FakeRun:
                 run_for_real(self._copies[id(thing)], twin, self.mode)
             else:
                 with unset_fake_temporarily(), torch.no_grad():
-                    self._copies[id(thing)] = copy.deepcopy(thing, dict(self._memo))
+                    memo = dict(self._memo)
+                    module = isinstance(thing, nn.Module)
+                    self._copies[id(thing)] = copy_module(thing, memo) if module else copy.deepcopy(thing, memo)
                 self._set_mode(self._copies[id(thing)])
         return self._copies[id(thing)]
 

@@ -1,6 +1,5 @@
 """From a base to a program: copy, trace, and derive the shapes of every node at two batch sizes."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count
@@ -14,6 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from aimgraph.config import AimConfig
+from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
 from aimgraph.faithful import Observed, check_faithful, observe
 from aimgraph.fakes import Faker, FakeRun, quiet
@@ -255,7 +255,7 @@ def clone(base: nn.Module, *, share: bool) -> nn.Module:
     if share:
         memo = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
     try:
-        return copy.deepcopy(base, memo)
+        return copy_module(base, memo)
     except Exception as error:  # whatever copy hooks of the base's members raise
         raise PlanError(f"{type(base).__name__} can't be copied by copy.deepcopy: {error}".split("\n")[0]) from error
 

@@ -30,10 +30,24 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is not torch.ops.prim.device.default and any(
-            id(leaf) in self.known for leaf in tree_leaves((args, kwargs))
+            id(leaf) in self.known for leaf in _leaves(args) + _leaves(kwargs)
         ):
-            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            made = self.note(result)
             self.operations.append((str(func), tuple(tuple(tensor.shape) for tensor in made)))
-            self.alive += made
-            self.known.update(map(id, made))
         return result
+
+    def note(self, value: Any) -> list[Tensor]:
+        """Watch what is done to the tensors in `value`, too."""
+        made = [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+        self.alive += made
+        self.known.update(map(id, made))
+        return made
+
+
+def _leaves(given: Any) -> list[Any]:
+    """What stands in a tensor's place: a fraction of the time of `tree_leaves` for the usual flat arguments."""
+    if isinstance(given, Tensor):
+        return [given]
+    if isinstance(given, tuple | list) and not any(isinstance(item, tuple | list | dict) for item in given):
+        return list(given)
+    return tree_leaves(given) if given else []

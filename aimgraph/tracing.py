@@ -193,8 +193,7 @@ class LayerTracer(fx.Tracer):
         if not self.aside:
             self.aside = True
             try:
-                with quiet(), self.recorder:
-                    self.run.values[proxy.node] = self.run.run_node(proxy.node)
+                self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
             except Exception as error:  # whatever the base's own code raises; told where the value is needed
                 self.unknown[proxy.node] = error
             finally:
@@ -515,6 +514,7 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
         return _whole_graph(root, tracer.run, tracer.recorder)
     try:
         with (
+            quiet(),
             closed_contexts(),
             _RecordFactories(tracer),
             _sizes_may_be_proxies(tracer),

@@ -1,5 +1,6 @@
 """Small networks, one per layer kind or way of calling it, and helpers to compare modules."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from aimgraph.frontend import build_program
 from aimgraph.module import AimModule
 from aimgraph.passes import FindSites, PlaceUpdates
 from aimgraph.runtime.layers import narrow_weight
+
+FUZZ = int(os.environ.get("FUZZ", "1"))
+"""How many times as many random examples to draw."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import aimgraph
-from tests.nets import gradients, randomise, run
+from tests.nets import FUZZ, gradients, randomise, run
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def build(network: tuple[int, list[Block], list[int], int]) -> tuple[nn.Module, 
         return RandomNet(rank, blocks).double(), torch.randn(2, 2, *grid[:rank], dtype=torch.float64)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 * FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 @given(network=NETWORKS, memory=MEMORIES)
 def test_identity_forms_and_undo(network: tuple[int, list[Block], list[int], int], memory: dict[str, object]) -> None:
     base, x = build(network)

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 import aimgraph
 from aimgraph.calls import plain_attention
-from tests.nets import Activated, SamePadding, Standardised, randomise, run
+from tests.nets import FUZZ, Activated, SamePadding, Standardised, randomise, run
 
 FUNCTIONS = (
     *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
@@ -1216,7 +1216,7 @@ def warn_if_known(error: aimgraph.AimgraphError, recipe: Recipe) -> None:
     warnings.warn(f"known defect, {recipe}: {error}".split("\n")[0], stacklevel=2)
 
 
-@settings(SETTINGS, max_examples=30)
+@settings(SETTINGS, max_examples=30 * FUZZ)
 @given(recipe=recipes(), memory=MEMORIES)
 def test_static_memory(recipe: Recipe, memory: dict[str, Any]) -> None:
     for step in recipe.steps:
@@ -1227,7 +1227,7 @@ def test_static_memory(recipe: Recipe, memory: dict[str, Any]) -> None:
         warn_if_known(error, recipe)
 
 
-@settings(SETTINGS, max_examples=15)
+@settings(SETTINGS, max_examples=15 * FUZZ)
 @given(recipe=recipes(), memory=MEMORIES)
 def test_concat_form(recipe: Recipe, memory: dict[str, Any]) -> None:
     try:

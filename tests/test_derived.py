@@ -1,0 +1,149 @@
+"""What was derived once is not derived again, and nobody can tell the difference."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+import aimgraph
+from aimgraph.copies import copy_module, paused_collection
+from aimgraph.derived import Derived
+from aimgraph.program import SHAPES, Pass, Program
+
+X = torch.linspace(-1, 1, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+class Counting(nn.Conv2d):
+    """Gives another shape at every second call."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = super().forward(x)
+        return y if self.calls % 2 else y[:, :, :-1]
+
+
+class Scaled(nn.Module):
+    """Of the same type, with another setting."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.factor)
+
+
+class Repeated(nn.Module):
+    """Layers that look alike, and some of them are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.strided = nn.Conv2d(4, 4, 3, padding=1, stride=2)
+        self.hooked = nn.Conv2d(4, 4, 3, padding=1)
+        self.hooked.register_forward_hook(lambda _m, _x, y: y[:, :, ::2])
+        self.doubled = nn.Conv2d(4, 4, 3, padding=1)
+        parametrize.register_parametrization(self.doubled, "weight", Doubled())
+        self.counting = nn.ModuleList([Counting(4, 4, 1), Counting(4, 4, 1)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)])
+        self.act = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.5)
+        self.scales = nn.ModuleList([Scaled(1), Scaled(2)])
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.same, self.norms, strict=False):
+            x = self.act(norm(layer(x))) + F.relu(x)
+        x = x * 2 if self.training else self.same[3](x)
+        x = self.drop(self.same[3](x).double().float())
+        for scale in self.scales:
+            x = scale(x)
+        x = self.doubled(self.hooked(x)) + self.doubled(self.hooked(x))
+        x = self.counting[1](self.counting[0](x))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.strided(x)
+        x = self.strided(x.float()) + self.strided(x.float()).sigmoid_()
+        return self.head(x.flatten(2).transpose(1, 2))
+
+
+def overwriters(node: fx.Node) -> list[str]:
+    return list(map(str, node.meta.get("aim_overwritten_by", ())))
+
+
+def program(base: nn.Module, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple[str, dict[str, list[object]]]:
+    """The plan, and the shapes, strides and types that were derived for every node of every graph."""
+    seen: dict[str, list[object]] = {}
+
+    def watch(step: Pass, program: Program) -> None:
+        for name, graph in program.graphs.items():
+            seen[f"{step.name} {name}"] = [
+                (node.format_node(), node.meta.get(SHAPES), value.stride(), value.dtype, overwriters(node))
+                for node in graph.nodes
+                if isinstance(value := node.meta.get("val"), Tensor)
+            ]
+
+    if monkeypatch is not None:
+        monkeypatch.setattr(Derived, "key", lambda *_, **__: None)
+    return str(aimgraph.plan(aimgraph.transform(base, X, watch=[watch]))), seen
+
+
+def test_the_program_is_the_one_that_is_derived_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Repeated()
+    recalled = program(base)
+    assert {"find-sites train", "find-sites eval"} <= set(recalled[1])
+    assert recalled == program(base, monkeypatch)
+
+
+def test_copies_are_copies() -> None:
+    base = Repeated()
+    base.extra = {"kept": [1, 2]}
+    base.act.register_forward_hook(lambda _m, _x, y: y)
+    for made in (copy_module(base), copy.deepcopy(base)):
+        assert {type(m) for m in made.modules()} == {type(m) for m in base.modules()}
+        ours, theirs = set(map(id, made.modules())), set(map(id, base.modules()))
+        assert not ours & theirs
+        for path, part in base.named_modules():
+            twin = made.get_submodule(path)
+            assert list(vars(twin)) == list(vars(part))
+            mutable = [k for k, v in vars(part).items() if isinstance(v, dict | list | set)]
+            assert all(vars(twin)[key] is not vars(part)[key] for key in mutable)
+        values = zip(made.state_dict().values(), base.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in values)
+        assert made.extra == base.extra
+        assert made.extra["kept"] is not base.extra["kept"]
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    again = copy_module(nn.Sequential(tied, tied))
+    assert again[0] is again[1]
+    assert again[0][0].weight is again[0][1].weight
+    assert again[0][0].weight is not tied[0].weight
+
+
+def test_the_collector_is_put_back() -> None:
+    @paused_collection()
+    def fails() -> None:
+        assert not gc.isenabled()
+        raise ValueError("inside")
+
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="inside"):
+        fails()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with paused_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
