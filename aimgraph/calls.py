@@ -93,10 +93,10 @@ class WatchCalls(TorchFunctionMode):
         run: Calls a function with positional and keyword arguments.
     """
 
-    def __init__(self, names: CallNames, run: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
+    def __init__(self, names: CallNames, run: Callable[[Callable[..., Any], Any, Any], Any] | None = None) -> None:
         super().__init__()
         self.names = names
-        self._run = run
+        self._run = run or (lambda function, args, kwargs: function(*args, **kwargs))
         self.calls = Calls()
 
     def __enter__(self) -> "WatchCalls":
