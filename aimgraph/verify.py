@@ -85,13 +85,32 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
     base, aim = copy.deepcopy(base), copy.deepcopy(aim)
     with plain_attention():  # on both sides: the fused form rounds differently
-        checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs)]
-        off = "output, memory disabled"
-        checks += [_outputs(off, base, _disabled(aim), inputs, train) for train in (False, True)]
+        expected = {train: _run(base, inputs, train) for train in (False, True)}
+        checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
+        disabled = _disabled(aim)
+        for train, wanted in expected.items():
+            checks.append(_outputs("output, memory disabled", wanted, _run(disabled, inputs, train), train))
+        seen = {False: _run(aim, inputs, False)}
         if _is_zero(aim):
-            checks += [_outputs("output, with memory", base, aim, inputs, train) for train in (False, True)]
+            seen[True] = _run(aim, inputs, True)
+            checks += [_outputs("output, with memory", expected[train], seen[train], train) for train in seen]
             checks.append(_gradients(base, aim, inputs))
-        return Report(tuple(checks), _difference(base, aim, inputs))
+        return Report(tuple(checks), _gap(expected[False].outputs[0], seen[False].outputs[0]))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a module gives at each of `BATCH_SIZES`, and its buffers afterwards."""
+
+    outputs: tuple[list[Tensor], ...]
+    buffers: dict[str, Tensor]
+
+
+def _run(module: nn.Module, inputs: Arguments, train: bool) -> _Seen:
+    """One after the other, on a copy."""
+    device, module = _device(module), copy.deepcopy(module).train(train)
+    samples = [random_inputs(inputs, batch, seed=batch, device=device) for batch in BATCH_SIZES]
+    return _Seen(tuple(outputs(module, sample) for sample in samples), dict(module.named_buffers()))
 
 
 def _keys(base: nn.Module, aim: AimModule) -> Check:
@@ -107,24 +126,20 @@ def _weights(base: nn.Module, aim: AimModule) -> Check:
     return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
 
 
-def _stripped(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
+def _stripped(base: nn.Module, aim: AimModule, inputs: Arguments, expected: _Seen) -> Check:
     bare = strip(aim)
     if type(bare) is not type(base):
         return Check("strip gives the base back", False, f"a {type(bare).__name__}")
-    return _outputs("strip gives the base back", base, bare, inputs, False)
+    return _outputs("strip gives the base back", expected, _run(bare, inputs, False), False)
 
 
-def _outputs(name: str, base: nn.Module, aim: nn.Module, inputs: Arguments, train: bool) -> Check:
-    """Outputs at two batch sizes and all buffers afterwards, on copies of both."""
+def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
+    """Outputs at every batch size, and all buffers afterwards."""
     label = f"{name} ({'train' if train else 'eval'})"
-    one, other = copy.deepcopy(base).train(train), copy.deepcopy(aim).train(train)
-    for batch in BATCH_SIZES:
-        sample = random_inputs(inputs, batch, seed=batch, device=_device(base))
-        expected, seen = (outputs(module, sample) for module in (one, other))
-        if not _all_same(expected, seen):
-            return Check(label, False, f"differs at batch size {batch} by {_gap(expected, seen):.3g}")
-    buffers = dict(other.named_buffers())
-    moved = [key for key, value in one.named_buffers() if not same(value, buffers[key])]
+    for batch, one, other in zip(BATCH_SIZES, expected.outputs, seen.outputs, strict=True):
+        if not _all_same(one, other):
+            return Check(label, False, f"differs at batch size {batch} by {_gap(one, other):.3g}")
+    moved = [key for key, value in expected.buffers.items() if not same(value, seen.buffers[key])]
     if moved:
         return Check(label, False, f"buffers differ: {moved[:3]}")
     return Check(label, True, f"bit-identical at batch sizes {list(BATCH_SIZES)}, buffers too")
@@ -150,11 +165,6 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
         if name not in widened and not _same_optional(gradient, with_memory.get(name))
     ]
     return Check("gradients of the base", not different, f"differ: {different[:3]}" if different else "bit-identical")
-
-
-def _difference(base: nn.Module, aim: AimModule, inputs: Arguments) -> float:
-    sample = random_inputs(inputs, BATCH_SIZES[0], seed=2, device=_device(base))
-    return _gap(outputs(base.eval(), sample), outputs(aim.eval(), sample))
 
 
 def outputs(module: nn.Module, sample: Arguments, *, grad: bool = False) -> list[Tensor]:

@@ -28,6 +28,7 @@ class Entry:
         small: The same for levels that compute; tried out if empty.
         within: Submodule to transform instead of the whole model.
         options: Arguments of the constructor, ``name=value``, joined by ``;``.
+        small_options: More of them for levels that compute, e.g. the image size that `small` has.
         family: What models of one kind have in common, for choosing one of each.
         parameters: Size of the model, for choosing small ones; 0 if unknown.
         level: The level to check it at, whatever the run's own is.
@@ -38,17 +39,22 @@ class Entry:
     small: str = ""
     within: str = ""
     options: str = ""
+    small_options: str = ""
     family: str = ""
     parameters: int = 0
     level: str = ""
 
-    def build(self, device: str | None = None) -> nn.Module:
+    def build(self, device: str | None = None, *, small: bool = False) -> nn.Module:
         """The model, or the submodule that is transformed; on `device` ``"meta"``, without values.
+
+        Args:
+            device: Where to build it.
+            small: Build it for inputs of the shapes in `small`.
 
         Raises:
             AimgraphError: There is no such model.
         """
-        options = dict(self._options())
+        options = dict(_options(self.options)) | (dict(_options(self.small_options)) if small else {})
         if device is None:
             model = load_model(self.name, **options)
         else:
@@ -56,14 +62,15 @@ class Entry:
                 model = load_model(self.name, **options)
         return model.get_submodule(self.within) if self.within else model
 
-    def _options(self) -> Iterator[tuple[str, Any]]:
-        for part in filter(None, self.options.split(";")):
-            name, _, value = part.partition("=")
-            yield name, _value(value)
-
 
 Task = tuple[Entry, str]
 """A model and the level to check it at."""
+
+
+def _options(text: str) -> Iterator[tuple[str, Any]]:
+    for part in filter(None, text.split(";")):
+        name, _, value = part.partition("=")
+        yield name, _value(value)
 
 
 def _value(text: str) -> Any:
@@ -130,8 +137,9 @@ def _entry(row: dict[str, Any]) -> Entry:
     entry = Entry(**cells, parameters=int(size))
     for text in filter(None, (entry.inputs, entry.small)):
         shapes(text)
-    if not all(re.match(r"\w+=", part) for part in filter(None, entry.options.split(";"))):
-        raise ConfigError(f"options {entry.options!r}: give name=value, several joined by ;")
+    for column, text in (("options", entry.options), ("small_options", entry.small_options)):
+        if not all(re.match(r"\w+=", part) for part in filter(None, text.split(";"))):
+            raise ConfigError(f"{column} {text!r}: give name=value, several joined by ;")
     if entry.level not in ("", *LEVELS):
         raise ConfigError(f"level is {entry.level!r}; there are {', '.join(LEVELS)}")
     return entry

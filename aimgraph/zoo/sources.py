@@ -9,7 +9,8 @@ from typing import Any
 
 from aimgraph.errors import AimgraphError
 from aimgraph.models_zoo.loader import ZOO, import_library
-from aimgraph.zoo.manifest import Entry, read_manifest
+from aimgraph.zoo.levels import runs
+from aimgraph.zoo.manifest import Entry, read_manifest, shapes, zeros
 
 FOLDER = Path(__file__).parent.parent / "models_zoo"
 """Where the manifests and the expected results of the known sources are."""
@@ -18,6 +19,9 @@ SOURCES = ("torchvision", "timm", "zoo")
 
 SMALL = 28_000_000
 """Most parameters of a model that every change is computed with."""
+
+IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)
+"""Sides of images to try, smallest first; patches have 14 or 16 pixels."""
 
 MANY = 20
 """Families of at least as many models have two that every change is checked with."""
@@ -35,10 +39,10 @@ def list_entries(source: str) -> Iterator[Entry]:
     library = import_library(source)
     if source == "timm":
         for name in library.list_models():
-            yield sized(_timm_entry(library, name))
+            yield shrunk(sized(_timm_entry(library, name)), "img_size")
         return
     for name in library.models.list_models():
-        yield sized(_torchvision_entry(library, name))
+        yield shrunk(sized(_torchvision_entry(library, name)), "image_size")
 
 
 def _timm_entry(library: Any, name: str) -> Entry:
@@ -66,6 +70,33 @@ def _torchvision_entry(library: Any, name: str) -> Entry:
         return Entry(**entry, inputs="2x3x224x224", options="quantize=true")
     side = 299 if "inception" in name else 224
     return Entry(**entry, inputs=f"2x3x{side}x{side}")
+
+
+def shrunk(entry: Entry, option: str) -> Entry:
+    """The entry with smaller images for levels that compute, where the constructor has to be told their size.
+
+    Args:
+        entry: One that takes other things than one batch of images is given back as it is.
+        option: What the constructor calls the size.
+    """
+    given = shapes(entry.inputs)
+    if len(given) != 1 or len(given[0]) != 4:
+        return entry
+    batch, channels, *sides = given[0]
+    for side in (side for side in IMAGE_SIDES if side < min(sides)):
+        text = f"{batch}x{channels}x{side}x{side}"
+        for candidate in (entry, replace(entry, small=text, small_options=f"{option}={side}")):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    model = candidate.build("meta", small=True)
+            except TypeError:  # there is no such option
+                return entry
+            except Exception:  # whatever it says about this size
+                continue
+            if runs(model, zeros(text, "meta")):
+                return candidate
+    return entry
 
 
 def sized(entry: Entry) -> Entry:

@@ -8,12 +8,20 @@ import torch
 from torch import nn
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.manifest import Entry, chosen, read_manifest, shapes, to_tasks, write_manifest, zeros
+from aimgraph.zoo.manifest import Entry, _options, chosen, read_manifest, shapes, to_tasks, write_manifest, zeros
 from aimgraph.zoo.rows import read_rows
-from aimgraph.zoo.sources import FOLDER, SMALL, SOURCES, list_entries, representatives, sized
+from aimgraph.zoo.sources import FOLDER, SMALL, SOURCES, list_entries, representatives, shrunk, sized
 
 FULL = Entry(
-    "timm/a", "2x3x8x8;2x4", "2x3x4x4;2x4", "features", "flag=true;count=3", family="f", parameters=7, level="onnx"
+    "timm/a",
+    "2x3x8x8;2x4",
+    "2x3x4x4;2x4",
+    "features",
+    "flag=true;count=3",
+    "side=4",
+    family="f",
+    parameters=7,
+    level="onnx",
 )
 
 
@@ -42,6 +50,7 @@ def test_a_name_is_enough_and_a_byte_order_mark_does_no_harm(tmp_path: Path) -> 
         ("name,inputs\nzoo/mlp,2x3\nzoo/mlp,2 x 3\n", "line 3: inputs '2 x 3': give sizes joined by x"),
         ("name,small\nzoo/mlp,2x0\n", "line 2: inputs '2x0'"),
         ("name,parameters\nzoo/mlp,2M\n", "line 2: parameters is '2M', not a number"),
+        ("name,small_options\nzoo/mlp,features\n", "line 2: small_options 'features': give name=value"),
         ("name,options\nzoo/mlp,features\n", "line 2: options 'features': give name=value"),
         ("name,level\nzoo/mlp,all\n", "line 2: level is 'all'; there are structure, numeric, onnx"),
     ],
@@ -72,9 +81,25 @@ def test_options_and_a_part_of_a_model() -> None:
     assert isinstance(layer, nn.Conv2d)
     assert layer.out_channels == 6
     assert next(entry.build("meta").parameters()).device == torch.device("meta")
-    values = dict(Entry("x", options="a=true;b=false;c=none;d=-3;e=1.5;f=1e-3;g=gelu;h=")._options())
+    values = dict(_options("a=true;b=false;c=none;d=-3;e=1.5;f=1e-3;g=gelu;h="))
     assert values == {"a": True, "b": False, "c": None, "d": -3, "e": 1.5, "f": 1e-3, "g": "gelu", "h": ""}
     assert type(values["d"]) is int
+
+
+def test_smaller_images_that_the_constructor_has_to_know() -> None:
+    entry = Entry("tests.zoo.factories:positions", inputs="2x3x128x128")
+    small = shrunk(entry, "side")
+    assert (small.small, small.small_options) == ("2x3x64x64", "side=64")
+    assert small.build(small=True)(*zeros(small.small)).shape == (2, 4)
+    assert small.build()(*zeros(small.inputs)).shape == (2, 4)
+    unchanged = (
+        (entry, "size"),  # there is no such option
+        (replace(entry, inputs="2x3x56x56"), "side"),  # it is as small as it gets
+        (replace(entry, inputs="2x3x128x128;2x4"), "side"),
+        (Entry("tests.zoo.factories:small", inputs="2x3x128x128"), "side"),  # takes any size
+    )
+    for given, option in unchanged:
+        assert shrunk(given, option) == given
 
 
 def test_filters() -> None:
