@@ -20,6 +20,8 @@ _CONSTANTS = (
 )
 _USUAL = frozenset((int, float, bool, str, type(None)))
 _HELD = ("_parameters", "_buffers", "_modules")
+OWN = frozenset(key for key, value in vars(nn.Module()).items() if isinstance(value, dict | set))
+"""The containers that every module has to itself: tensors, modules below it, hooks. Any other may be shared."""
 
 
 def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
@@ -44,7 +46,7 @@ def is_constant(value: Any) -> bool:
         return all(map(is_constant, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         frozen = value.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        return frozen and all(map(is_constant, vars(value).values()))
+        return frozen and all(is_constant(getattr(value, field.name)) for field in dataclasses.fields(value))
     return isinstance(value, _CONSTANTS)
 
 
@@ -69,7 +71,8 @@ def _is_shallow(module: nn.Module) -> bool:
         and all(_is_torchs(getattr(kind, name, None)) for name in ("__getstate__", "__setstate__"))
         and vars(module).get("_compiled_call_impl") is None
         and "__slots__" not in vars(kind)
-        and all(key in _HELD or _is_shared(value) for key, value in vars(module).items())
+        and all(key in OWN or is_constant(value) for key, value in vars(module).items())
+        and not any(vars(module)[key] for key in OWN if "hooks" in key)
     )
 
 
@@ -78,18 +81,11 @@ def _is_torchs(method: Any) -> bool:
     return not isinstance(method, types.FunctionType) or method.__module__.startswith("torch.nn.modules.")
 
 
-def _is_shared(value: Any) -> bool:
-    """A constant, a list of constants, or an empty container, as those of the hooks are."""
-    if isinstance(value, dict | set):
-        return not value
-    return all(map(is_constant, value)) if type(value) is list else is_constant(value)
-
-
 def _copy_shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     copied = type(module).__new__(type(module))
     attributes = vars(copied)
     for key, value in vars(module).items():
-        attributes[key] = value.copy() if isinstance(value, dict | set | list) else value
+        attributes[key] = value.copy() if key in OWN else value
     for key in _HELD:
         held = attributes[key]
         for name, part in held.items():

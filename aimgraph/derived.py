@@ -3,7 +3,6 @@
 Networks repeat themselves: of a hundred convolutions, a tenth differ in anything that a fake tensor shows.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_leaves
 
-from aimgraph.copies import is_constant
+from aimgraph.copies import OWN, is_constant
 from aimgraph.operations import Operation, Recorder
 
 
@@ -186,27 +185,26 @@ def _configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] 
     kind: Hashable = type(module)  # type: ignore[assignment]
     found: list[Any] = [kind, train if _looks_at_mode(kind) else None]
     for key, value in attributes.items():
-        if type(value) in _EMPTY and not value:
-            continue
         if key in _TENSORS:
             found += [(name, None if tensor is None else _metadata(tensor)) for name, tensor in value.items()]
         elif key == "_modules":
             found += [(name, _setting(child, train, above)) for name, child in value.items()]
+        elif key in OWN and not (value and "hooks" in key):
+            continue
         elif key != "training":
             found += [key, _setting(value, train, above)]
     return tuple(found)
 
 
-_EMPTY = frozenset((dict, OrderedDict, set, list))
 _TENSORS = ("_parameters", "_buffers")
 
 
 def _setting(value: Any, train: bool, above: tuple[nn.Module, ...]) -> Any:
     if type(value) in _CONSTANTS:
-        return value
+        return type(value), value
     if isinstance(value, nn.Module):
         return _configuration(value, train, above)
-    if type(value) in (tuple, list):
+    if type(value) is tuple:
         return tuple(_setting(item, train, above) for item in value)
     if not is_constant(value):
         raise _UnclearError

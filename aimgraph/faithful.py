@@ -5,6 +5,7 @@ whether a dictionary has a key. The operations that really reach the tensors tel
 """
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,15 +36,21 @@ class Observed:
     error: Exception | None = None
 
 
-def observe(faker: Faker, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> dict[str, Observed]:
+MODES = ("train", "eval")
+
+
+def observe(
+    faker: Faker, kinds: dict[nn.Module, LayerKind], inputs: Arguments, modes: Iterable[str] = MODES
+) -> dict[str, Observed]:
     """Watch a forward in train and in eval mode, on fake tensors.
 
     Args:
         faker: Of the module; copies of it run.
         kinds: The kind of each of its convolutions and linear layers.
         inputs: Example inputs.
+        modes: Which of the two.
     """
-    return {mode: _observe_once(faker, kinds, mode, inputs) for mode in ("train", "eval")}
+    return {mode: _observe_once(faker, kinds, mode, inputs) for mode in modes}
 
 
 def _observe_once(faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments) -> Observed:
@@ -52,7 +59,7 @@ def _observe_once(faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, in
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, fake)
-    recorder = Recorder(copy, (args, kwargs))
+    recorder = Recorder(faker.tensors, (args, kwargs))
     watch = WatchCalls(CallNames(copy, ours), partial(faker.derived.call, mode=fake, recorder=recorder))
     try:
         with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
@@ -62,29 +69,34 @@ def _observe_once(faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, in
     return Observed(recorder.operations, watch.calls)
 
 
-def check_faithful(root: nn.Module, traced: dict[str, list[Operation]], observed: dict[str, Observed]) -> None:
-    """Compare what each graph does with what the forward did, in train and in eval mode.
+def check_faithful(
+    root: nn.Module, traced: dict[str, list[Operation]], observed: dict[str, Observed], batch: int
+) -> None:
+    """Compare what each graph does with what the forward did on the same inputs.
 
     Args:
         root: The module that was traced.
         traced: Mode -> what the nodes of its graph do.
-        observed: Mode -> what the forward did on the same inputs.
+        observed: Mode -> what the forward did; at least the modes above.
+        batch: The batch size.
 
     Raises:
         TraceError: They apply different operations to the inputs, parameters and buffers.
     """
-    for mode in ("train", "eval"):
-        for number, (one, other) in enumerate(itertools.zip_longest(observed[mode].operations, traced[mode])):
+    for mode, operations in traced.items():
+        for number, (one, other) in enumerate(itertools.zip_longest(observed[mode].operations, operations)):
             if one != other:
                 raise TraceError(
-                    f"the {mode} graph of {type(root).__name__} does not do what its forward does: operation {number} "
-                    f"is {_name(one)} in the forward and {_name(other)} in the graph. A branch on the type or the "
-                    "content of an input (isinstance, dict.get) is decided on a stand-in while tracing: take it "
-                    "out of the forward, or move it into a submodule without conv or linear layers"
+                    f"the {mode} graph of {type(root).__name__} does not do what its forward does at batch size "
+                    f"{batch}: operation {number} is {_name(one)} in the forward and {_name(other)} in the graph. "
+                    "A branch on the type or the content of an input (isinstance, dict.get) is decided on a stand-in "
+                    "while tracing, int() of a batch size or a loop over a batch at the example's: take it out of "
+                    "the forward, or move it into a submodule without conv or linear layers"
                 )
 
 
 def _name(operation: Operation | None) -> str:
     if operation is None:
         return "missing"
-    return f"{operation[0]} -> {', '.join(str(list(shape)) for shape in operation[1])}"
+    constants = f" with {', '.join(map(repr, operation[2]))}" if operation[2] else ""
+    return f"{operation[0]}{constants} -> {', '.join(str(list(shape)) for shape in operation[1])}"

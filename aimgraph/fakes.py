@@ -67,6 +67,11 @@ class Faker:
             self.memo[id(tensor)] = self.mode.from_tensor(tensor)
             self.alive.append(tensor)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The fake parameters and buffers."""
+        return list(self.memo.values())
+
     def copy(self, *, train: bool) -> nn.Module:
         """A copy of the module around fake tensors, in train or eval mode; the tensors are shared by all copies."""
         with torch.no_grad():
@@ -146,12 +151,12 @@ class FakeRun:
         self.train = train
         self._real = {id(root.get_submodule(path)) for path in (real if faker is None else faker.real)}
 
-    def run(self, graph: fx.Graph) -> None:
-        """Run every node of `graph` that has no value yet, in order."""
+    def run(self, graph: fx.Graph, recorder: Recorder | None = None) -> None:
+        """Run every node of `graph` that has no value yet, in order; `recorder` lists the operations."""
         with closed_contexts():
             for node in graph.nodes:
                 if node not in self.values:
-                    self.values[node] = self.run_node(node)
+                    self.values[node] = self.run_node(node, recorder)
 
     @contextmanager
     def adopted(self, copy: nn.Module) -> Iterator[None]:
@@ -193,7 +198,7 @@ class FakeRun:
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1
         written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
-        if not written:
+        if not written and key == self._key(node, module, args, kwargs, recorder):  # it set nothing on itself
             own = [] if module is None else [*module.parameters(), *module.buffers()]
             self._derived.keep(key, (args, kwargs, own), value, recorder, start)
         self.writes += written

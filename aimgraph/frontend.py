@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
-from aimgraph.faithful import Observed, check_faithful, observe
+from aimgraph.faithful import MODES, Observed, check_faithful, observe
 from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import LayerKind, classify_layers, is_layer
+from aimgraph.operations import Operation, Recorder
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.leaf import Whole
@@ -78,12 +79,10 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     batch = example_batch(inputs)
     bound_arguments(root, inputs)  # says so where they don't fit the forward
     sample = with_batch(inputs, batch_size(inputs), batch)
-    found = _trace_around(root, kinds, sample)
-    traced, observed, faker = found.traced, found.observed, found.faker
-    again = observe(faker, kinds, with_batch(inputs, batch_size(inputs), batch + 1)) if found.opaque else {}
-    graphs = traced.graphs
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    inputs, runs = canonical_inputs(faker, traced, sample, inputs)
+    found = _trace_around(root, kinds, sample, inputs)
+    traced, observed, inputs = found.traced, found.observed, found.inputs
+    graphs = traced.graphs
     signature = Signature(
         model=type(base).__name__,
         placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
@@ -93,29 +92,47 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
         moded=traced.moded,
         example=inputs,
         calls={mode: seen.calls for mode, seen in observed.items()},
-        again={mode: seen.calls for mode, seen in again.items()},
+        again={mode: seen.calls for mode, seen in found.again.items()},
         opaque={path or WHOLE: item for path, item in found.opaque.items()},
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
     notes = (*traced.notes, *_notes(graphs), *_kept(root, found.opaque))
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
-    return Program(root, graphs, kinds, runs, signature, configs, plan)
+    return Program(root, graphs, kinds, found.runs, signature, configs, plan)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A base that is traced as far as it can be."""
+    """A base that is traced as far as it can be.
+
+    Attributes:
+        traced: Its graphs.
+        observed: What the base does on the sample.
+        opaque: What is kept as one call.
+        inputs: The inputs at the first of the batch sizes that shapes are derived at.
+        runs: Graph -> what its nodes give there.
+        again: What the base does at the second one, in the modes that matter.
+    """
 
     traced: Traced
     observed: dict[str, Observed]
-    faker: Faker
     opaque: dict[str, Opaque]
+    inputs: Arguments
+    runs: dict[str, FakeRun]
+    again: dict[str, Observed]
 
 
-def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments) -> _Found:
+def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments, inputs: Arguments) -> _Found:
     """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
 
+    Args:
+        root: The base.
+        kinds: The kind of each of its convolutions and linear layers.
+        sample: Inputs to trace it with.
+        inputs: The example inputs.
+
     Raises:
+        ExampleInputError: It does not run at a second batch size.
         TraceError: Not even the base as one call can be traced.
     """
     opaque: dict[str, Opaque] = {}
@@ -136,12 +153,27 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
                 continue
             raise
         try:
-            check_faithful(root, traced.operations, observed)
+            check_faithful(root, traced.operations, observed, batch_size(sample))
+            canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
+            larger = example_batch(canonical) + 1
+            modes = MODES if opaque else operations
+            again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes)
+            check_faithful(root, operations, again, larger)
         except TraceError as error:
             if _keep(root, opaque, "", error, needs_values=False):
                 continue
             raise
-        return _Found(traced, observed, faker, opaque)
+        except ExampleInputError as error:
+            if _takes_more(faker, kinds, inputs) and _keep(root, opaque, "", error, needs_values=False):
+                continue
+            raise
+        return _Found(traced, observed, opaque, canonical, runs, again)
+
+
+def _takes_more(faker: Faker, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> bool:
+    """Whether the base itself runs on one sample more."""
+    larger = with_batch(inputs, batch_size(inputs), example_batch(inputs) + 1)
+    return not any(seen.error for seen in observe(faker, kinds, larger).values())
 
 
 def _refusal(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
@@ -262,8 +294,10 @@ def clone(base: nn.Module, *, share: bool) -> nn.Module:
 
 def canonical_inputs(
     faker: Faker, traced: Traced, sample: Arguments, inputs: Arguments
-) -> tuple[Arguments, dict[str, FakeRun]]:
+) -> tuple[Arguments, dict[str, FakeRun], dict[str, list[Operation]]]:
     """The inputs at a batch size that tells the batch from everything else, and the shapes they lead to.
+
+    Beside them, what `derive_shapes` gives.
 
     Which tensors carry the batch is found by trying: all whose first dimension has the size of the
     first tensor's, or, if the base does not run with these at another size, the first one alone. The
@@ -290,7 +324,7 @@ def canonical_inputs(
         candidate: Arguments = tree_unflatten(resized, spec)
         try:
             runs = traced.runs if _shapes(candidate) == _shapes(sample) else {}
-            return candidate, derive_shapes(faker, traced.graphs, candidate, runs)
+            return (candidate, *derive_shapes(faker, traced.graphs, candidate, runs))
         except ExampleInputError as error:
             refusal = refusal or error
     assert refusal is not None
@@ -307,7 +341,7 @@ def _shapes(inputs: Arguments) -> list[tuple[int, ...]]:
 
 def derive_shapes(
     faker: Faker, graphs: dict[str, fx.Graph], inputs: Arguments, first: dict[str, FakeRun]
-) -> dict[str, FakeRun]:
+) -> tuple[dict[str, FakeRun], dict[str, list[Operation]]]:
     """Note on every node its fake value, its shapes at two batch sizes, and who overwrites it.
 
     Args:
@@ -317,23 +351,26 @@ def derive_shapes(
         first: Graph -> a run on `inputs`, as far as there are any.
 
     Returns:
-        Graph -> the run at the first of the two batch sizes.
+        Graph -> the run at the first of the two batch sizes, and mode -> the operations of that at the second.
 
     Raises:
         ExampleInputError: The base doesn't run on `inputs`.
     """
     root, size, batch = faker.root, batch_size(inputs), example_batch(inputs)
-    kept = {}
+    kept, operations = {}, {}
     for name, graph in graphs.items():
         runs = []
+        mode = "eval" if name == "both" else name
         for other in (batch, batch + 1):
             run = first.get(name) if other == batch else None
             run = run or FakeRun(
                 root, bound_arguments(root, with_batch(inputs, size, other)), faker, train=name == "train"
             )
+            recorder = Recorder(faker.tensors, run.inputs)
+            operations[mode] = recorder.operations
             try:
                 with quiet():
-                    run.run(graph)
+                    run.run(graph, recorder)
             except Exception as error:  # whatever the base's own code raises on these inputs
                 shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
                 raise ExampleInputError(
@@ -343,7 +380,7 @@ def derive_shapes(
             runs.append(run)
         _annotate(graph, *runs)
         kept[name] = runs[0]
-    return kept
+    return kept, operations
 
 
 def example_batch(inputs: Arguments) -> int:

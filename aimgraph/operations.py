@@ -1,39 +1,42 @@
 """The operations that reach the tensors of a module, one by one."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Operation = tuple[str, tuple[tuple[int, ...], ...]]
-"""Name of an operation, and the shapes that it gave."""
+Operation = tuple[str, tuple[tuple[int, ...], ...], tuple[Any, ...]]
+"""Name of an operation, the shapes that it gave, and the numbers, flags and names among its arguments."""
 
 
 class Recorder(TorchDispatchMode):
     """Lists the operations on anything that comes from inputs, parameters or buffers.
 
     What a forward does to constants alone is done once, while tracing, and stands in no graph.
+
+    Args:
+        tensors: The parameters and buffers.
+        inputs: The inputs, in any structure.
     """
 
-    def __init__(self, module: nn.Module, inputs: Any) -> None:
+    def __init__(self, tensors: Iterable[Tensor], inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
-        self.alive = [
-            *module.parameters(),
-            *module.buffers(),
-            *(t for t in tree_leaves(inputs) if isinstance(t, Tensor)),
-        ]
+        self.alive = [*tensors, *(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))]
         self.known = {id(tensor) for tensor in self.alive}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is not torch.ops.prim.device.default and any(
-            id(leaf) in self.known for leaf in _leaves(args) + _leaves(kwargs)
-        ):
+        if func is torch.ops.prim.device.default:
+            return result
+        given = _leaves(args) + _leaves(kwargs)
+        if any(id(leaf) in self.known for leaf in given):
             made = self.note(result)
-            self.operations.append((str(func), tuple(tuple(tensor.shape) for tensor in made)))
+            constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
+            self.operations.append((str(func), tuple(tuple(tensor.shape) for tensor in made), constants))
         return result
 
     def note(self, value: Any) -> list[Tensor]:
@@ -42,6 +45,9 @@ class Recorder(TorchDispatchMode):
         self.alive += made
         self.known.update(map(id, made))
         return made
+
+
+_CONSTANTS = frozenset((bool, int, float, complex, str, torch.dtype))
 
 
 def _leaves(given: Any) -> list[Any]:

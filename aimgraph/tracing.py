@@ -283,12 +283,20 @@ def _nothing_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def _autograd_functions_refused() -> Iterator[None]:
-    """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward."""
+def _autograd_functions_refused(tracer: LayerTracer) -> Iterator[None]:
+    """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward.
+
+    Checkpointing by such a function is entered without it: its forward runs without gradients.
+    """
     original = vars(torch.autograd.Function)["apply"]
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if cls is not CheckpointFunction and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+        recorded = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+        if recorded and cls is CheckpointFunction:
+            tracer.checkpoints = True
+            function, _preserved, *given = args
+            return function(*given)
+        if recorded:
             raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
         return original.__func__(cls, *args, **kwargs)
 
@@ -489,7 +497,7 @@ def trace(
         for mode in ("train", "eval"):
             root.train(mode == "train")
             runs[mode], fake = FakeRun(root, arguments, faker, train=mode == "train"), faker.copy(train=mode == "train")
-            recorder = Recorder(fake, runs[mode].inputs)
+            recorder = Recorder(faker.tensors, runs[mode].inputs)
             operations[mode] = recorder.operations
             with (
                 runs[mode].adopted(fake),
@@ -521,7 +529,7 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
             plain_attention(),
             _nothing_hidden(),
             _contexts_recorded(tracer),
-            _autograd_functions_refused(),
+            _autograd_functions_refused(tracer),
         ):
             graph = tracer.trace(root, concrete_args=constants or None)
             _refuse_assigned(root)

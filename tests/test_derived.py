@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -105,8 +106,22 @@ def test_the_program_is_the_one_that_is_derived_step_by_step(monkeypatch: pytest
     assert recalled == program(base, monkeypatch)
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    size: int
+
+
+class Cache(dict[str, int]):
+    limit = 3
+
+
 def test_copies_are_copies() -> None:
     base = Repeated()
+    base.act.setting, base.drop.cache, base.drop.seen = Setting(3), Cache(), []
+    base.act.seen = base.drop.seen
+    made = copy_module(base)
+    assert (made.act.setting, type(made.drop.cache), made.drop.cache.limit) == (Setting(3), Cache, 3)
+    assert made.act.seen is made.drop.seen is not base.drop.seen
     base.extra = {"kept": [1, 2]}
     base.act.register_forward_hook(lambda _m, _x, y: y)
     for made in (copy_module(base), copy.deepcopy(base)):

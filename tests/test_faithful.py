@@ -110,8 +110,12 @@ class Remembers(Base):
 
 
 class Checkpoints(Base):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.stem, self.reentrant = nn.Linear(X.shape[-1], X.shape[-1]), reentrant
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.utils.checkpoint.checkpoint(self.mix, x, use_reentrant=False)
+        return torch.utils.checkpoint.checkpoint(self.mix, self.stem(x).relu(), use_reentrant=self.reentrant)
 
 
 def states(module: nn.Module) -> dict[str, Tensor]:
@@ -209,9 +213,14 @@ def test_attributes_set_in_a_forward_are_noted_and_leak_nothing() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(aim))(X), aim(X))
 
 
-def test_checkpointing_is_noted() -> None:
-    base = Checkpoints()
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_is_noted_and_learns(reentrant: bool) -> None:
+    base = Checkpoints(reentrant)
     aim = aimgraph.transform(base, X)
+    for module in (base, aim):
+        module(X).square().sum().backward()
+    gradients = {name: p.grad for name, p in aim.named_parameters()}
+    assert all(torch.equal(p.grad, gradients[name]) for name, p in base.named_parameters())
     assert any("activation checkpointing inside the forward is not kept" in note for note in aimgraph.plan(aim).notes)
     assert torch.equal(aim(X), base(X))
 
@@ -458,7 +467,7 @@ def test_control_flow_over_shapes() -> None:
 def test_a_size_that_no_example_batch_fits_is_an_error() -> None:
     class Fixed(Base):
         def forward(self, x: Tensor) -> Tensor:
-            return self.mix(x).reshape(int(x.shape[0]), 2, 2)
+            return self.mix(x).reshape(3, 2, 2)
 
     with pytest.raises(aimgraph.ExampleInputError, match=r"does not run on inputs .* at batch size 4"):
         aimgraph.transform(Fixed(), X)
@@ -513,8 +522,98 @@ def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tupl
     aim = aimgraph.transform(base, inputs, verify="full")
     assert torch.equal(aim(*inputs), base(*inputs))
     plan = aimgraph.plan(aim)
-    assert any("does not do what its forward does: operation" in note for note in plan.notes)
+    assert any("does not do what its forward does at batch size" in note for note in plan.notes)
     assert (plan.covered, plan.fallback) == (1, 1)
+
+
+class _Flattens(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x).view(int(x.shape[0]), -1)
+
+
+class _RowByRow(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(X.shape[-1], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.mix(x[i : i + 1]) * (i + 1) for i in range(len(x))]))
+
+
+class _Scales(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * (2.0 if isinstance(x, Tensor) else 1.0)
+
+
+@pytest.mark.parametrize("kind", [_Flattens, _RowByRow, _Scales])
+def test_numbers_that_the_example_decides(kind: type[Base]) -> None:
+    base = kind()
+    aim = aimgraph.transform(base, X, verify="full")
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, *X.shape[1:])
+        assert torch.equal(aim(x), base(x))
+    why = {item.path: item.reason for item in aimgraph.plan(aim).skipped}
+    rows = {"mix": f"called {len(X)} times at one batch size and {len(X) + 1} times at another"}
+    assert why == (rows if kind is _RowByRow else {})
+
+
+class _Expert(nn.Module):
+    def __init__(self, losses: list[Tensor]) -> None:
+        super().__init__()
+        self.losses, self.gate, self.mix = losses, nn.Linear(X.shape[-1], 4), nn.Linear(X.shape[-1], X.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.gate(x).softmax(-1)
+        self.losses.append(gate.var())
+        return self.mix(x) * gate.amax(-1, keepdim=True)
+
+
+class _Experts(nn.Module):
+    """Modules that share a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[Tensor] = []
+        self.experts = nn.ModuleList(_Expert(self.losses) for _ in range(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.losses.clear()
+        for expert in self.experts:
+            x = expert(x)
+        return x, sum(self.losses)
+
+
+def test_a_list_that_modules_share() -> None:
+    base = _Experts()
+    aim = aimgraph.transform(base, X, verify="full")
+    with torch.no_grad():
+        assert all(map(torch.equal, aim(X), base(X)))
+
+
+class _Widths(nn.Module):
+    """Sets on itself what its parent looks at."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.width = x.shape[-1]
+        return x * 2
+
+
+class _Looks(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([_Widths(), _Widths()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            part.width = 1
+            x = part(x) / part.width
+        return self.mix(x)
+
+
+def test_what_a_module_sets_on_itself() -> None:
+    base = _Looks()
+    aim = aimgraph.transform(base, X, verify="full")
+    assert torch.equal(aim(X), base(X))
 
 
 def test_a_forward_replaced_on_the_instance_is_refused() -> None:
