@@ -186,8 +186,24 @@ def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) 
         graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
         base_graphs=base_graphs,
         widened=_widened_sites(program),
+        held=_held_modes(root),
     )
     return AimModule(root, record)
+
+
+def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
+    """Mode of the model -> paths of the modules that its own ``train()`` keeps in the other one (frozen norms)."""
+    if type(root).train is nn.Module.train and type(root).eval is nn.Module.eval:
+        return {}
+    flags = {module: module.training for module in root.modules()}
+    held = {}
+    for mode in (True, False):
+        root.train(mode) if mode else root.eval()
+        paths = [path for path, module in root.named_modules() if module is not root and module.training != mode]
+        held[mode] = tuple(path for path in paths if path != AIM and not path.startswith(f"{AIM}."))
+    for module, flag in flags.items():
+        module.training = flag
+    return held
 
 
 def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
@@ -195,7 +211,7 @@ def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
     own = {name for parent in kind.__mro__ if parent not in nn.Module.__mro__ for name in vars(parent)}
     protocols = {"__len__", "__getitem__", "__iter__", "__contains__"}
     names = sorted(name for name in own if not name.startswith("_") or name in protocols)
-    replaced = {"forward", "train"}
+    replaced = {"forward", "train", "eval"}
     return tuple(
         name
         for name in names

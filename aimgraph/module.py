@@ -69,6 +69,7 @@ class Record:
         graphs: ``both`` or ``train`` and ``eval``: with memory.
         base_graphs: The same, without.
         widened: Layers in concat form.
+        held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
         enabled: Whether the memory takes part.
     """
@@ -82,6 +83,7 @@ class Record:
     graphs: dict[str, fx.Graph]
     base_graphs: dict[str, fx.Graph]
     widened: tuple[WidenedSite, ...] = ()
+    held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
     enabled: bool = True
     compiled: dict[str, tuple[Any, str]] = field(default_factory=dict, compare=False)
@@ -126,9 +128,11 @@ class AimModule(fx.GraphModule):
         self._select()
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode; a base frozen by `aimgraph.freeze_base` stays in eval."""
+        """Set train or eval mode, as the base does; one frozen by `aimgraph.freeze_base` stays in eval."""
         super().train(mode)
         if "_record" in self.__dict__:
+            for path in self._record.held.get(mode, ()):
+                self.get_submodule(path).training = not mode
             if self._record.frozen:
                 for name, child in self.named_children():
                     if name != AIM:
@@ -306,7 +310,7 @@ def _mode_checked(forward: Any) -> Any:
         record = self._record
         train = self.training and not record.frozen
         for path in record.moded:
-            if path and self.get_submodule(path).training != train:
+            if path and self.get_submodule(path).training != (train != (path in record.held.get(train, ()))):
                 have, want = ("eval", "train") if train else ("train", "eval")
                 raise TraceError(
                     f"{path} is in {have} mode and the model in {want} mode; its forward depends on that mode, and "

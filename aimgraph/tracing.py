@@ -570,6 +570,8 @@ def _whole_graph(root: nn.Module, run: FakeRun, recorder: Recorder) -> fx.Graph:
     kwargs: dict[str, Any] = {}
     for name, parameter in inspect.signature(root.forward).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if not run.inputs[name]:
+                continue  # the example gives none
             raise TraceError(
                 f"{type(root).__name__} can't be traced, and its forward takes any number of arguments ({parameter}): "
                 "name them"

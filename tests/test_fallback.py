@@ -1,9 +1,11 @@
 """What can't be traced is kept as one call, and its layers read inside it."""
 
 import copy
+import functools
 import pickle
 import random
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -330,3 +332,22 @@ def test_on_the_meta_device_there_are_no_values_to_decide_by() -> None:
 def test_bad_inputs_are_still_bad_inputs() -> None:
     with pytest.raises(aimgraph.ExampleInputError, match="does not run on inputs of shapes"):
         aimgraph.transform(Outer(Gate()), torch.zeros(2, 7, 6, 5))
+
+
+def test_a_decorated_forward_with_any_keywords_is_kept_as_one_call() -> None:
+    def decorated(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(forward)
+        def call(self: nn.Module, *args: object, **kwargs: object) -> Tensor:
+            return forward(self, *args, **kwargs)
+
+        return call
+
+    class Decorated(ByType):
+        @decorated
+        def forward(self, x: Tensor, scale: float | None = None, **kwargs: object) -> Tensor:
+            return self.mix(x) * (scale or 2.0)
+
+    base = Decorated()
+    aim = aimgraph.transform(base, X, verify="full")
+    assert torch.equal(aim(X), base(X))
+    assert aimgraph.plan(aim).covered == 1

@@ -1,7 +1,13 @@
 """The report on a transformed module."""
 
+import copy
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 import aimgraph
 from tests.nets import build, randomise
@@ -53,3 +59,87 @@ def test_only_transformed_modules() -> None:
     base, _ = build("residual")
     with pytest.raises(aimgraph.PlanError, match=r"verify needs the result of aimgraph\.transform, this is a Residual"):
         aimgraph.verify(base, base)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+class Listed(dict[str, Tensor]):
+    pass
+
+
+class Wrapped(nn.Module):
+    """Gives its tensors in a structure of its own, and keeps a norm in eval mode."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.mix, self.norm, self.kind = nn.Linear(4, 4), nn.BatchNorm1d(4), kind
+
+    def train(self, mode: bool = True) -> "Wrapped":
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.kind(logits=self.norm(self.mix(x)))
+
+
+@pytest.mark.parametrize("kind", [Output, Listed])
+def test_tensors_in_structures_of_ones_own_are_compared(kind: type) -> None:
+    base, x = Wrapped(kind), torch.randn(3, 4)
+    aim = aimgraph.transform(base, x)
+    assert aimgraph.verify(base, aim, x).ok
+    with torch.no_grad():
+        aim.get_parameter("mix.bias").add_(1)
+    wrong = {check.name for check in aimgraph.verify(base, aim, x).checks if not check.ok}
+    assert {"output, with memory (eval)", "output, with memory (train)", "gradients of the base"} <= wrong
+
+
+def test_a_norm_that_the_base_keeps_in_eval_mode_stays_there() -> None:
+    base, x = Wrapped(Output), torch.randn(3, 4)
+    made = aimgraph.transform(base, x)
+    for aim in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        base.train(), aim.train()
+        assert [m.training for m in (aim, aim.mix, aim.norm, aim.aim)] == [True, True, False, True]
+        assert torch.equal(aim(x).logits, base(x).logits)
+        assert torch.equal(aim.norm.running_mean, base.norm.running_mean)
+
+
+class Nothing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> int:
+        return len(self.mix(x))
+
+
+def test_an_output_without_tensors_is_no_proof() -> None:
+    base, x = Nothing(), torch.randn(3, 4)
+    report = aimgraph.verify(base, aimgraph.transform(base, x), x)
+    assert not report.ok
+    assert "no tensor is found in the output" in str(report)
+
+
+def test_not_a_number_equals_itself() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).log()
+
+    base, x = nn.Sequential(Broken(4, 4)), torch.randn(3, 4)
+    assert aimgraph.verify(base, aimgraph.transform(base, x), x).ok
+
+
+def test_the_deterministic_mode_is_put_back() -> None:
+    base, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
+    aim = aimgraph.transform(base, x)
+    assert aimgraph.verify(base, aim, x).ok
+    assert not torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert aimgraph.verify(base, aim, x).ok
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

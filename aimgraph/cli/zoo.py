@@ -133,7 +133,7 @@ def _run(tasks: list[Task], journal: Journal, jobs: int, address: str | None, li
 @contextmanager
 def _progress(total: int, done: int) -> Iterator[Callable[[Row], None]]:
     """A bar with the time that remains; a line per model where nobody watches."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -162,7 +162,7 @@ def _progress(total: int, done: int) -> Iterator[Callable[[Row], None]]:
 
 
 def _summary(rows: list[Row], wrong: list[Difference]) -> None:
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 140, emoji=False)
     table = Table("level", "models", "status", "layers read / called", "of them by fallback", "median s")
     for level, status in sorted({(row.level, row.status) for row in rows}):
         of = [row for row in rows if (row.level, row.status) == (level, status)]
