@@ -610,7 +610,10 @@ def _kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
         module: {key: (value, _content(value)) for key, value in vars(module).items()} for module in root.modules()
     }
     tensors: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = [
-        (m, held, dict(held)) for m in root.modules() for held in (m._parameters, m._buffers)
+        (m, held, dict(held))
+        for m in root.modules()
+        if not isinstance(m, torch.jit.ScriptModule)  # no Python runs in it
+        for held in (m._parameters, m._buffers)
     ]
     try:
         yield

@@ -17,11 +17,14 @@ FOLDER = Path(__file__).parent.parent / "models_zoo"
 
 SOURCES = ("torchvision", "timm", "zoo")
 
-SMALL = 28_000_000
-"""Most parameters of a model that every change is computed with."""
+SMALL = {"timm": 28_000_000, "torchvision": 150_000_000, "zoo": 28_000_000}
+"""Most parameters of a model that every change is computed with, by source."""
 
 IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)
 """Sides of images to try, smallest first; patches have 14 or 16 pixels."""
+
+SLOW = ("video.mvit",)
+"""Families that take full-size videos only: minutes at level ``numeric``."""
 
 MANY = 20
 """Families of at least as many models have two that every change is checked with."""
@@ -124,7 +127,8 @@ def representatives() -> list[Entry]:
             families[entry.family].append(entry)
         for family in sorted(families):
             members = sorted(families[family], key=lambda entry: (entry.parameters, entry.name))
-            small = next((entry for entry in members if 0 < entry.parameters <= SMALL), None)
+            usable = [entry for entry in members if 0 < entry.parameters <= SMALL[source] and family not in SLOW]
+            small = next(iter(usable), None)
             if small is not None:
                 picked.append(replace(small, level="numeric"))
             middle = members[len(members) // 2]
