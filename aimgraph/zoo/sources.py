@@ -23,7 +23,7 @@ SMALL = {"timm": 28_000_000, "torchvision": 150_000_000, "zoo": 28_000_000}
 IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)
 """Sides of images to try, smallest first; patches have 14 or 16 pixels."""
 
-SLOW = ("video.mvit",)
+SLOW = ("video.mvit", "video.s3d")
 """Families that take full-size videos only: minutes at level ``numeric``."""
 
 MANY = 20
