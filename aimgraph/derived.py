@@ -1,6 +1,6 @@
 """Operations whose outcome on fake tensors is known, because the same was done to the same shapes before.
 
-Networks repeat themselves: of a hundred convolutions, a tenth differ in anything that a fake tensor shows.
+Networks repeat themselves: most of their layers differ in nothing that a fake tensor shows.
 """
 
 from collections.abc import Callable, Hashable
@@ -200,15 +200,13 @@ _TENSORS = ("_parameters", "_buffers")
 
 
 def _setting(value: Any, train: bool, above: tuple[nn.Module, ...]) -> Any:
-    if type(value) in _CONSTANTS:
-        return type(value), value
     if isinstance(value, nn.Module):
         return _configuration(value, train, above)
     if type(value) is tuple:
         return tuple(_setting(item, train, above) for item in value)
     if not is_constant(value):
         raise _UnclearError
-    return value
+    return type(value), value  # True, 1 and 1.0 are equal, and not the same
 
 
 @cache

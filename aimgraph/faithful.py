@@ -37,6 +37,7 @@ class Observed:
 
 
 MODES = ("train", "eval")
+"""What a forward is watched in."""
 
 
 def observe(

@@ -198,7 +198,8 @@ class FakeRun:
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1
         written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
-        if not written and key == self._key(node, module, args, kwargs, recorder):  # it set nothing on itself
+        sets_nothing = module is None or key == self._key(node, module, args, kwargs, recorder)
+        if key is not None and not written and sets_nothing:
             own = [] if module is None else [*module.parameters(), *module.buffers()]
             self._derived.keep(key, (args, kwargs, own), value, recorder, start)
         self.writes += written

@@ -360,14 +360,12 @@ def derive_shapes(
     kept, operations = {}, {}
     for name, graph in graphs.items():
         runs = []
-        mode = "eval" if name == "both" else name
         for other in (batch, batch + 1):
             run = first.get(name) if other == batch else None
             run = run or FakeRun(
                 root, bound_arguments(root, with_batch(inputs, size, other)), faker, train=name == "train"
             )
-            recorder = Recorder(faker.tensors, run.inputs)
-            operations[mode] = recorder.operations
+            recorder = Recorder(faker.tensors, run.inputs) if other > batch else None
             try:
                 with quiet():
                     run.run(graph, recorder)
@@ -378,6 +376,8 @@ def derive_shapes(
                     f"{other} (the first dimension is taken as the batch): {error}"
                 ) from error
             runs.append(run)
+            if recorder is not None:
+                operations["eval" if name == "both" else name] = recorder.operations
         _annotate(graph, *runs)
         kept[name] = runs[0]
     return kept, operations

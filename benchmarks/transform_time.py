@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.progress import track
 
 import aimgraph
+from aimgraph.zoo.levels import without_values
 from aimgraph.zoo.manifest import Entry, read_manifest, zeros
+from aimgraph.zoo.sources import FOLDER
 
-FOLDER = Path(__file__).parent.parent / "models_zoo"
 SOURCES = ("timm", "torchvision")
 
 
@@ -46,10 +47,8 @@ def main() -> None:
 
 def measure(entry: Entry) -> dict[str, Any]:
     """One row: layers that are called, seconds of a transform and of an export."""
-    try:
-        model, device = entry.build("meta").eval(), "meta"
-    except Exception:  # a constructor that computes
-        model, device = entry.build().eval(), "cpu"
+    model, device = without_values(entry)
+    model.eval()
     inputs = zeros(entry.inputs, device)
     aim, transform = timed(lambda: aimgraph.transform(model, inputs))
     _, export = timed(lambda: torch.export.export(model, inputs, strict=False))

@@ -56,14 +56,19 @@ def check(entry: Entry, level: str) -> Row:
 
 
 def _structure(entry: Entry) -> Row:
-    try:
-        model, device = entry.build("meta"), "meta"
-    except Exception:  # a constructor that needs values; what is really wrong comes up once more
-        model, device = entry.build(), "cpu"
+    model, device = without_values(entry)
     inputs = zeros(entry.inputs, device) if entry.inputs else None
     started = time.perf_counter()
     aim = aimgraph.transform(model, inputs)
     return _account(entry, "structure", aim, time.perf_counter() - started)
+
+
+def without_values(entry: Entry) -> tuple[nn.Module, str]:
+    """The model on the meta device if it can be built there, and the device it is on."""
+    try:
+        return entry.build("meta"), "meta"
+    except Exception:  # a constructor that needs values; what is really wrong comes up once more
+        return entry.build(), "cpu"
 
 
 def _numeric(entry: Entry) -> Row:

@@ -127,8 +127,8 @@ def representatives() -> list[Entry]:
             families[entry.family].append(entry)
         for family in sorted(families):
             members = sorted(families[family], key=lambda entry: (entry.parameters, entry.name))
-            usable = [entry for entry in members if 0 < entry.parameters <= SMALL[source] and family not in SLOW]
-            small = next(iter(usable), None)
+            most = 0 if family in SLOW else SMALL[source]
+            small = next((entry for entry in members if 0 < entry.parameters <= most), None)
             if small is not None:
                 picked.append(replace(small, level="numeric"))
             middle = members[len(members) // 2]
