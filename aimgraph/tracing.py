@@ -1,5 +1,6 @@
 """From a module to graphs: one for train and one for eval mode, or a single one where they agree."""
 
+import builtins
 import copy
 import inspect
 import operator
@@ -16,7 +17,6 @@ from torch.fx import _symbolic_trace
 from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import CheckpointFunction
 
 from aimgraph.calls import COMPOSITE, CallNames, opened, plain_attention
 from aimgraph.errors import ExampleInputError, TraceError
@@ -24,6 +24,7 @@ from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import FUNCTIONS, LayerKind
 from aimgraph.operations import Operation, Recorder
 from aimgraph.randomness import kept_randomness
+from aimgraph.runtime.checkpoints import checkpoints_entered
 from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
 from aimgraph.runtime.inplace import INPLACE
 
@@ -36,6 +37,10 @@ CALL = "aim_call"
 """Key in ``node.meta``: name of a direct call of a convolution or linear function."""
 
 
+UNKNOWN = object()
+"""In place of a value that could not be derived."""
+
+
 class LayerProxy(fx.Proxy):
     """A proxy that knows what its node gives on the example inputs.
 
@@ -46,9 +51,16 @@ class LayerProxy(fx.Proxy):
 
     tracer: "LayerTracer"
 
-    def __getattr__(self, name: str) -> "LayerAttribute":  # type: ignore[override]
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__array") or name in ("__cuda_array_interface__", "__dlpack__"):
             raise AttributeError(f"a proxy has no {name}: numpy goes by its items and its value instead")
+        if name in ("_is_param", "_is_buffer"):  # how torch tells an nn.Parameter, an nn.Buffer
+            return getattr(self.tracer.known(self), name, False)
+        if not self.tracer.has(self, name):
+            raise AttributeError(f"{self.node.name} has no attribute {name!r}")
+        value = self.tracer.known(self)
+        if not isinstance(value, Tensor) and value is not UNKNOWN and getattr(value, name) is None:
+            return None
         return LayerAttribute(self, name)
 
     def __len__(self) -> int:
@@ -65,6 +77,11 @@ class LayerProxy(fx.Proxy):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __hash__(self) -> int:
+        """That of the value, so that a set or a dict finds it there; a tensor's is its own."""
+        value = self.tracer.known(self)
+        return object.__hash__(self) if value is UNKNOWN or isinstance(value, Tensor) else hash(value)
 
     def __contains__(self, item: Any) -> bool:
         return item in self.tracer.value_of(self, "in")
@@ -90,10 +107,10 @@ class LayerAttribute(LayerProxy):
     def node(self) -> fx.Node:  # type: ignore[override]
         """The node that gets the attribute."""
         if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+            self._node = self.tracer.record("call_function", getattr, (self.root, self.attr), {}).node
         return self._node
 
-    def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """A method call."""
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
@@ -159,15 +176,23 @@ class LayerTracer(fx.Tracer):
         """The stand-in for what `node` gives."""
         return LayerProxy(node, self)
 
+    def known(self, proxy: fx.Proxy) -> Any:
+        """What `proxy` gives on the example inputs; `UNKNOWN` if that could not be derived."""
+        return self.run.values.get(proxy.node, UNKNOWN)
+
+    def has(self, proxy: fx.Proxy, name: str) -> bool:
+        """Whether what `proxy` gives has an attribute; any that can't be told."""
+        value = self.known(proxy)
+        return value is UNKNOWN or hasattr(Tensor if isinstance(value, Tensor) else value, name) or hasattr(value, name)
+
     def value_of(self, proxy: fx.Proxy, use: str) -> Any:
         """What `proxy` gives on the example inputs, if that is not the value of a tensor.
 
         Raises:
             TraceError: It is one, or could not be derived.
         """
-        known = self.run.values
-        value = known.get(proxy.node)
-        if proxy.node not in known or (isinstance(value, Tensor) and use != "len()"):
+        value = self.known(proxy)
+        if value is UNKNOWN or (isinstance(value, Tensor) and use != "len()"):
             why = self.unknown.get(proxy.node, "a tensor's value only exists at run time")
             raise TraceError(f"the forward needs {use} of {proxy.node.name}: {why}")
         return value
@@ -187,18 +212,36 @@ class LayerTracer(fx.Tracer):
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
-    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """Record one operation and derive what it gives; an operation that fails there stays without a value."""
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """Record one operation and stand in for what it gives, unless that is None."""
+        proxy = self.record(*args, **kwargs)
+        return proxy if self.known(proxy) is not None else None
+
+    def record(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """Record one operation and derive what it gives; one that fails on the example inputs stays without a value."""
         proxy = super().create_proxy(*args, **kwargs)
         if not self.aside:
-            self.aside = True
-            try:
-                self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
-            except Exception as error:  # whatever the base's own code raises; told where the value is needed
-                self.unknown[proxy.node] = error
-            finally:
-                self.aside = False
+            with self._standing_aside():
+                try:
+                    self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
+                except Exception as error:  # whatever the base's own code raises; told where the value is needed
+                    self.unknown[proxy.node] = error
         return proxy
+
+    @contextmanager
+    def _standing_aside(self) -> Iterator[None]:
+        """While the base's own code runs for its shapes."""
+        asked, builtins.isinstance = builtins.isinstance, _isinstance  # as fast as ever: no proxies are met
+        self.aside = True
+        try:
+            yield
+        finally:
+            self.aside = False
+            builtins.isinstance = asked
+
+    def note_checkpoint(self) -> None:
+        """The forward has asked for activation checkpointing."""
+        self.checkpoints = True
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record one operation; name it, if it is a convolution or linear function."""
@@ -210,6 +253,8 @@ class LayerTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""
+        if _isinstance(a, fx.Proxy):  # before anything asks for the type that it poses as
+            return a.node
         if isinstance(a, dict) and any(isinstance(key, fx.Proxy) for key in a):
             keys = [self.value_of(key, "the value") if isinstance(key, LayerProxy) else key for key in a]
             a = type(a)(zip(keys, a.values(), strict=True))
@@ -283,20 +328,12 @@ def _nothing_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def _autograd_functions_refused(tracer: LayerTracer) -> Iterator[None]:
-    """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward.
-
-    Checkpointing by such a function is entered without it: its forward runs without gradients.
-    """
+def _autograd_functions_refused() -> Iterator[None]:
+    """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward."""
     original = vars(torch.autograd.Function)["apply"]
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        recorded = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
-        if recorded and cls is CheckpointFunction:
-            tracer.checkpoints = True
-            function, _preserved, *given = args
-            return function(*given)
-        if recorded:
+        if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
             raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
         return original.__func__(cls, *args, **kwargs)
 
@@ -307,11 +344,35 @@ def _autograd_functions_refused(tracer: LayerTracer) -> Iterator[None]:
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
+_isinstance = isinstance
+
+
+@contextmanager
+def _posing() -> Iterator[None]:
+    """Let ``isinstance(x, Tensor)`` decide on a proxy what it decides on the value.
+
+    In Python code only: torch's own C++ asks the same question, and takes what says yes for a tensor in memory.
+    """
+
+    def asked(value: Any, kinds: Any) -> bool:
+        if _isinstance(value, kinds):
+            return True
+        return _isinstance(value, LayerProxy) and _isinstance(value.tracer.known(value), kinds)
+
+    builtins.isinstance = asked
+    try:
+        yield
+    finally:
+        builtins.isinstance = _isinstance
+
+
 @contextmanager
 def _sizes_may_be_proxies(tracer: LayerTracer) -> Iterator[None]:
-    """Let ``torch.ones(h, w)`` take proxies: torch looks for them in tuples of sizes only."""
+    """Let functions take proxies that torch looks for in tensors and tuples only: ``ones(h, w)``, ``_check(h > 3)``."""
     names = ("empty", "ones", "rand", "randn", "zeros")
     originals = {name: getattr(torch, name) for name in names}
+    module: Any = torch
+    check = module._check_with
 
     def recording(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -321,11 +382,16 @@ def _sizes_may_be_proxies(tracer: LayerTracer) -> Iterator[None]:
 
         return call
 
+    def decided(error: type[Exception], condition: Any, message: Any) -> None:
+        check(error, bool(condition) if isinstance(condition, fx.Proxy) else condition, message)
+
     try:
+        module._check_with = decided
         for name, function in originals.items():
             setattr(torch, name, recording(function))
         yield
     finally:
+        module._check_with = check
         for name, function in originals.items():
             setattr(torch, name, function)
 
@@ -529,7 +595,9 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
             plain_attention(),
             _nothing_hidden(),
             _contexts_recorded(tracer),
-            _autograd_functions_refused(tracer),
+            _autograd_functions_refused(),
+            checkpoints_entered(tracer.note_checkpoint),
+            _posing(),
         ):
             graph = tracer.trace(root, concrete_args=constants or None)
             _refuse_assigned(root)

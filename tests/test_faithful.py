@@ -5,6 +5,7 @@ import pickle
 import random
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -495,7 +496,7 @@ def test_tracing_runs_nothing_real() -> None:
 
 class _KindOfInput(Base):
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, Tensor):
+        if not isinstance(x, torch.fx.Proxy):  # a shortcut for tracing, as some models have
             x = x * 2
         return self.mix(x)
 
@@ -503,12 +504,12 @@ class _KindOfInput(Base):
 class _KeyOfInput(Base):
     def forward(self, x: dict[str, Tensor]) -> Tensor:
         y = self.mix(x["x"])
-        return y * 2 if x.get("scale") is not None else y
+        return y * 2 if type(x.get("scale", 1.0)) is float else y
 
 
 class _ListInput(Base):
     def forward(self, x: list[Tensor]) -> Tensor:
-        if isinstance(x, (list, tuple)):
+        if type(x) in (list, tuple):
             x = [part * 2 for part in x]
         return self.mix(x[0])
 
@@ -524,6 +525,53 @@ def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tupl
     plan = aimgraph.plan(aim)
     assert any("does not do what its forward does at batch size" in note for note in plan.notes)
     assert (plan.covered, plan.fallback) == (1, 1)
+
+
+class _Asks(Base):
+    """Asks its inputs what they are, and gets the answers that it gets without a trace."""
+
+    def forward(self, x: dict[str, Any]) -> Tensor:
+        features, sizes = x["x"], {3: 2.0}
+        asked = (
+            isinstance(x, dict),
+            isinstance(features, Tensor),
+            torch.is_tensor(features),
+            isinstance(features.shape, torch.Size),
+            isinstance(features.shape[0], int),
+            features.dim() in {2, 3},
+            x.get("scale") is None,
+            not hasattr(features, "logits"),
+            hasattr(features, "view"),
+            isinstance(self.mix.weight, nn.Parameter),
+            not isinstance(features, nn.Parameter),
+        )
+        torch._check(features.shape[-1] > 1)
+        return self.mix(features) * sizes[features.dim() + 1] * sum(asked)
+
+
+def test_inputs_are_asked_what_they_are() -> None:
+    base = _Asks()
+    aim = aimgraph.transform(base, ({"x": X},), verify="full")
+    assert torch.equal(aim({"x": X}), base({"x": X}))
+    assert aimgraph.plan(aim).fallback == 0
+
+
+class _Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layers(x, src_key_padding_mask=mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_every_linear_function_of_masked_attention_reads(dtype: torch.dtype) -> None:
+    base, x, mask = _Attends(), torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=dtype)
+    aim = aimgraph.transform(base, (x, mask), verify="full")
+    plan = aimgraph.plan(aim)
+    assert (plan.covered, plan.fallback) == (8, 0)
+    assert aimgraph.verify(base, aim).ok
 
 
 class _Flattens(Base):

@@ -351,3 +351,38 @@ def test_a_decorated_forward_with_any_keywords_is_kept_as_one_call() -> None:
     aim = aimgraph.transform(base, X, verify="full")
     assert torch.equal(aim(X), base(X))
     assert aimgraph.plan(aim).covered == 1
+
+
+class Recomputed(nn.Module):
+    """Checkpoints a part of what can't be traced: its layers run again in the backward pass."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.first, self.second, self.reentrant = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.abs().max() > 1e6:
+            return x
+        if self.reentrant is None:
+            return self._run(x)
+        return torch.utils.checkpoint.checkpoint(self._run, x, use_reentrant=self.reentrant)
+
+    def _run(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).sigmoid()).sigmoid()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_reads_below_a_checkpoint_are_made_again_in_the_backward_pass(reentrant: bool) -> None:
+    torch.manual_seed(0)
+    plain = aimgraph.transform(Outer(Recomputed(None)), X)
+    randomise(plain)
+    aim = aimgraph.transform(Outer(Recomputed(reentrant)), X)
+    aim.load_state_dict(plain.state_dict())
+    for module in (plain, aim):
+        module(X).square().sum().backward()
+        module(X + 1).square().sum().backward()
+    assert torch.equal(aim(X), plain(X))
+    gradients = {name: p.grad for name, p in aim.named_parameters()}
+    for name, p in plain.named_parameters():
+        assert p.grad is not None
+        torch.testing.assert_close(gradients[name], p.grad, rtol=1e-6, atol=1e-7)

@@ -2,17 +2,21 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from aimgraph.runtime.checkpoints import checkpointed_as
 from aimgraph.runtime.layers import AffineLayer, accumulate
 from aimgraph.runtime.read import ReadSpec, batch_mean, fit, read_view
 
 _SWAP = threading.RLock()
 """One thread at a time has the layers of a leaf swapped."""
+
+_RUNNING: set[object] = set()
+"""The calls during which they are."""
 
 
 class Whole(nn.Module):
@@ -89,11 +93,23 @@ class MemoryLeaf(nn.Module):
         for read, value in zip(self.reads, values, strict=True):
             by_layer.setdefault(read.layer, []).append((read, value))
         before = {layer: vars(layer).get("forward") for layer in by_layer}
+        call = object()
+
+        def reading(function: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                with _SWAP, nullcontext() if call in _RUNNING else self._swapped(values):
+                    return function(*args, **kwargs)
+
+            return run
+
         try:
+            _RUNNING.add(call)
             for layer, reads in by_layer.items():
                 vars(layer)["forward"] = _reading(layer.forward, reads)
-            yield
+            with checkpointed_as(reading):
+                yield
         finally:
+            _RUNNING.discard(call)
             for layer, forward in before.items():
                 if forward is None:
                     vars(layer).pop("forward", None)

@@ -1,0 +1,60 @@
+"""Activation checkpointing, whose functions run once more in the backward pass.
+
+`torch.utils.checkpoint` in both of its variants: the one that is an autograd function, and the one that
+is a generator around the call.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from torch.utils import checkpoint
+
+Function: TypeAlias = Callable[..., Any]
+
+
+@contextmanager
+def checkpointed_as(wrap: Callable[[Function], Function]) -> Iterator[None]:
+    """Let every checkpoint that is made here run ``wrap(function)`` in the backward pass, instead of its function."""
+
+    def variants(apply: Function, generator: Function) -> tuple[Function, Function]:
+        return (
+            lambda function, *rest: apply(wrap(function), *rest),
+            lambda function, *rest, **named: generator(wrap(function), *rest, **named),
+        )
+
+    with _replaced(variants):
+        yield
+
+
+@contextmanager
+def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
+    """Run what is checkpointed as if it were not, and call `seen` each time."""
+
+    def enter(function: Function, _preserved: bool, *args: Any) -> Any:
+        seen()
+        return function(*args)
+
+    def around(*_: Any, **__: Any) -> Iterator[None]:
+        seen()
+        yield
+
+    with _replaced(lambda *_: (enter, around)):
+        yield
+
+
+@contextmanager
+def _replaced(variants: Callable[[Function, Function], tuple[Function, Function]]) -> Iterator[None]:
+    function: Any = checkpoint.CheckpointFunction
+    module: Any = checkpoint
+    before = vars(function).get("apply"), module._checkpoint_without_reentrant_generator
+    apply, generator = variants(function.apply, before[1])
+    function.apply, module._checkpoint_without_reentrant_generator = staticmethod(apply), generator
+    try:
+        yield
+    finally:
+        module._checkpoint_without_reentrant_generator = before[1]
+        if before[0] is None:
+            del function.apply
+        else:
+            function.apply = before[0]
