@@ -21,6 +21,7 @@ from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
+from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
 from aimgraph.tracing import WHOLE, Arguments, Traced, bound_arguments, place_of, trace
@@ -159,6 +160,7 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
             modes = MODES if opaque else operations
             again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes)
             check_faithful(root, operations, again, larger)
+            _check_one_sample(faker, traced, canonical)
         except TraceError as error:
             if _keep(root, opaque, "", error, needs_values=False):
                 continue
@@ -168,6 +170,43 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
                 continue
             raise
         return _Found(traced, observed, opaque, canonical, runs, again)
+
+
+def _check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:
+    """Where a forward decides something by the batch size, see that one sample leads to the same.
+
+    Raises:
+        TraceError: It does not.
+    """
+    graph = traced.graphs.get("both") or traced.graphs["eval"]
+    asked = [node for node in graph.nodes if node.target is decided]
+    if not any(_goes_by_batch(node) for node in asked):
+        return
+    single = FakeRun(faker.root, bound_arguments(faker.root, with_batch(inputs, batch_size(inputs), 1)), faker)
+    try:
+        with quiet():
+            single.run(graph)
+    except DecisionError as error:
+        raise TraceError(str(error)) from error
+    except Exception:  # whatever the base raises on one sample, which some refuse
+        return
+
+
+def _goes_by_batch(node: fx.Node) -> bool:
+    """Whether a number that `node` is computed from changes with the batch size."""
+    waiting, seen = list(node.all_input_nodes), set()
+    while waiting:
+        node = waiting.pop()
+        if BY_BATCH in node.meta:
+            return True
+        if SHAPES not in node.meta and node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return False
+
+
+BY_BATCH = "aim_by_batch"
+"""Key in ``node.meta``: the node gives another size or number at another batch size."""
 
 
 def _takes_more(faker: Faker, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> bool:
@@ -398,8 +437,11 @@ def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
         if isinstance(value, Tensor) and isinstance(other, Tensor):
             node.meta["val"] = value
             node.meta[SHAPES] = (tuple(value.shape), tuple(other.shape))
-        elif type(value) is int and type(other) is int:
-            node.meta[NUMBERS] = (value, other)
+        elif isinstance(value, int | float | torch.Size):
+            if type(value) is int and type(other) is int:
+                node.meta[NUMBERS] = (value, other)
+            if value != other:
+                node.meta[BY_BATCH] = True
         elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
             node.meta["aim_has_tensors"] = True
     for writer, written in first.writes:

@@ -3,8 +3,11 @@
 import builtins
 import copy
 import inspect
+import math
 import operator
 import os
+import sys
+import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +29,7 @@ from aimgraph.operations import Operation, Recorder
 from aimgraph.randomness import kept_randomness
 from aimgraph.runtime.checkpoints import checkpoints_entered
 from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
+from aimgraph.runtime.decisions import QUESTIONS, decided
 from aimgraph.runtime.inplace import INPLACE
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -64,27 +68,32 @@ class LayerProxy(fx.Proxy):
         return LayerAttribute(self, name)
 
     def __len__(self) -> int:
-        return len(self.tracer.value_of(self, "len()"))
+        length: int = self.tracer.ask(self, "len()")
+        return length
 
     def __int__(self) -> int:
-        return int(self.tracer.value_of(self, "int()"))
+        number: int = self.tracer.ask(self, "int()")
+        return number
 
     def __index__(self) -> int:
-        return operator.index(self.tracer.value_of(self, "an index"))
+        number: int = self.tracer.ask(self, "an index")
+        return number
 
     def __float__(self) -> float:
-        return float(self.tracer.value_of(self, "float()"))
+        number: float = self.tracer.ask(self, "float()")
+        return number
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __hash__(self) -> int:
-        """That of the value, so that a set or a dict finds it there; a tensor's is its own."""
+        """That of the value for names, dtypes and devices, which sets and dicts have; sizes would meet in caches."""
         value = self.tracer.known(self)
-        return object.__hash__(self) if value is UNKNOWN or isinstance(value, Tensor) else hash(value)
+        return hash(value) if isinstance(value, str | torch.dtype | torch.device) else object.__hash__(self)
 
     def __contains__(self, item: Any) -> bool:
-        return item in self.tracer.value_of(self, "in")
+        self.tracer.value_of(self, "in")  # refuses that of a tensor
+        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
 
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
@@ -163,6 +172,8 @@ class LayerTracer(fx.Tracer):
         self.aside = False
         self.unknown: dict[fx.Node, Exception] = {}
         self.checkpoints = False
+        self.asked: set[tuple[fx.Node, str]] = set()
+        self.varying: dict[fx.Node, bool] = {}
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
@@ -197,14 +208,53 @@ class LayerTracer(fx.Tracer):
             raise TraceError(f"the forward needs {use} of {proxy.node.name}: {why}")
         return value
 
+    def ask(self, proxy: fx.Proxy, question: str) -> Any:
+        """The answer to one of `QUESTIONS`; the graph asks again at every call, if it depends on the inputs.
+
+        Raises:
+            TraceError: It depends on the value of a tensor, or on whether gradients are wanted.
+        """
+        if any(_reads(node, ("requires_grad",)) for node in self._scalars(proxy.node)):
+            raise TraceError(f"the forward needs {question} of {proxy.node.name}, which depends on requires_grad")
+        answer = QUESTIONS[question](self.value_of(proxy, question))
+        self._note_answer(proxy.node, question, answer)
+        return answer
+
+    def _note_answer(self, node: fx.Node, question: str, answer: Any) -> None:
+        """Ask again at every call: not of what never changes, and not for a device, which moves with the model."""
+        if (node, question) in self.asked or not self._varies(node):
+            return
+        self.asked.add((node, question))
+        if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
+            return
+        with self._standing_aside():
+            self.create_node("call_function", decided, (node, question, answer, _told(node), _asker()), {})
+
+    def _varies(self, node: fx.Node) -> bool:
+        """Whether an input of the model has influence on a node."""
+        if node not in self.varying:
+            self.varying[node] = node.op == "placeholder" or any(map(self._varies, node.all_input_nodes))
+        return self.varying[node]
+
+    def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:
+        """A node and what it is computed from, back to the tensors."""
+        waiting, seen = [node], {node}
+        while waiting:
+            node = waiting.pop()
+            yield node
+            if not isinstance(self.run.values.get(node), Tensor):
+                waiting += [one for one in node.all_input_nodes if one not in seen]
+                seen.update(node.all_input_nodes)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The truth of a size, a flag or the like."""
-        return bool(self.value_of(obj, "the truth"))
+        truth: bool = self.ask(obj, "the truth")
+        return truth
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a shape, a tuple or a tensor, each a proxy."""
         items: Any = obj
-        return iter([items[i] for i in range(len(self.value_of(obj, "len()")))])
+        return iter([items[i] for i in range(self.ask(obj, "len()"))])
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A parameter or buffer as a proxy."""
@@ -215,7 +265,11 @@ class LayerTracer(fx.Tracer):
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         """Record one operation and stand in for what it gives, unless that is None."""
         proxy = self.record(*args, **kwargs)
-        return proxy if self.known(proxy) is not None else None
+        if self.known(proxy) is not None:
+            return proxy
+        if proxy.node.op == "call_method":  # of a dict: another one may have the key
+            self._note_answer(proxy.node, "whether it is None", True)
+        return None
 
     def record(self, *args: Any, **kwargs: Any) -> fx.Proxy:
         """Record one operation and derive what it gives; one that fails on the example inputs stays without a value."""
@@ -256,7 +310,7 @@ class LayerTracer(fx.Tracer):
         if _isinstance(a, fx.Proxy):  # before anything asks for the type that it poses as
             return a.node
         if isinstance(a, dict) and any(isinstance(key, fx.Proxy) for key in a):
-            keys = [self.value_of(key, "the value") if isinstance(key, LayerProxy) else key for key in a]
+            keys = [self.ask(key, "the value") if isinstance(key, LayerProxy) else key for key in a]
             a = type(a)(zip(keys, a.values(), strict=True))
         if isinstance(a, dict) and type(a) is not dict and not isinstance(a, immutable_dict):
             items = {key: self.create_arg(value) for key, value in a.items()}
@@ -280,6 +334,40 @@ class LayerTracer(fx.Tracer):
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
         return result
+
+
+_DEVICES = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "get_device")
+
+
+def _reads(node: fx.Node, names: tuple[str, ...]) -> bool:
+    """Whether a node gets one of these attributes, or calls the method of that name."""
+    name = node.args[1] if node.op == "call_function" and node.target is getattr else node.target
+    return isinstance(name, str) and node.op != "placeholder" and name in names
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, torch.device)
+
+
+def _told(node: fx.Node) -> str:
+    """What a node computes, for a message."""
+    operands = ", ".join(str(operand) for operand in node.args)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return f"{name}({operands})" if node.op != "placeholder" else str(node.target)
+
+
+def _asker() -> str:
+    """The innermost line of the user's code that runs."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return "a place that can't be told"
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _is_users(filename: str) -> bool:
+    return "/torch/" not in filename and not filename.startswith((_OURS, "<"))
 
 
 def _refuse_assigned(module: nn.Module) -> None:
@@ -367,33 +455,52 @@ def _posing() -> Iterator[None]:
 
 
 @contextmanager
-def _sizes_may_be_proxies(tracer: LayerTracer) -> Iterator[None]:
-    """Let functions take proxies that torch looks for in tensors and tuples only: ``ones(h, w)``, ``_check(h > 3)``."""
-    names = ("empty", "ones", "rand", "randn", "zeros")
-    originals = {name: getattr(torch, name) for name in names}
-    module: Any = torch
-    check = module._check_with
+def _functions_on_proxies(tracer: LayerTracer) -> Iterator[None]:
+    """Let functions take proxies that would ask for their values, or look for them in tensors and tuples only."""
 
     def recording(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(size, fx.Proxy) for size in args):
+            sizes = [value for value in args if isinstance(value, fx.Proxy)]
+            if sizes and not tracer.aside and not any(isinstance(tracer.known(size), Tensor) for size in sizes):
                 return tracer.create_proxy("call_function", function, args, kwargs)
             return function(*args, **kwargs)
 
         return call
 
-    def decided(error: type[Exception], condition: Any, message: Any) -> None:
-        check(error, bool(condition) if isinstance(condition, fx.Proxy) else condition, message)
+    def checking(function: Callable[..., Any]) -> Callable[..., Any]:
+        def check(error: type[Exception], condition: Any, message: Any) -> None:
+            function(error, bool(condition) if isinstance(condition, fx.Proxy) else condition, message)
 
+        return check
+
+    def asking(function: Callable[..., Any]) -> Callable[..., Any]:
+        def ask() -> Any:
+            if not tracer.aside and _is_users(sys._getframe(1).f_code.co_filename):
+                raise TraceError("the forward asks whether gradients are recorded, which is known at a call only")
+            return function()
+
+        return ask
+
+    with _patched(
+        (torch, "_check_with", checking),
+        (torch, "is_grad_enabled", asking),
+        *((torch, name, recording) for name in ("empty", "ones", "rand", "randn", "zeros")),
+        *((math, name, recording) for name in ("ceil", "exp", "floor", "log", "log2", "pow", "sqrt", "trunc")),
+    ):
+        yield
+
+
+@contextmanager
+def _patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Replace functions of modules by what is made of them."""
+    originals = [getattr(module, name) for module, name, _ in patches]
     try:
-        module._check_with = decided
-        for name, function in originals.items():
-            setattr(torch, name, recording(function))
+        for (module, name, patch), function in zip(patches, originals, strict=True):
+            setattr(module, name, patch(function))
         yield
     finally:
-        module._check_with = check
-        for name, function in originals.items():
-            setattr(torch, name, function)
+        for (module, name, _), function in zip(patches, originals, strict=True):
+            setattr(module, name, function)
 
 
 @contextmanager
@@ -591,7 +698,7 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
             quiet(),
             closed_contexts(),
             _RecordFactories(tracer),
-            _sizes_may_be_proxies(tracer),
+            _functions_on_proxies(tracer),
             plain_attention(),
             _nothing_hidden(),
             _contexts_recorded(tracer),
@@ -773,7 +880,7 @@ def place_of(error: BaseException) -> str:
     trace_ = error.__traceback__
     while trace_ is not None:
         code = trace_.tb_frame.f_code
-        if "/torch/" not in code.co_filename and not code.co_filename.startswith(_OURS):
+        if _is_users(code.co_filename):
             where = f" at {code.co_filename}:{trace_.tb_lineno} in {code.co_name}"
         trace_ = trace_.tb_next
     return where

@@ -1,0 +1,55 @@
+"""What a forward decided while it was traced, checked at every call.
+
+A graph has no branches: where the forward asked for the truth, the length or the number of something
+that comes from its inputs, the graph holds what followed from the answer. A node asks again, and an
+input that leads to another answer is refused instead of being computed in the wrong way.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from aimgraph.errors import ExampleInputError
+
+
+class DecisionError(ExampleInputError):
+    """An input leads to another decision than the example inputs of the transform."""
+
+
+QUESTIONS: dict[str, Callable[[Any], Any]] = {
+    "the truth": bool,
+    "len()": len,
+    "int()": int,
+    "an index": operator.index,
+    "float()": float,
+    "the value": lambda value: value,
+    "whether it is None": lambda value: value is None,
+}
+"""What can be asked of a value, by name."""
+
+
+def decided(value: Any, question: str, answer: Any, what: str, place: str) -> None:
+    """Refuse an input that leads to another answer than the example.
+
+    Args:
+        value: What the forward asks something of.
+        question: One of `QUESTIONS`.
+        answer: What the example gave.
+        what: How `value` was computed.
+        place: Where the forward asks.
+
+    Raises:
+        DecisionError: The answer is another one.
+    """
+    now = QUESTIONS[question](value)
+    if now != answer:
+        raise DecisionError(
+            f"the forward asks for {question} of {what} at {place}, and was traced with inputs for which that is "
+            f"{answer}; these make it {now}, for which there is no graph: transform the model with example inputs of "
+            "these sizes and this structure, or move that code into a submodule without conv or linear layers"
+        )
+
+
+fx.node.has_side_effect(decided)
