@@ -76,7 +76,7 @@ class LayerProxy(fx.Proxy):
         return number
 
     def __index__(self) -> int:
-        number: int = self.tracer.ask(self, "an index")
+        number: int = self.tracer.ask(self, "an index", sys._getframe(1))
         return number
 
     def __float__(self) -> float:
@@ -98,6 +98,8 @@ class LayerProxy(fx.Proxy):
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
         """Record a call of one of torch's functions; one that calls linear functions is entered."""
+        for proxy in {leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, LayerProxy)}:
+            proxy.tracer.forget_probes()
         if orig_method in COMPOSITE:
             with opened(orig_method):
                 return orig_method(*(args or ()), **(kwargs or {}))
@@ -173,7 +175,8 @@ class LayerTracer(fx.Tracer):
         self.unknown: dict[fx.Node, Exception] = {}
         self.checkpoints = False
         self.asked: set[tuple[fx.Node, str]] = set()
-        self.varying: dict[fx.Node, bool] = {}
+        self.varying: set[fx.Node] = set()  # nodes on which an input of the model has influence
+        self.probes: list[tuple[fx.Node, types.FrameType, int]] = []
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
@@ -208,8 +211,13 @@ class LayerTracer(fx.Tracer):
             raise TraceError(f"the forward needs {use} of {proxy.node.name}: {why}")
         return value
 
-    def ask(self, proxy: fx.Proxy, question: str) -> Any:
+    def ask(self, proxy: fx.Proxy, question: str, asker: types.FrameType | None = None) -> Any:
         """The answer to one of `QUESTIONS`; the graph asks again at every call, if it depends on the inputs.
+
+        Args:
+            proxy: What it is asked of.
+            question: Which one.
+            asker: The frame that asks, where it may be only to see whether it could; `forget_probes` tells.
 
         Raises:
             TraceError: It depends on the value of a tensor, or on whether gradients are wanted.
@@ -217,24 +225,33 @@ class LayerTracer(fx.Tracer):
         if any(_reads(node, ("requires_grad",)) for node in self._scalars(proxy.node)):
             raise TraceError(f"the forward needs {question} of {proxy.node.name}, which depends on requires_grad")
         answer = QUESTIONS[question](self.value_of(proxy, question))
-        self._note_answer(proxy.node, question, answer)
+        noted = self._note_answer(proxy.node, question, answer)
+        if noted is not None and asker is not None:
+            self.probes.append((noted, asker, asker.f_lasti))
         return answer
 
-    def _note_answer(self, node: fx.Node, question: str, answer: Any) -> None:
+    def forget_probes(self) -> None:
+        """Forget what the call being recorded asked for: torch's C++ tries its arguments, then passes them on."""
+        callers = set()
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None:
+            callers.add((frame, frame.f_lasti))
+            frame = frame.f_back
+        for noted, asker, place in self.probes:
+            if (asker, place) in callers:
+                self.asked.discard((noted.all_input_nodes[0], str(noted.args[1])))
+                self.graph.erase_node(noted)
+        self.probes = []
+
+    def _note_answer(self, node: fx.Node, question: str, answer: Any) -> fx.Node | None:
         """Ask again at every call: not of what never changes, and not for a device, which moves with the model."""
-        if (node, question) in self.asked or not self._varies(node):
-            return
+        if (node, question) in self.asked or node not in self.varying:
+            return None
         self.asked.add((node, question))
         if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
-            return
+            return None
         with self._standing_aside():
-            self.create_node("call_function", decided, (node, question, answer, _told(node), _asker()), {})
-
-    def _varies(self, node: fx.Node) -> bool:
-        """Whether an input of the model has influence on a node."""
-        if node not in self.varying:
-            self.varying[node] = node.op == "placeholder" or any(map(self._varies, node.all_input_nodes))
-        return self.varying[node]
+            return self.create_node("call_function", decided, (node, question, answer, _told(node), _asker()), {})
 
     def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:
         """A node and what it is computed from, back to the tensors."""
@@ -301,6 +318,8 @@ class LayerTracer(fx.Tracer):
         """Record one operation; name it, if it is a convolution or linear function."""
         self.checkpoints |= torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         node = super().create_node(*args, **kwargs)
+        if node.op == "placeholder" or any(one in self.varying for one in node.all_input_nodes):
+            self.varying.add(node)
         if node.op == "call_function" and node.target in FUNCTIONS:
             node.meta[CALL] = self.names.name(node.target)
         return node

@@ -1,6 +1,7 @@
 """What a trace could silently drop or change: side effects, random draws, contexts, attributes."""
 
 import copy
+import math
 import pickle
 import random
 from collections import OrderedDict
@@ -574,6 +575,83 @@ def test_every_linear_function_of_masked_attention_reads(dtype: torch.dtype) -> 
     plan = aimgraph.plan(aim)
     assert (plan.covered, plan.fallback) == (8, 0)
     assert aimgraph.verify(base, aim).ok
+
+
+class _DecidesBySize(nn.Module):
+    """Halves large images, and takes as many positions as the side of a square has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        if y.shape[-1] > 16:
+            y = F.avg_pool2d(y, 2)
+        side = math.ceil(math.sqrt(y.shape[-1] * y.shape[-2]))
+        return self.head(y.flatten(2)[:, :, :side].mean(2) + torch.zeros([y.shape[0], 1]))
+
+
+def test_a_decision_by_size_is_asked_again() -> None:
+    base = _DecidesBySize()
+    aim = aimgraph.transform(base, torch.randn(2, 3, 8, 8), verify="full")
+    for shape in [(1, 3, 8, 8), (7, 3, 9, 5), (2, 3, 16, 16)]:
+        x = torch.randn(shape)
+        assert torch.equal(aim(x), base(x))
+    with pytest.raises(aimgraph.ExampleInputError, match=r"gt\(.*, 16\) at test_faithful.*False; these make it True"):
+        aim(torch.randn(2, 3, 20, 20))
+    assert aimgraph.plan(aim).fallback == 0
+
+
+class _Structure(Base):
+    """Loops over a list, asks a dict for a key and a number."""
+
+    def forward(self, parts: list[Tensor], options: dict[str, int]) -> Tensor:
+        x = sum(parts)
+        if options.get("plain") is None:
+            x = x * 2
+        if options["shift"] > 1:
+            x = x + 1
+        return self.mix(x) * options["shift"]
+
+
+def test_the_structure_of_inputs_is_asked_for_again() -> None:
+    base = _Structure()
+    aim = aimgraph.transform(base, ([X, X], {"shift": 3}), verify="full")
+    for options in ({"shift": 3}, {"shift": 2}, {"shift": 3, "other": 1}):
+        assert torch.equal(aim([X, X + 1], options), base([X, X + 1], options))
+    for inputs in (([X], {"shift": 3}), ([X, X], {"shift": 1}), ([X, X], {"shift": 3, "plain": 1})):
+        with pytest.raises(aimgraph.ExampleInputError, match="transform the model with example inputs of these"):
+            aim(*inputs)
+    assert aimgraph.plan(aim).fallback == 0
+
+
+class _DecidesByBatch(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * 2 if x.shape[0] == 1 else self.mix(x)
+
+
+class _DecidesByGradient(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        return y * 2 if y.requires_grad else y
+
+
+class _DecidesByGradMode(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * 2 if torch.is_grad_enabled() else self.mix(x)
+
+
+@pytest.mark.parametrize("kind", [_DecidesByBatch, _DecidesByGradient, _DecidesByGradMode])
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_no_graph_can_decide_is_kept_as_one_call(kind: type[Base], size: int) -> None:
+    base = kind()
+    aim = aimgraph.transform(base, X[:size], verify="full")
+    for x in (X[:1], X):
+        assert torch.equal(aim(x), base(x))
+        with torch.no_grad():
+            assert torch.equal(aim(x), base(x))
+    assert aimgraph.plan(aim).fallback == 1
 
 
 class _Flattens(Base):
