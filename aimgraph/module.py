@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _WrappedHook
 
+from aimgraph.copies import copy_results
 from aimgraph.errors import TraceError
 from aimgraph.graph_data import dump_graph, load_graph
 from aimgraph.plan import Plan
@@ -189,6 +190,7 @@ class AimModule(fx.GraphModule):
             return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
+        copy_results(self, memo)
         attributes = copy.deepcopy(self._attributes(), memo)
         record = Record.__new__(Record)
         record.__setstate__(self._record.__getstate__())

@@ -1,6 +1,5 @@
 """What one does with a transformed module: undo it, freeze its base, switch its memory off."""
 
-import copy
 from collections.abc import Iterator
 from itertools import chain
 from types import TracebackType
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.module import AimModule, base_parts, narrow, rebind_hooks
 from aimgraph.program import AIM
@@ -28,11 +28,11 @@ def strip(aim: nn.Module) -> nn.Module:
     """
     _parts(aim)
     if isinstance(aim, AimModule):
-        base = copy.deepcopy(_bare(aim))
+        base = copy_module(_bare(aim))
         rebind_hooks(base)
         _narrow(base, aim)
         return base
-    whole = copy.deepcopy(aim)
+    whole = copy_module(aim)
     for part in _parts(whole):
         base = _bare(part)
         rebind_hooks(base)

@@ -1,6 +1,5 @@
 """Is the transformed module what it claims to be? A report, check by check."""
 
-import copy
 import io
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.calls import plain_attention
+from aimgraph.copies import copy_module
 from aimgraph.errors import PlanError
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
@@ -86,7 +86,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     if not isinstance(aim, AimModule):
         raise PlanError(f"verify needs the result of aimgraph.transform, this is a {type(aim).__name__}")
     inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
-    base, aim = copy.deepcopy(base), copy.deepcopy(aim)
+    base, aim = copy_module(base), copy_module(aim)
     with plain_attention():  # on both sides: the fused form rounds differently
         expected = {train: _run(base, inputs, train) for train in (False, True)}
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
@@ -112,13 +112,13 @@ class _Seen:
 
 def _run(module: nn.Module, inputs: Arguments, train: bool) -> _Seen:
     """One after the other, on a copy."""
-    device, module = _device(module), copy.deepcopy(module).train(train)
+    device, module = _device(module), copy_module(module).train(train)
     samples = [random_inputs(inputs, batch, seed=batch, device=device) for batch in BATCH_SIZES]
     return _Seen(tuple(outputs(module, sample) for sample in samples), dict(module.named_buffers()))
 
 
 def _keys(base: nn.Module, aim: AimModule) -> Check:
-    result = copy.deepcopy(aim).load_state_dict(base.state_dict(), strict=False)
+    result = copy_module(aim).load_state_dict(base.state_dict(), strict=False)
     bad = [key for key in result.missing_keys if not key.startswith(f"{AIM}.")] + result.unexpected_keys
     seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
     return Check("base checkpoints load", not bad, seen)
@@ -153,7 +153,7 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
 
 def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     gradients: list[dict[str, Tensor | None]] = []
-    for module in (copy.deepcopy(base).train(), copy.deepcopy(aim).train()):
+    for module in (copy_module(base).train(), copy_module(aim).train()):
         sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -197,7 +197,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def _disabled(aim: AimModule) -> AimModule:
-    module = copy.deepcopy(aim)
+    module = copy_module(aim)
     disable_memory(module)
     return module
 

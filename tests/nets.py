@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
@@ -320,6 +321,17 @@ NETS: dict[str, Net] = {
     "weight_norm": Net(
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 2, 1)),
         (2, 3, 6, 6),
+    ),
+    "hooked_weight_norm": Net(
+        lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.utils.weight_norm(nn.Conv2d(4, 2, 1))),
+        (2, 3, 6, 6),
+    ),
+    "hooked_spectral_norm": Net(
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)
+    ),
+    "pruned": Net(
+        lambda: nn.Sequential(prune.l1_unstructured(nn.Linear(5, 4), "weight", 0.5), nn.ReLU(), nn.Linear(4, 2)),
+        (2, 5),
     ),
     "activated": Net(lambda: nn.Sequential(Activated(3, 4, 3), nn.Conv2d(4, 2, 1)), (2, 3, 6, 6)),
     "functions": Net(Functions, (2, 4, 6, 5)),

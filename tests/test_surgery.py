@@ -1,12 +1,11 @@
 """strip, disable_memory, memory_parameters, freeze_base on what they refuse."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
 import aimgraph
+from aimgraph.copies import copy_module
 from tests.nets import NETS, build, randomise, run
 
 
@@ -15,7 +14,7 @@ from tests.nets import NETS, build, randomise, run
 def test_strip_gives_the_base_back(name: str, lowering: str) -> None:
     base, x = build(name)
     aim = randomise(aimgraph.transform(base, x, lowering=lowering))
-    before = copy.deepcopy(aim.state_dict())
+    before = {name: value.clone() for name, value in aim.state_dict().items()}
     bare = aimgraph.strip(aim)
     assert type(bare) is type(base)
     assert list(bare.state_dict()) == list(base.state_dict())
@@ -47,10 +46,10 @@ def test_disabled_memory_computes_the_base(name: str, lowering: str) -> None:
     aim = randomise(aimgraph.transform(base, x, lowering=lowering))
     for mode in (True, False):
         base.train(mode), aim.train(mode)
-        expected = run(copy.deepcopy(base), x)
+        expected = run(copy_module(base), x)
         with aimgraph.disable_memory(aim) as same:
             assert same is aim
-            assert torch.equal(run(copy.deepcopy(aim), x), expected)
+            assert torch.equal(run(copy_module(aim), x), expected)
         if not mode:
             assert not torch.equal(run(aim, x), expected)
 
@@ -65,7 +64,7 @@ def test_disable_and_enable() -> None:
         assert torch.equal(aim(x), plain)
     assert torch.equal(aim(x), plain)  # the inner block restores what was before: disabled
     aim.train()
-    assert torch.equal(run(copy.deepcopy(aim), x), run(copy.deepcopy(base).train(), x))
+    assert torch.equal(run(copy_module(aim), x), run(copy_module(base).train(), x))
     aimgraph.enable_memory(aim)
     assert torch.equal(aim.eval()(x), with_memory)
 

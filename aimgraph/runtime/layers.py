@@ -70,6 +70,8 @@ def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw:
     for name, value in layer.__dict__.items():
         if isinstance(value, OrderedDict) and "hooks" in name:
             clone.__dict__[name] = OrderedDict()
+    for name in ("weight", "bias"):  # what a hook computes, of torch.nn.utils.weight_norm and its like
+        clone.__dict__.pop(name, None)
     helpers = {name: child for name, child in layer._modules.items() if child is not None and not _holds_tensors(child)}
     clone.__dict__["_modules"] = {} if raw else helpers
     clone.__dict__["_buffers"] = {}

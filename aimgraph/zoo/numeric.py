@@ -1,6 +1,5 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.calls import plain_attention
+from aimgraph.copies import copy_module
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
@@ -59,7 +59,7 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
 
 def _step(aim: AimModule, inputs: Arguments) -> str:
     """One optimiser step on everything: finite, and the memory's read weights move."""
-    module = copy.deepcopy(aim).train()
+    module = copy_module(aim).train()
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
     loss = _loss(module, random_inputs(inputs, 2, seed=SEED))
     if loss is None:
@@ -79,7 +79,7 @@ def _gradients(aim: AimModule, inputs: Arguments) -> str:
 
     Parts that only work in train mode (auxiliary heads) are looked at in that mode; dropped paths are not.
     """
-    module = copy.deepcopy(aim)
+    module = copy_module(aim)
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
         dead = not bool(parameter.detach().any())
@@ -135,7 +135,7 @@ def _covered(aim: AimModule, name: str, inputs: Arguments, idle: set[str]) -> Te
         inputs: Example inputs.
         idle: Sites that don't count.
     """
-    module = copy.deepcopy(aim).eval()
+    module = copy_module(aim).eval()
     reads = module.get_submodule(f"{AIM}.{name}.reads")
     with torch.no_grad():
         for parameter in reads.parameters():
