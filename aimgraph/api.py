@@ -15,7 +15,7 @@ from aimgraph.errors import ConfigError, PlanError
 from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
-from aimgraph.module import AimModule, Record, WidenedSite
+from aimgraph.module import EXTRA_STATE, AimModule, Record, WidenedSite
 from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, Program
@@ -181,7 +181,7 @@ def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) 
         base_class=kind,
         base_attributes=attributes,
         lost_methods=lost,
-        inputs=tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, program.signature.example),
+        inputs=tree_map(_recorded, program.signature.example),
         moded=program.signature.moded,
         graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
         base_graphs=base_graphs,
@@ -206,12 +206,24 @@ def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
     return held
 
 
+def _recorded(leaf: Any) -> Any:
+    """An example input as it is remembered: its shape, and the numbers of short ones that are no features."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    numbers = not leaf.is_floating_point() and leaf.numel() <= _NUMBERS
+    return leaf.detach().cpu().clone() if numbers and not leaf.is_meta else leaf.to("meta")
+
+
+_NUMBERS = 2**16
+"""How many numbers of an example input are remembered, at most: lengths, indices, masks."""
+
+
 def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
     """Methods and properties of the base's class that an `AimModule` does not have, or has for itself."""
     own = {name for parent in kind.__mro__ if parent not in nn.Module.__mro__ for name in vars(parent)}
     protocols = {"__len__", "__getitem__", "__iter__", "__contains__"}
     names = sorted(name for name in own if not name.startswith("_") or name in protocols)
-    replaced = {"forward", "train", "eval"}
+    replaced = {"forward", "train", "eval", *EXTRA_STATE}
     return tuple(
         name
         for name in names

@@ -32,8 +32,37 @@ def fake_copy(module: M, mode: FakeTensorMode) -> M:
 
 
 def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
-    """Every tensor in `inputs` as a fake one of the same shape, dtype and device."""
-    return tree_map(lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+    """Every tensor in `inputs` as a fake one of the same shape, dtype and device; the fakes of numbers know them."""
+
+    def fake(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        made = mode.from_tensor(leaf)
+        if not leaf.is_floating_point():
+            setattr(made, _GIVEN, leaf)
+        return made
+
+    return tree_map(fake, inputs)
+
+
+_GIVEN = "aim_given"
+"""Attribute of a fake input: the numbers that were given, which a length, an index or a mask can't do without."""
+
+
+def with_rows(tensor: Tensor, rows: int) -> Tensor:
+    """A tensor like `tensor`, [R, ...], with another number of rows.
+
+    Floating point values are zero. Other numbers are those given, repeated or cut: not every number is a
+    valid length or index.
+    """
+    if tensor.is_floating_point() or tensor.is_complex() or not tensor.shape[0]:
+        return tensor.new_zeros((rows, *tensor.shape[1:]))
+    return tensor[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
+
+
+def drawn_like(tensor: Tensor, shape: Iterable[int], generator: torch.Generator) -> Tensor:
+    """Floating point values of this shape from N(0, 1), on the device and of the dtype of `tensor`."""
+    return torch.randn(tuple(shape), generator=generator).to(device=tensor.device, dtype=tensor.dtype)
 
 
 @contextmanager
@@ -111,8 +140,10 @@ def _drawn(leaf: Any, generator: torch.Generator) -> Any:
     """A tensor of random values like a fake one; anything else as it is."""
     if not isinstance(leaf, Tensor):
         return leaf
+    if hasattr(leaf, _GIVEN):
+        return getattr(leaf, _GIVEN).clone()
     if leaf.is_floating_point():
-        return torch.randn(leaf.shape, generator=generator).to(device=leaf.device, dtype=leaf.dtype)
+        return drawn_like(leaf, leaf.shape, generator)
     return torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
 
 

@@ -16,7 +16,7 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
 from aimgraph.faithful import MODES, Observed, check_faithful, observe
-from aimgraph.fakes import Faker, FakeRun, quiet
+from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
 from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
 from aimgraph.plan import Plan
@@ -359,7 +359,9 @@ def canonical_inputs(
     for chosen in (alike, tensors[:1]):
         others = {leaves[i].shape[0] for i in tensors if i not in chosen}
         batch = next(b for b in chain([max(size, 2)], count(2)) if b not in others and b + 1 not in others)
-        resized = [_resized(leaf, batch) if i in chosen else leaf for i, leaf in enumerate(leaves)]
+        resized = [
+            with_rows(leaf, batch) if i in chosen and leaf.shape[0] != batch else leaf for i, leaf in enumerate(leaves)
+        ]
         candidate: Arguments = tree_unflatten(resized, spec)
         try:
             runs = traced.runs if _shapes(candidate) == _shapes(sample) else {}
@@ -368,10 +370,6 @@ def canonical_inputs(
             refusal = refusal or error
     assert refusal is not None
     raise refusal
-
-
-def _resized(tensor: Tensor, batch: int) -> Tensor:
-    return tensor if tensor.shape[0] == batch else tensor.new_zeros((batch, *tensor.shape[1:]))
 
 
 def _shapes(inputs: Arguments) -> list[tuple[int, ...]]:
@@ -461,11 +459,11 @@ def batch_size(inputs: Arguments) -> int:
 
 
 def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:
-    """The inputs with `other` samples instead of `size`; the values are of no interest."""
+    """The inputs with `other` samples instead of `size`; see `with_rows` for their values."""
 
     def resize(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size:
-            return leaf.new_zeros((other, *leaf.shape[1:]))
+            return with_rows(leaf, other)
         return leaf
 
     args, kwargs = tree_map(resize, inputs)

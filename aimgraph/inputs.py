@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.errors import ExampleInputError
-from aimgraph.fakes import fake_copy, quiet
+from aimgraph.fakes import drawn_like, fake_copy, quiet, with_rows
 from aimgraph.frontend import batch_size
 from aimgraph.layers import is_layer
 from aimgraph.tracing import Arguments
@@ -114,10 +114,11 @@ def input_shapes(inputs: Arguments) -> list[list[int]]:
 
 
 def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device | str = "cpu") -> Arguments:
-    """Inputs like `inputs` with `batch` samples: floating point drawn from N(0, 1), the rest zero.
+    """Inputs like `inputs` with `batch` samples: floating point drawn from N(0, 1), other numbers as given.
 
     Args:
-        inputs: Example inputs; only shapes and dtypes count.
+        inputs: Example inputs. The numbers of lengths, indices and masks are repeated or cut; on the meta
+            device, where there are none, they are zero.
         batch: Number of samples.
         seed: Seed of a private generator.
         device: Where the tensors live.
@@ -128,10 +129,11 @@ def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device
     def draw(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        shape = (batch, *leaf.shape[1:]) if leaf.dim() and leaf.shape[0] == size else tuple(leaf.shape)
+        here = torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if leaf.is_meta else leaf.to(device)
+        rows = batch if leaf.dim() and leaf.shape[0] == size else None
         if leaf.is_floating_point():
-            return torch.randn(shape, generator=generator).to(device=device, dtype=leaf.dtype)
-        return torch.zeros(shape, dtype=leaf.dtype, device=device)
+            return drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
+        return here.clone() if rows is None else with_rows(here, rows)
 
     args, kwargs = tree_map(draw, inputs)
     return args, kwargs

@@ -65,7 +65,7 @@ class Record:
         base_class: Class of the base.
         base_attributes: Names of the base's plain attributes.
         lost_methods: Methods of the base's class that the emitted module does not have.
-        inputs: The example inputs, (args, kwargs), with meta tensors.
+        inputs: The example inputs, (args, kwargs), with meta tensors, or the numbers of lengths, indices and masks.
         moded: Paths of modules whose own mode decides between train and eval graph.
         graphs: ``both`` or ``train`` and ``eval``: with memory.
         base_graphs: The same, without.
@@ -102,6 +102,10 @@ class Record:
         self.__dict__.update(state)
 
 
+EXTRA_STATE = ("get_extra_state", "set_extra_state")
+"""Methods of a base that its checkpoints need."""
+
+
 class AimModule(fx.GraphModule):
     """A base with memory. Made by `aimgraph.transform`.
 
@@ -124,6 +128,9 @@ class AimModule(fx.GraphModule):
         self.__dict__.update(attributes)
         rebind_hooks(self)
         self._record = record
+        for name in EXTRA_STATE:
+            if hasattr(record.base_class, name) and getattr(record.base_class, name) is not getattr(nn.Module, name):
+                setattr(type(self), name, getattr(record.base_class, name))  # this class is of one instance
         self.register_state_dict_post_hook(_split_widened)
         self.register_load_state_dict_pre_hook(_join_widened)
         self._select()

@@ -42,3 +42,14 @@ def kept_randomness() -> Iterator[list[str]]:
             if str(get()) != str(state):
                 put(state)
                 drawn.append(name)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Draw the same from torch, Python and numpy every time, and put all random states back."""
+    with kept_python_randomness(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        random.seed(0)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(0)
+        yield

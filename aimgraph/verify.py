@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from torch.utils._pytree import tree_leaves
 
 from aimgraph.calls import plain_attention
 from aimgraph.copies import copy_module
-from aimgraph.errors import PlanError
-from aimgraph.inputs import random_inputs, resolve_inputs
+from aimgraph.errors import ExampleInputError, PlanError
+from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
+from aimgraph.randomness import seeded
 from aimgraph.surgery import disable_memory, strip
 from aimgraph.tracing import Arguments
 
@@ -77,18 +78,28 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
 
     Args:
         base: The model before the transform.
-        aim: The result of `aimgraph.transform`.
+        aim: The result of `aimgraph.transform`; with `within`, each transformed part is compared.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
 
     Raises:
-        PlanError: `aim` was not transformed.
+        PlanError: `aim` was not transformed, not from `base`, or has no values.
+        ExampleInputError: `base` does not run on random values in place of the example inputs.
     """
     if not isinstance(aim, AimModule):
-        raise PlanError(f"verify needs the result of aimgraph.transform, this is a {type(aim).__name__}")
+        return _verify_parts(base, aim, example_inputs)
+    if any(tensor.is_meta for tensor in (*base.parameters(), *aim.parameters())):
+        raise PlanError("verify compares values, and there are none on the meta device: build both on another one")
     inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
     base, aim = copy_module(base), copy_module(aim)
     with plain_attention():  # on both sides: the fused form rounds differently
-        expected = {train: _run(base, inputs, train) for train in (False, True)}
+        try:
+            expected = {train: _run(base, inputs, train) for train in (False, True)}
+        except Exception as error:  # whatever the base's own code raises
+            raise ExampleInputError(
+                f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
+                f"{input_shapes(inputs)}, at batch sizes {list(BATCH_SIZES)}: {error}; give verify example inputs "
+                "whose numbers it accepts"
+            ) from error
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled = _disabled(aim)
         for train, wanted in expected.items():
@@ -100,6 +111,23 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
             with _deterministic():
                 checks.append(_gradients(base, aim, inputs))
         return Report(tuple(checks), _gap(expected[False].outputs[0], seen[False].outputs[0]))
+
+
+def _verify_parts(base: nn.Module, whole: nn.Module, example_inputs: Any) -> Report:
+    parts = {path: part for path, part in whole.named_modules() if isinstance(part, AimModule)}
+    if not parts:
+        raise PlanError(f"verify needs the result of aimgraph.transform, this is a {type(whole).__name__}")
+    checks: list[Check] = []
+    gap = 0.0
+    for path, part in parts.items():
+        try:
+            original = base.get_submodule(path)
+        except AttributeError as error:
+            raise PlanError(f"{path} is transformed, and {type(base).__name__} has no such module") from error
+        report = verify(original, part, example_inputs)
+        checks += [replace(check, name=f"{path}: {check.name}") for check in report.checks]
+        gap = max(gap, report.max_difference)
+    return Report(tuple(checks), gap)
 
 
 @dataclass(frozen=True)
@@ -126,7 +154,9 @@ def _keys(base: nn.Module, aim: AimModule) -> Check:
 
 def _weights(base: nn.Module, aim: AimModule) -> Check:
     state = aim.state_dict()
-    different = [key for key, value in base.state_dict().items() if not same(value, state[key])]
+    different = [
+        key for key, value in base.state_dict().items() if not _all_same(tensors_in(value), tensors_in(state.get(key)))
+    ]
     return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
 
 
@@ -155,8 +185,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     gradients: list[dict[str, Tensor | None]] = []
     for module in (copy_module(base).train(), copy_module(aim).train()):
         sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded():
             output = module(*sample[0], **sample[1])
         leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
         if not leaves:
@@ -175,8 +204,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
 
 def outputs(module: nn.Module, sample: Arguments, *, grad: bool = False) -> list[Tensor]:
     """The tensors that `module` gives, from a fixed random state, detached."""
-    with torch.set_grad_enabled(grad), torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.set_grad_enabled(grad), seeded():
         output = module(*sample[0], **sample[1])
     return [leaf.detach() for leaf in tensors_in(output)]
 

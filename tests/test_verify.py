@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -143,3 +145,90 @@ def test_the_deterministic_mode_is_put_back() -> None:
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+class _Packed(nn.Module):
+    """Takes indices and lengths, not all of which are valid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(10, 8), nn.Linear(8, 8)
+        self.scan, self.head = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        x = self.mix(self.embed(tokens))
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(self.scan(packed)[0], batch_first=True)
+        return self.head(padded.mean(1))
+
+
+class _Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head(x[mask])
+
+
+@pytest.mark.parametrize(
+    ("base", "inputs"),
+    [
+        (_Packed(), (torch.arange(15).reshape(3, 5) % 10, torch.tensor([5, 3, 2]))),
+        (_Masked(), (torch.randn(4, 8), torch.tensor([True, False, True, True]))),
+    ],
+)
+def test_numbers_are_those_of_the_example(base: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    aim = aimgraph.transform(base, inputs)
+    assert aimgraph.plan(aim).covered >= 1
+    assert torch.equal(aim(*inputs), base(*inputs))
+    assert aimgraph.verify(base, pickle.loads(pickle.dumps(aim))).ok
+
+
+class _Extra(nn.Module):
+    """Draws from Python's and numpy's random numbers, and keeps more than tensors in its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) * random.random() * float(np.random.rand())
+
+
+def test_bases_that_draw_from_python_and_keep_an_extra_state() -> None:
+    base = _Extra()
+    aim = aimgraph.transform(base, torch.randn(2, 4))
+    report = aimgraph.verify(base, aim)
+    assert report.ok, report
+
+
+def test_each_part_of_a_larger_model_is_compared() -> None:
+    base = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential(nn.Linear(4, 3)))
+    whole = aimgraph.transform(base, torch.randn(2, 4), within="0")
+    report = aimgraph.verify(base, whole)
+    assert report.ok
+    assert all(check.name.startswith("0: ") for check in report.checks)
+    with torch.no_grad():
+        whole.get_submodule("0.0").weight.mul_(2)
+    assert not aimgraph.verify(base, whole).ok
+    with pytest.raises(aimgraph.PlanError, match="0 is transformed, and Linear has no such module"):
+        aimgraph.verify(nn.Linear(4, 3), whole)
+
+
+def test_where_nothing_can_be_compared() -> None:
+    with torch.device("meta"):
+        base = nn.Sequential(nn.Linear(4, 3))
+    aim = aimgraph.transform(base, torch.zeros(2, 4, device="meta"))
+    with pytest.raises(aimgraph.PlanError, match="there are none on the meta device"):
+        aimgraph.verify(base, aim)
+    packed = _Packed()
+    aim = aimgraph.transform(packed, (torch.zeros(3, 5, dtype=torch.long), torch.tensor([5, 3, 2])))
+    with pytest.raises(aimgraph.ExampleInputError, match=r"does not run on random inputs.*give verify example inputs"):
+        aimgraph.verify(packed, aim, (torch.zeros(3, 5, dtype=torch.long), torch.tensor([5, 0, 2])))
