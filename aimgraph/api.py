@@ -1,11 +1,14 @@
 """transform and plan: from a model to a plan, or to a module with memory."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
@@ -84,7 +87,27 @@ def transform(
     return whole
 
 
-@paused_collection()
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One compilation at a time, whatever gradients, inference and autocast are set to around it.
+
+    Tracing replaces functions of torch for the whole process while it lasts.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_COMPILING)
+        stack.enter_context(paused_collection())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda", "xpu", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+_COMPILING = threading.RLock()
+
+
+@_alone()
 def _compile(
     model: nn.Module,
     example_inputs: Any,
@@ -126,7 +149,7 @@ def plan(
         model = submodule(model, within)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    with paused_collection():
+    with _alone():
         return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
 
 

@@ -232,7 +232,17 @@ def _refusal(root: nn.Module, sample: Arguments, error: Exception | None) -> Aim
 def _keep(
     root: nn.Module, opaque: dict[str, Opaque], path: str, error: Exception | None, *, needs_values: bool
 ) -> bool:
-    """Note a module as opaque; not one that is already, and not the layers themselves."""
+    """Note a module as opaque, or the next one around it that is not yet; whether there is one."""
+    while not _keep_one(root, opaque, path, error, needs_values=needs_values):
+        if not path:
+            return False
+        path = path.rpartition(".")[0]
+    return True
+
+
+def _keep_one(
+    root: nn.Module, opaque: dict[str, Opaque], path: str, error: Exception | None, *, needs_values: bool
+) -> bool:
     known = opaque.get(path)
     if known is not None and (known.needs_values or not needs_values):
         return False

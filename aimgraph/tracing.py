@@ -504,6 +504,7 @@ def _functions_on_proxies(tracer: LayerTracer) -> Iterator[None]:
         (torch, "_check_with", checking),
         (torch, "is_grad_enabled", asking),
         *((torch, name, recording) for name in ("empty", "ones", "rand", "randn", "zeros")),
+        *((torch, name, recording) for name in ("finfo", "iinfo", "promote_types")),
         *((math, name, recording) for name in ("ceil", "exp", "floor", "log", "log2", "pow", "sqrt", "trunc")),
     ):
         yield
@@ -585,7 +586,7 @@ class _ContextRecorder:
 
         def call(context: Any) -> Any:
             if self._records():
-                self._enter(context, type(context).__name__, *self.given.get(id(context), ((), {})))
+                self._enter(context, type(context).__name__, *self.given.get(id(context), made_with(context)))
             with self._quietly():
                 return original(context)
 
@@ -622,6 +623,14 @@ class _ContextRecorder:
             yield
         finally:
             self.busy = before
+
+
+def made_with(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a context that was made before the forward, as a decorator or an attribute."""
+    if isinstance(context, torch.autocast):
+        named = {"dtype": context.fast_dtype, "enabled": context._enabled, "cache_enabled": context._cache_enabled}
+        return (context.device,), named
+    return ((context.mode,), {}) if isinstance(context, torch.inference_mode | torch.set_grad_enabled) else ((), {})
 
 
 def _drop_empty_contexts(graph: fx.Graph) -> None:

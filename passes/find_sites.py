@@ -10,14 +10,18 @@ convolution whose groups grow with the batch treats every sample as a group: S i
 
 Declines: layers never called, inside a module that is kept as one call, with a forward of their
 own that is not affine, or called where the batch can't be told from the grid; functions whose
-weight is a vector or features of a batch. Recurrent layers are listed.
+weight is a vector or features of a batch; products of features and a parameter by other functions. Recurrent and
+bilinear layers are listed.
 """
 
+import operator
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from aimgraph.layers import FUNCTIONS, LayerKind
@@ -27,8 +31,21 @@ from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import AffineLayer, groups_of, read_weight_shape
 from aimgraph.tracing import CALL, WHOLE
 
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+LEFT_ALONE: dict[type[nn.Module], str] = {
+    nn.RNNBase: "recurrent layers are left as they are",
+    nn.RNNCellBase: "recurrent layers are left as they are",
+    nn.Bilinear: "bilinear layers are left as they are",
+}
 """Layers that are no convolution and no linear layer, but hold products of weights and features."""
+
+
+PRODUCTS = frozenset(
+    (
+        *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.mv, torch.addmm, torch.baddbmm, torch.einsum),
+        *(torch.tensordot, torch.inner, F.bilinear, "matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "inner"),
+    )
+)
+"""Functions and methods that multiply matrices, where one of them may be a weight."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,7 @@ class _Finder:
 
     def __post_init__(self) -> None:
         self.modules = dict(self.program.root.named_modules())
+        self.parameters = {name for name, _ in self.program.root.named_parameters(remove_duplicate=False)}
         self.paths = {m: path for path, m in self.program.root.named_modules() if m in self.kinds}
 
     def visit(self, graph: str, node: fx.Node) -> None:
@@ -82,6 +100,16 @@ class _Finder:
         elif node.op == "call_function" and node.target in FUNCTIONS and CALL in node.meta:
             self.reached.add(node.meta[CALL])
             self._note(graph, node, node.meta[CALL], node.target.__name__)
+        elif node.target in PRODUCTS:
+            self._note_product(node)
+
+    def _note_product(self, node: fx.Node) -> None:
+        """List a product of features and a parameter: a layer in all but name, which does not read."""
+        if not any(_goes_by_batch(operand) for operand in node.all_input_nodes):
+            return
+        kind = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        for path in sorted(_fixed_sources(node) & self.parameters):
+            self.skipped.append(Skipped(path, str(kind), "a product outside of layers: only F.linear's weight reads"))
 
     def _note(self, graph: str, node: fx.Node, path: str, kind: str) -> None:
         self.reached.add(path)
@@ -165,9 +193,10 @@ class _Finder:
         known = {item.path for item in listed}
         lost = [name for name in called if name not in self.reached and name not in known]
         listed += [Skipped(name, "function", _why_not(program, name, None)) for name in lost]
-        recurrent = [(path, m) for path, m in program.root.named_modules() if isinstance(m, RECURRENT)]
-        why = "recurrent layers are left as they are"
-        listed += [Skipped(path, type(module).__name__, why) for path, module in recurrent]
+        for path, module in program.root.named_modules():
+            why = next((why for kind, why in LEFT_ALONE.items() if isinstance(module, kind)), "")
+            if why:
+                listed.append(Skipped(path, type(module).__name__, why))
         packed = [(p, m) for p, m in program.root.named_modules() if "nn.quantized.dynamic" in type(m).__module__]
         why = "quantised: its weight is packed integers, which no memory can be added to"
         return listed + [Skipped(path, type(module).__name__, why) for path, module in packed if path not in known]
@@ -192,6 +221,22 @@ def _inner_calls(
 
 def _leaf_name(leaf: str) -> str:
     return "the model" if leaf == WHOLE else leaf
+
+
+def _goes_by_batch(node: fx.Node) -> bool:
+    first, second = node.meta.get(SHAPES, ((), ()))
+    return bool(first != second)
+
+
+def _fixed_sources(product: fx.Node) -> set[str]:
+    """What a product's operands are computed from, apart from features of a batch."""
+    waiting, seen = list(product.all_input_nodes), set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen and not _goes_by_batch(node):
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return {str(node.target) for node in seen if node.op == "get_attr"}
 
 
 def _origin(weight: Any) -> str:
