@@ -23,7 +23,7 @@ from rich.progress import track
 
 import aimgraph
 from aimgraph.zoo.levels import without_values
-from aimgraph.zoo.manifest import Entry, read_manifest, zeros
+from aimgraph.zoo.manifest import Entry, example, read_manifest
 from aimgraph.zoo.sources import FOLDER
 
 SOURCES = ("timm", "torchvision")
@@ -49,9 +49,9 @@ def measure(entry: Entry) -> dict[str, Any]:
     """One row: layers that are called, seconds of a transform and of an export."""
     model, device = without_values(entry)
     model.eval()
-    inputs = zeros(entry.inputs, device)
+    model, inputs = entry.part(model), example(entry.inputs, device)
     aim, transform = timed(lambda: aimgraph.transform(model, inputs))
-    _, export = timed(lambda: torch.export.export(model, inputs, strict=False))
+    _, export = timed(lambda: torch.export.export(model, *inputs, strict=False))
     called = None if aim is None else len(aimgraph.plan(aim).called)
     gc.collect()
     return {"name": entry.name, "called": called, "transform": transform, "export": export}

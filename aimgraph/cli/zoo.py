@@ -1,6 +1,7 @@
 """``aimgraph zoo``: check a whole list of models, and make such a list."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,30 +83,49 @@ def check_command(
     """Transform every model of a list, compare it with its base, and with what is expected of it.
 
     A manifest is a CSV whose first line names its columns; only name is needed. Its column level
-    comes before --level. With --expected every model has to be in one of these files, and to be as it
-    says there. Without, the results that came with aimgraph are compared with, and models that
-    these do not know have to pass. Exit code 1: something is not as expected, an unexpected pass included.
+    comes before --level. With --expected every model has to be in one of these files, to be as it
+    says there, and, without --filter and --largest, to be in the list as well. Without, the results
+    that came with aimgraph are compared with, and models that these do not know have to pass. Exit
+    code 1: something is not as expected, an unexpected pass included.
     """
     paths = [FOLDER / f"{name}.csv" for name in source] + [Path(name) for name in manifests]
     if not paths:
         raise ConfigError("give --source torchvision, timm or zoo, or --manifest FILE")
     entries = chosen([entry for path in paths for entry in read_manifest(path)], pattern, largest)
     known = _known([Path(name) for name in expected] or [FOLDER / "expected" / f"{name}.csv" for name in source])
-    folder, limits = Path(out), Limits(seconds, gibibytes)
+    before = _known([Path(update)]) if update else {}
+    folder, limits = _writable(Path(out)), Limits(seconds, gibibytes)
+    if update:
+        _writable(Path(update).parent)
     journal = Journal(folder / "journal.jsonl", limits, fresh=fresh)
     rows = _run(to_tasks(entries, level), journal, jobs, address, limits)
-    wrong = differences(rows, known, strict=bool(expected))
+    whole = bool(expected) and pattern is None and largest is None
+    wrong = differences(rows, known, strict=bool(expected), whole=whole)
     write_rows(folder / "results.csv", rows)
     write_text(folder / "results.json", to_json(rows, wrong))
     write_text(folder / "junit.xml", to_junit(rows, wrong))
     if update:
-        write_rows(Path(update), (_known([Path(update)]) | {(row.name, row.level): row for row in rows}).values())
+        write_rows(Path(update), (before | {(row.name, row.level): row for row in rows}).values())
     if as_json:
         click.echo(to_json(rows, wrong))
     else:
         _summary(rows, wrong)
         click.echo(f"results: {folder}/results.csv, results.json, junit.xml")
     sys.exit(EXIT_DIFFERENT if wrong else 0)
+
+
+def _writable(folder: Path) -> Path:
+    """A folder that files can be written to, made if need be: known before hours of work, not after.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ConfigError(f"nothing can be written to {folder}: {error}") from error
 
 
 def _known(paths: list[Path]) -> dict[tuple[str, str], Row]:

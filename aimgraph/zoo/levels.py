@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +15,11 @@ import aimgraph
 from aimgraph.errors import AimgraphError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
+from aimgraph.inputs import input_shapes
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
-from aimgraph.zoo.manifest import Entry, zeros
+from aimgraph.tracing import Arguments
+from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export
 from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
@@ -44,23 +47,31 @@ def check(entry: Entry, level: str) -> Row:
         try:
             row = _RUN[level](entry)
         except AimgraphError as error:
-            row = Row(entry.name, level, REFUSED, reason=_line(error))
+            row = Row(entry.called, level, REFUSED, reason=_line(error))
         except FailedError as error:
-            row = Row(entry.name, level, FAILED, reason=_line(error))
+            row = Row(entry.called, level, FAILED, reason=_line(error))
         except BaseError as error:
-            row = Row(entry.name, level, BASE, reason=_line(error))
+            row = Row(entry.called, level, BASE, reason=_line(error))
         except Exception as error:  # any model's own code; the row says what it was
-            row = Row(entry.name, level, CRASHED, reason=f"{type(error).__name__}: {_line(error)}")
+            row = Row(entry.called, level, CRASHED, reason=f"{type(error).__name__}: {_line(error)}")
     seconds = row.seconds or time.perf_counter() - started
     return replace(row, seconds=seconds)
 
 
 def _structure(entry: Entry) -> Row:
     model, device = without_values(entry)
-    inputs = zeros(entry.inputs, device) if entry.inputs else None
+    inputs = example(entry.inputs, device) if entry.inputs else None
     started = time.perf_counter()
-    aim = aimgraph.transform(model, inputs)
+    aim = _transformed(entry, model, inputs)
     return _account(entry, "structure", aim, time.perf_counter() - started)
+
+
+def _transformed(entry: Entry, model: nn.Module, inputs: Arguments | None, **options: Any) -> AimModule:
+    """The transformed part of the model, which is the whole one or stands in it."""
+    whole = aimgraph.transform(model, inputs, within=entry.within or None, **options)
+    part = whole.get_submodule(entry.within)
+    assert isinstance(part, AimModule)
+    return part
 
 
 def without_values(entry: Entry) -> tuple[nn.Module, str]:
@@ -74,15 +85,15 @@ def without_values(entry: Entry) -> tuple[nn.Module, str]:
 def _numeric(entry: Entry) -> Row:
     model, inputs = small_model(entry)
     started = time.perf_counter()
-    aim = aimgraph.transform(model, inputs)
+    aim = _transformed(entry, model, inputs)
     seconds = time.perf_counter() - started
-    problem = compare(model, aim, inputs)
-    full = zeros(entry.inputs) if entry.inputs else None
-    if problem.startswith(GRADIENTS) and full and inputs and [t.shape for t in full] != [t.shape for t in inputs]:
+    problem = compare(entry.part(model), aim, inputs)
+    full = example(entry.inputs) if entry.inputs else None
+    if problem.startswith(GRADIENTS) and full and inputs and input_shapes(full) != input_shapes(inputs):
         # at a reduced size, windows can be cropped around a memory that is small itself: look at the full one
         model = _built(entry, small=False)
-        aim = aimgraph.transform(model, full)
-        problem = compare(model, aim, full)
+        aim = _transformed(entry, model, full)
+        problem = compare(entry.part(model), aim, full)
     if problem:
         raise FailedError(problem)
     return _account(entry, "numeric", aim, seconds)
@@ -91,9 +102,9 @@ def _numeric(entry: Entry) -> Row:
 def _onnx(entry: Entry) -> Row:
     model, inputs = small_model(entry)
     started = time.perf_counter()
-    aim = aimgraph.transform(model.eval(), inputs, init="default")
+    aim = _transformed(entry, model.eval(), inputs, init="default")
     seconds = time.perf_counter() - started
-    problem, base = export(model, aim)
+    problem, base = export(entry.part(model), aim)
     if base:
         raise BaseError(problem)
     if problem:
@@ -103,22 +114,22 @@ def _onnx(entry: Entry) -> Row:
 
 _RUN: dict[str, Callable[[Entry], Row]] = {"structure": _structure, "numeric": _numeric, "onnx": _onnx}
 
-SIDES = (64, 96, 128, 160, 192)
-"""Image sides to try for levels that compute, smallest first."""
+IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)
+"""Sides of images to try for levels that compute; patches have 14 or 16 pixels."""
 
 
-def small_model(entry: Entry) -> tuple[nn.Module, tuple[torch.Tensor, ...] | None]:
+def small_model(entry: Entry) -> tuple[nn.Module, Arguments | None]:
     """The model with values, drawn after a fixed seed, and the smallest inputs it runs on."""
     model = _built(entry, small=True)
     if entry.small or not entry.inputs:
-        return model, zeros(entry.small) if entry.small else None
-    full = zeros(entry.inputs, "meta")
-    for side in SIDES:
-        if side < min(full[0].shape[-2:]):
-            inputs = tuple(torch.zeros(*t.shape[:-2], side, side) for t in full)
-            if runs(model, inputs):
+        return model, example(entry.small) if entry.small else None
+    full = example(entry.inputs)
+    if is_images(entry.inputs):
+        for side in (side for side in IMAGE_SIDES if side < min(full[0][0].shape[-2:])):
+            inputs: Arguments = tuple(torch.zeros(*t.shape[:-2], side, side) for t in full[0]), {}
+            if runs(entry.part(model), inputs):
                 return model, inputs
-    return model, tuple(torch.zeros(t.shape) for t in full)
+    return model, full
 
 
 def _built(entry: Entry, *, small: bool) -> nn.Module:
@@ -126,9 +137,9 @@ def _built(entry: Entry, *, small: bool) -> nn.Module:
     return entry.build(small=small)
 
 
-def runs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> bool:
+def runs(model: nn.Module, inputs: Arguments) -> bool:
     """Whether `model` takes these inputs, in train and in eval mode, by its shapes alone."""
-    seen = observe(Faker(model), {}, (inputs, {}))
+    seen = observe(Faker(model), {}, inputs)
     return not any(item.error for item in seen.values())
 
 
@@ -136,7 +147,7 @@ def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
     """The row of a transformed model: passed if every layer that is called reads, or says why not."""
     plan = aimgraph.plan(aim)
     row = Row(
-        entry.name,
+        entry.called,
         level,
         PASSED,
         rewritten=plan.covered,

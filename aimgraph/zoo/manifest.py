@@ -4,6 +4,7 @@ import csv
 import fnmatch
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aimgraph.api import submodule
 from aimgraph.errors import ConfigError
 from aimgraph.models_zoo.loader import load_model
+from aimgraph.tracing import Arguments
 
 LEVELS = ("structure", "numeric", "onnx")
 """What can be checked of a model, in the order of what it costs."""
@@ -24,7 +27,8 @@ class Entry:
 
     Attributes:
         name: As for every command: ``timm/NAME``, ``package.module:factory`` ...
-        inputs: Shapes of the inputs, ``2x3x224x224``, joined by ``;``; inferred if empty.
+        inputs: The inputs, ``2x3x224x224``, joined by ``;``; inferred if empty. One that is no positional float32
+            tensor says so: ``tokens=2x128:int64<30522``, by keyword, with numbers below 30522; ``mask=2x128:bool``.
         small: The same for levels that compute; tried out if empty.
         within: Submodule to transform instead of the whole model.
         options: Arguments of the constructor, ``name=value``, joined by ``;``.
@@ -32,6 +36,7 @@ class Entry:
         family: What models of one kind have in common, for choosing one of each.
         parameters: Size of the model, for choosing small ones; 0 if unknown.
         level: The level to check it at, whatever the run's own is.
+        title: What its results are called, where one name is listed with several options; its name if empty.
     """
 
     name: str
@@ -43,9 +48,15 @@ class Entry:
     family: str = ""
     parameters: int = 0
     level: str = ""
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """What its results are called."""
+        return self.title or self.name
 
     def build(self, device: str | None = None, *, small: bool = False) -> nn.Module:
-        """The model, or the submodule that is transformed; on `device` ``"meta"``, without values.
+        """The whole model; on `device` ``"meta"``, without values.
 
         Args:
             device: Where to build it.
@@ -55,12 +66,16 @@ class Entry:
             AimgraphError: There is no such model.
         """
         options = dict(_options(self.options)) | (dict(_options(self.small_options)) if small else {})
-        if device is None:
-            model = load_model(self.name, **options)
-        else:
-            with torch.device(device):
-                model = load_model(self.name, **options)
-        return model.get_submodule(self.within) if self.within else model
+        with nullcontext() if device is None else torch.device(device):
+            return load_model(self.name, **options)
+
+    def part(self, model: nn.Module) -> nn.Module:
+        """What of the model is transformed.
+
+        Raises:
+            AimgraphError: It has no such submodule.
+        """
+        return submodule(model, self.within) if self.within else model
 
 
 Task = tuple[Entry, str]
@@ -87,21 +102,57 @@ def _value(text: str) -> Any:
     return text
 
 
+_INPUT = re.compile(
+    r"(?:(?P<name>\w+)=)?(?P<sizes>[1-9]\d*(?:x[1-9]\d*)*)(?::(?P<dtype>\w+)(?:<(?P<below>[1-9]\d*))?)?", re.ASCII
+)
+
+
+def _inputs(text: str) -> list[dict[str, str]]:
+    found = [_INPUT.fullmatch(part) for part in text.split(";")]
+    parts = [match.groupdict("") for match in found if match is not None]
+    if len(parts) < len(found) or not all(isinstance(_dtype(part["dtype"]), torch.dtype) for part in parts):
+        raise ConfigError(
+            f"inputs {text!r}: give sizes joined by x, and several inputs joined by ;, e.g. 2x3x224x224; another type "
+            "than float32 after a colon, with the numbers' limit, and a keyword before: tokens=2x128:int64<30522"
+        )
+    return parts
+
+
+def _dtype(name: str) -> Any:
+    return getattr(torch, name, None) if name else torch.float32
+
+
 def shapes(text: str) -> tuple[tuple[int, ...], ...]:
     """``2x3x4;5x6`` -> ((2, 3, 4), (5, 6)).
 
     Raises:
         ConfigError: `text` has another form.
     """
-    parts = text.split(";")
-    if not all(re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", part, re.ASCII) for part in parts):
-        raise ConfigError(f"inputs {text!r}: give sizes joined by x, and several inputs joined by ;, e.g. 2x3x224x224")
-    return tuple(tuple(int(size) for size in part.split("x")) for part in parts)
+    return tuple(tuple(int(size) for size in part["sizes"].split("x")) for part in _inputs(text))
 
 
-def zeros(text: str, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Inputs of the shapes that `text` names."""
-    return tuple(torch.zeros(shape, device=device) for shape in shapes(text))
+def is_images(text: str) -> bool:
+    """Whether all inputs are positional images, whose size may be tried."""
+    return all(not part["name"] and not part["dtype"] for part in _inputs(text)) and all(
+        len(shape) >= 4 for shape in shapes(text)
+    )
+
+
+def example(text: str, device: str = "cpu") -> Arguments:
+    """Inputs as `text` names them: floating point zero, other numbers counting up to their limit, 2 by default."""
+    args: list[Tensor] = []
+    kwargs: dict[str, Tensor] = {}
+    for part, shape in zip(_inputs(text), shapes(text), strict=True):
+        dtype = _dtype(part["dtype"])
+        tensor = torch.zeros(shape, dtype=dtype, device=device)
+        if not (dtype.is_floating_point or dtype.is_complex):
+            count = torch.arange(tensor.numel(), device=device) % int(part["below"] or 2)
+            tensor = count.reshape(shape).to(dtype)
+        if part["name"]:
+            kwargs[part["name"]] = tensor
+        else:
+            args.append(tensor)
+    return tuple(args), kwargs
 
 
 def read_manifest(path: Path) -> list[Entry]:
@@ -179,19 +230,22 @@ def chosen(entries: list[Entry], pattern: str | None = None, largest: float | No
 
 
 def _names(entry: Entry) -> tuple[str, str]:
-    return entry.name, entry.name.partition("/")[2]
+    return entry.called, entry.name.partition("/")[2]
 
 
 def to_tasks(entries: list[Entry], level: str) -> list[Task]:
     """Each model once, at its own level or at `level`.
 
     Raises:
-        ConfigError: Two entries with one name differ: their results could not be told apart.
+        ConfigError: Two entries whose results are called the same differ.
     """
     tasks: dict[tuple[str, str], Task] = {}
     for entry in entries:
         at = entry.level or level
-        same = tasks.setdefault((entry.name, at), (entry, at))[0]
+        same = tasks.setdefault((entry.called, at), (entry, at))[0]
         if replace(same, level="") != replace(entry, level=""):
-            raise ConfigError(f"two entries for {entry.name} at level {at} differ: {same} and {entry}")
+            raise ConfigError(
+                f"two entries for {entry.called} at level {at} differ, so their results could not be told apart: "
+                f"{same} and {entry}; give one of them a title"
+            )
     return list(tasks.values())

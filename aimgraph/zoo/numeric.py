@@ -14,7 +14,7 @@ from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.tracing import Arguments
-from aimgraph.verify import outputs, same, tensors_in
+from aimgraph.verify import BATCH_SIZES, outputs, same, tensors_in
 
 SEED = 7
 
@@ -44,16 +44,18 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
 
 def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
     """Bit identity under bf16 autocast; nothing to compare where the base does not run under it."""
-    sample = random_inputs(inputs, 2, seed=SEED)
-    base.eval(), aim.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        try:
-            expected = outputs(base, sample)
-        except RuntimeError:  # the base's own limit: some operation of it takes no bfloat16
-            return ""
-        seen = outputs(aim, sample)
-    if len(expected) != len(seen) or not all(map(same, expected, seen)):
-        return "output under bfloat16 autocast: differs"
+    for train in (False, True):
+        one, other = copy_module(base).train(train), copy_module(aim).train(train)
+        for batch in BATCH_SIZES:
+            sample = random_inputs(inputs, batch, seed=SEED)
+            with torch.autocast("cpu", torch.bfloat16):
+                try:
+                    expected = outputs(one, sample)
+                except RuntimeError:  # the base's own limit: some operation of it takes no bfloat16
+                    break
+                seen = outputs(other, sample)
+            if len(expected) != len(seen) or not all(map(same, expected, seen)):
+                return f"output under bfloat16 autocast ({'train' if train else 'eval'}): differs at batch size {batch}"
     return ""
 
 

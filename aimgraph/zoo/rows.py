@@ -108,15 +108,19 @@ class Difference:
     """A row that is not as expected.
 
     Attributes:
-        row: What was found.
+        row: What was found, or what was expected and is not there.
         expected: What was expected; None for a model that the file does not know.
+        missing: Whether it was expected and is not there.
     """
 
     row: Row
     expected: Row | None
+    missing: bool = False
 
     def __str__(self) -> str:
         """One line that says what changed."""
+        if self.missing:
+            return f"{self.row.name} ({self.row.level}): expected to be {self.row.status}; it is not in the list"
         if self.expected is None:
             reason = f": {self.row.reason}" if self.row.reason else ""
             return f"{self.row.name} ({self.row.level}): not in the expected results; it is {self.row.status}{reason}"
@@ -125,15 +129,22 @@ class Difference:
         return f"{self.row.name} ({self.row.level}): {'; '.join(changes)}"
 
 
-def differences(rows: Iterable[Row], expected: dict[tuple[str, str], Row], *, strict: bool) -> list[Difference]:
+def differences(
+    rows: Iterable[Row], expected: dict[tuple[str, str], Row], *, strict: bool, whole: bool = False
+) -> list[Difference]:
     """The rows that differ from what is expected, an unexpected pass included.
 
     Args:
-        rows: What was found; what else is expected does not matter.
+        rows: What was found.
         expected: By name and level.
         strict: Every row has to be expected; otherwise one that is not has to have passed.
+        whole: What is expected at a level that was run, and not found, is a difference, too.
     """
-    found = []
+    rows, found = list(rows), []
+    if whole:
+        there, levels = {(row.name, row.level) for row in rows}, {row.level for row in rows}
+        lost = [row for key, row in expected.items() if key not in there and row.level in levels]
+        found = [Difference(row, row, missing=True) for row in lost]
     for row in rows:
         known = expected.get((row.name, row.level))
         wrong = known.facts() != row.facts() if known else strict or row.status != PASSED
@@ -151,6 +162,7 @@ def to_json(rows: Iterable[Row], unexpected: list[Difference]) -> str:
 def to_junit(rows: list[Row], unexpected: list[Difference]) -> str:
     """Rows as test cases; a case fails where the row is not as expected."""
     wrong = {(item.row.name, item.row.level): str(item) for item in unexpected}
+    rows = rows + [item.row for item in unexpected if item.missing]
     suite = ET.Element("testsuite", name="aimgraph zoo check", tests=str(len(rows)), failures=str(len(wrong)))
     for row in rows:
         case = ET.SubElement(suite, "testcase", classname=row.level, name=row.name, time=f"{row.seconds:.2f}")

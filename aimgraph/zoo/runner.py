@@ -100,7 +100,7 @@ class _Worker:
 
     def row(self, status: str, reason: str) -> Row:
         entry, level = self.task
-        return Row(entry.name, level, status, reason=reason)
+        return Row(entry.called, level, status, reason=reason)
 
 
 @dataclass

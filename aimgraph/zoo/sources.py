@@ -9,8 +9,8 @@ from typing import Any
 
 from aimgraph.errors import AimgraphError
 from aimgraph.models_zoo.loader import ZOO, import_library
-from aimgraph.zoo.levels import runs
-from aimgraph.zoo.manifest import Entry, read_manifest, shapes, zeros
+from aimgraph.zoo.levels import IMAGE_SIDES, runs
+from aimgraph.zoo.manifest import Entry, example, read_manifest, shapes
 
 FOLDER = Path(__file__).parent.parent / "models_zoo"
 """Where the manifests and the expected results of the known sources are."""
@@ -19,9 +19,6 @@ SOURCES = ("torchvision", "timm", "zoo")
 
 SMALL = {"timm": 28_000_000, "torchvision": 150_000_000, "zoo": 28_000_000}
 """Most parameters of a model that every change is computed with, by source."""
-
-IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)
-"""Sides of images to try, smallest first; patches have 14 or 16 pixels."""
 
 SLOW = ("video.mvit", "video.s3d")
 """Families that take full-size videos only: minutes at level ``numeric``."""
@@ -97,7 +94,7 @@ def shrunk(entry: Entry, option: str) -> Entry:
                 return entry
             except Exception:  # whatever it says about this size
                 continue
-            if runs(model, zeros(text, "meta")):
+            if runs(candidate.part(model), example(text, "meta")):
                 return candidate
     return entry
 
@@ -111,7 +108,7 @@ def sized(entry: Entry) -> Entry:
                 model = entry.build(device)
         except (AimgraphError, RuntimeError, NotImplementedError, TypeError):
             continue
-        return replace(entry, parameters=sum(p.numel() for p in model.parameters()))
+        return replace(entry, parameters=sum(p.numel() for p in entry.part(model).parameters()))
     return entry
 
 

@@ -50,6 +50,28 @@ def positions(side: int = 128) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 1, 8, 8), nn.Flatten(), nn.Linear((side // 8) ** 2, 4))
 
 
+class Words(nn.Module):
+    """Takes numbers of words, and a mask by keyword."""
+
+    def __init__(self, words: int = 50) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(words, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor, *, mask: Tensor) -> Tensor:
+        return self.head(self.embed(tokens).masked_fill(mask[..., None], 0.0))
+
+
+class Outer(nn.Module):
+    """A part to transform in a model that can't run as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 def plain() -> nn.Module:
     return nn.ReLU()
 

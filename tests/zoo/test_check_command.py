@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aimgraph.cli.main import cli, main
+from aimgraph.errors import ConfigError
 from aimgraph.zoo.rows import PASSED, REFUSED, read_rows
 from tests.test_cli import shell
 
@@ -136,3 +137,25 @@ def test_a_library_is_listed_as_a_manifest(folder: Path) -> None:
         result = CliRunner().invoke(cli, ["zoo", "list", "--out", "x.csv", *wrong])
         assert result.exit_code != 0
         assert not (folder / "x.csv").exists()
+
+
+def test_what_is_expected_has_to_be_in_the_list(folder: Path) -> None:
+    check("--manifest", "both.csv", "--update", "expected.csv")
+    result = check("--manifest", "good.csv", "--expected", "expected.csv")
+    assert result.exit_code == 1
+    assert f"NOT AS EXPECTED {PLAIN} (structure): expected to be refused; it is not in the list" in " ".join(
+        result.stdout.split()
+    )
+    assert len(ET.parse("out/zoo/junit.xml").getroot().findall("testcase/failure")) == 1
+    assert check("--manifest", "good.csv", "--expected", "expected.csv", "--filter", "*small").exit_code == 0
+    assert check("--manifest", "good.csv", "--expected", "expected.csv", "--level", "numeric").exit_code == 1
+
+
+def test_files_that_can_not_be_written_are_known_before_the_run(folder: Path) -> None:
+    (folder / "notes.csv").write_text("these are no results\n1\n")
+    (folder / "file").touch()
+    for options in (["--update", "notes.csv"], ["--out", "file/below"], ["--update", "file/below.csv"]):
+        result = check("--manifest", "good.csv", *options)
+        assert isinstance(result.exception, ConfigError), options
+        assert not (folder / "out" / "zoo" / "journal.jsonl").exists()
+    assert (folder / "notes.csv").read_text().startswith("these are no results")

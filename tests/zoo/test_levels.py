@@ -25,7 +25,7 @@ def test_structure_counts_every_layer() -> None:
 
 def test_a_layer_that_is_called_and_not_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     transform = aimgraph.transform
-    monkeypatch.setattr(aimgraph, "transform", lambda *given: transform(*given, exclude=["down"]))
+    monkeypatch.setattr(aimgraph, "transform", lambda *given, **named: transform(*given, exclude=["down"], **named))
     row = check(PARTLY, "structure")
     assert (row.rewritten, row.called, row.present) == (3, 4, 4)
     assert row.reason.startswith("called but not read: down: ")
@@ -121,9 +121,23 @@ def test_a_model_that_is_not_there_is_refused_with_near_misses(name: str, reason
 
 
 def test_an_error_that_is_nobodys_message_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise KeyError("deep inside")
 
     monkeypatch.setattr(aimgraph, "transform", broken)
     row = check(GOOD, "structure")
     assert (row.status, row.reason) == (CRASHED, "KeyError: 'deep inside'")
+
+
+@pytest.mark.parametrize("level", ["structure", "numeric", "onnx"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry("tests.zoo.factories:Words", inputs="2x6:int64<50;mask=2x6:bool"),
+        Entry("tests.zoo.factories:Outer", inputs="2x3x8x8", within="backbone", title="the part"),
+    ],
+)
+def test_numbers_keywords_and_parts(entry: Entry, level: str) -> None:
+    row = check(entry, level)
+    assert (row.name, row.status, row.reason) == (entry.called, PASSED, "")
+    assert row.rewritten == row.called > 0

@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.manifest import Entry, _options, chosen, read_manifest, shapes, to_tasks, write_manifest, zeros
+from aimgraph.zoo.manifest import (
+    Entry,
+    _options,
+    chosen,
+    example,
+    is_images,
+    read_manifest,
+    shapes,
+    to_tasks,
+    write_manifest,
+)
 from aimgraph.zoo.rows import read_rows
 from aimgraph.zoo.sources import FOLDER, SLOW, SMALL, SOURCES, list_entries, representatives, shrunk, sized
 
@@ -65,19 +75,31 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_manifest(tmp_path / "none.csv")
 
 
-@pytest.mark.parametrize("text", ["", "x", "2x", "2x3;", "2X3", "-1x3", "2x3.5"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "2x", "2x3;", "2X3", "-1x3", "2x3.5", "2x3:integer", "2x3:nn", "=2x3", "2x3<4"]
+)
 def test_bad_shapes(text: str) -> None:
     with pytest.raises(ConfigError, match="2x3x224x224"):
         shapes(text)
 
 
 def test_shapes_become_inputs() -> None:
-    assert [tuple(t.shape) for t in zeros("2x3x4;5x6")] == [(2, 3, 4), (5, 6)]
+    assert [tuple(t.shape) for t in example("2x3x4;5x6")[0]] == [(2, 3, 4), (5, 6)]
+
+
+def test_inputs_of_other_types_and_by_keyword() -> None:
+    args, kwargs = example("tokens=2x3:int64<4;2x2:float16;mask=2x3:bool;count=3:int32")
+    assert [(tensor.dtype, tuple(tensor.shape)) for tensor in args] == [(torch.float16, (2, 2))]
+    assert kwargs["tokens"].tolist() == [[0, 1, 2], [3, 0, 1]]
+    assert kwargs["mask"].tolist() == [[False, True, False], [True, False, True]]
+    assert (kwargs["count"].dtype, kwargs["count"].tolist()) == (torch.int32, [0, 1, 0])
+    assert is_images("2x3x8x8;2x3x4x8x8")
+    assert not any(map(is_images, ("2x3", "x=2x3x8x8", "2x3x8x8:int64")))
 
 
 def test_options_and_a_part_of_a_model() -> None:
     entry = Entry("tests.zoo.factories:small", options="channels=6", within="0")
-    layer = entry.build()
+    layer = entry.part(entry.build())
     assert isinstance(layer, nn.Conv2d)
     assert layer.out_channels == 6
     assert next(entry.build("meta").parameters()).device == torch.device("meta")
@@ -90,8 +112,8 @@ def test_smaller_images_that_the_constructor_has_to_know() -> None:
     entry = Entry("tests.zoo.factories:positions", inputs="2x3x128x128")
     small = shrunk(entry, "side")
     assert (small.small, small.small_options) == ("2x3x64x64", "side=64")
-    assert small.build(small=True)(*zeros(small.small)).shape == (2, 4)
-    assert small.build()(*zeros(small.inputs)).shape == (2, 4)
+    assert small.build(small=True)(*example(small.small)[0]).shape == (2, 4)
+    assert small.build()(*example(small.inputs)[0]).shape == (2, 4)
     unchanged = (
         (entry, "size"),  # there is no such option
         (replace(entry, inputs="2x3x56x56"), "side"),  # it is as small as it gets
@@ -122,8 +144,12 @@ def test_a_model_of_two_manifests_runs_once() -> None:
         (entry, "structure"),
         (replace(entry, level="onnx"), "onnx"),
     ]
-    with pytest.raises(ConfigError, match="two entries for zoo/mlp at level structure differ"):
-        to_tasks([entry, Entry("zoo/mlp", inputs="2x784")], "structure")
+    other = Entry("zoo/mlp", inputs="2x784")
+    with pytest.raises(
+        ConfigError, match=r"two entries for zoo/mlp at level structure differ.*give one of them a title"
+    ):
+        to_tasks([entry, other], "structure")
+    assert len(to_tasks([entry, replace(other, title="zoo/mlp of digits")], "structure")) == 2
 
 
 def test_sizes_are_counted_even_where_a_constructor_needs_values() -> None:
