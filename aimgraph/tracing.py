@@ -296,7 +296,8 @@ class LayerTracer(fx.Tracer):
                 try:
                     self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
                 except Exception as error:  # whatever the base's own code raises; told where the value is needed
-                    self.unknown[proxy.node] = error
+                    first = (self.unknown[node] for node in proxy.node.all_input_nodes if node in self.unknown)
+                    self.unknown[proxy.node] = next(first, error)
         return proxy
 
     @contextmanager
@@ -320,9 +321,18 @@ class LayerTracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         if node.op == "placeholder" or any(one in self.varying for one in node.all_input_nodes):
             self.varying.add(node)
+        if node.op == "get_attr" and not self.aside:
+            self._note_constant(node)
         if node.op == "call_function" and node.target in FUNCTIONS:
             node.meta[CALL] = self.names.name(node.target)
         return node
+
+    def _note_constant(self, node: fx.Node) -> None:
+        """Know a tensor that is neither parameter nor buffer: torch.fx makes it an attribute of the root."""
+        value = operator.attrgetter(str(node.target))(self.root)
+        if isinstance(value, Tensor):
+            with self._standing_aside():
+                self.run.values[node] = self.run.mode.from_tensor(value)
 
     def create_arg(self, a: Any) -> Any:
         """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""

@@ -577,6 +577,25 @@ def test_every_linear_function_of_masked_attention_reads(dtype: torch.dtype) -> 
     assert aimgraph.verify(base, aim).ok
 
 
+class _PlainTensor(Base):
+    """Adds a tensor that is neither parameter nor buffer, and takes the result apart by its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.arange(4.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (self.mix(x) + self.shift.to(x.dtype)).chunk(2, dim=-1)
+        return first * second
+
+
+def test_sizes_are_known_behind_a_plain_tensor() -> None:
+    base = _PlainTensor()
+    aim = aimgraph.transform(base, X, verify="full")
+    assert torch.equal(aim(X), base(X))
+    assert aimgraph.plan(aim).fallback == 0
+
+
 class _DecidesBySize(nn.Module):
     """Halves large images, and takes as many positions as the side of a square has."""
 
