@@ -83,8 +83,9 @@ def _is_shallow(module: nn.Module) -> bool:
         and all(_is_torchs(getattr(kind, name, None)) for name in ("__getstate__", "__setstate__"))
         and vars(module).get("_compiled_call_impl") is None
         and "__slots__" not in vars(kind)
+        and vars(module).keys() >= OWN
         and all(key in OWN or is_constant(value) for key, value in vars(module).items())
-        and not any(vars(module).get(key) for key in OWN if "hooks" in key)
+        and not any(vars(module)[key] for key in OWN if "hooks" in key)
     )
 
 

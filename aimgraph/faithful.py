@@ -12,13 +12,13 @@ from functools import partial
 import torch
 from torch import nn
 
+from aimgraph.arguments import Arguments
 from aimgraph.calls import CallNames, Calls, WatchCalls, plain_attention
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, fake_inputs, quiet
 from aimgraph.layers import LayerKind
 from aimgraph.operations import Operation, Recorder
 from aimgraph.randomness import kept_randomness
-from aimgraph.tracing import Arguments
 
 
 @dataclass(frozen=True)

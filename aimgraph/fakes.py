@@ -252,7 +252,7 @@ class FakeRun:
         target: Any = node.target
         match node.op:
             case "placeholder":
-                return self.inputs[argument_name(target, self.inputs)]
+                return self.inputs[target]
             case "get_attr":
                 return self._fake(_attribute(self.root, target))
             case "call_module":
@@ -276,18 +276,28 @@ class FakeRun:
                     self._alive.append(tensor)
                     self._memo[id(tensor)] = self.mode.from_tensor(tensor)
             if id(thing) in self._real or getattr(thing, "needs_values", False):
-                with unset_fake_temporarily():
-                    twin = copy.deepcopy(thing)
-                self._set_mode(twin)
                 self._copies[id(thing)] = nn.Module()
-                run_for_real(self._copies[id(thing)], twin, self.mode)
+                self._run_for_real(thing, self._copies[id(thing)])
             else:
-                with unset_fake_temporarily(), torch.no_grad():
-                    memo = dict(self._memo)
-                    module = isinstance(thing, nn.Module)
-                    self._copies[id(thing)] = copy_module(thing, memo) if module else copy.deepcopy(thing, memo)
-                self._set_mode(self._copies[id(thing)])
+                self._copies[id(thing)] = self._fake_copy(thing)
         return self._copies[id(thing)]
+
+    def _fake_copy(self, thing: Any) -> Any:
+        """A copy around fake tensors; what is in it and depends on values runs on such."""
+        memo = dict(self._memo)
+        with unset_fake_temporarily(), torch.no_grad():
+            made = copy_module(thing, memo) if isinstance(thing, nn.Module) else copy.deepcopy(thing, memo)
+        self._set_mode(made)
+        for module in _modules_of(thing):
+            if id(module) in self._real:
+                self._run_for_real(module, memo[id(module)])
+        return made
+
+    def _run_for_real(self, module: nn.Module, fake: nn.Module) -> None:
+        with unset_fake_temporarily():
+            twin = copy_module(module)
+        self._set_mode(twin)
+        run_for_real(fake, twin, self.mode)
 
     def _set_mode(self, thing: Any) -> None:
         for module in _modules_of(thing):
@@ -303,12 +313,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, immutable_dict):
         return {key: _plain(item) for key, item in value.items()}
     return value
-
-
-def argument_name(placeholder: str, arguments: Iterable[str]) -> str:
-    """The argument that a placeholder stands for: torch.fx marks ``*args`` and numbers constants."""
-    name = placeholder.lstrip("*")
-    return name if name in arguments else name.rpartition("_")[0]
 
 
 def _tensors(thing: Any) -> list[Tensor]:

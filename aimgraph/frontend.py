@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
@@ -24,7 +25,7 @@ from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
-from aimgraph.tracing import WHOLE, Arguments, Traced, bound_arguments, place_of, trace
+from aimgraph.tracing import WHOLE, Traced, place_of, trace
 
 RESERVED = (
     *(

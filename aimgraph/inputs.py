@@ -11,11 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
 
+from aimgraph.arguments import Arguments
 from aimgraph.errors import ExampleInputError
 from aimgraph.fakes import drawn_like, fake_copy, quiet, with_rows
 from aimgraph.frontend import batch_size
 from aimgraph.layers import is_layer
-from aimgraph.tracing import Arguments
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _WrappedHook
 
+from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_results
 from aimgraph.errors import TraceError
 from aimgraph.graph_data import dump_graph, load_graph
@@ -19,7 +20,7 @@ from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
-from aimgraph.tracing import WHOLE, Arguments
+from aimgraph.tracing import WHOLE
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 _GRAPH_STATE = (

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, fx
 
+from aimgraph.arguments import bound_arguments
 from aimgraph.errors import AimgraphError, PassError
 from aimgraph.fakes import FakeRun
 from aimgraph.passes import (
@@ -22,7 +23,6 @@ from aimgraph.passes import (
 )
 from aimgraph.passes.graph_tools import nodes_differ
 from aimgraph.program import AIM, SHAPES, HistoryEntry, Pass, Program
-from aimgraph.tracing import bound_arguments
 
 Verify = Literal["touched", "full"]
 Watch = Callable[[Pass, Program], None]

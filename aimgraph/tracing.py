@@ -2,7 +2,6 @@
 
 import builtins
 import copy
-import inspect
 import math
 import operator
 import os
@@ -12,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,8 +20,9 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
 from aimgraph.calls import COMPOSITE, CallNames, opened, plain_attention
-from aimgraph.errors import ExampleInputError, TraceError
+from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import FUNCTIONS, LayerKind
 from aimgraph.operations import Operation, Recorder
@@ -31,8 +31,6 @@ from aimgraph.runtime.checkpoints import checkpoints_entered
 from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
 from aimgraph.runtime.decisions import QUESTIONS, decided
 from aimgraph.runtime.inplace import INPLACE
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""
@@ -150,6 +148,7 @@ class LayerTracer(fx.Tracer):
         run: Derives what each node gives on the example inputs.
         recorder: Lists what the nodes do to tensors.
         names: Names such calls.
+        arguments: Of the root's forward.
     """
 
     proxy_buffer_attributes = True  # a buffer is read when the graph runs, not when it is traced
@@ -162,8 +161,10 @@ class LayerTracer(fx.Tracer):
         run: FakeRun,
         recorder: Recorder,
         names: CallNames,
+        arguments: list[Argument],
     ) -> None:
         super().__init__()
+        self.arguments = arguments
         self.kinds = kinds
         self.callers = callers
         self.opaque = opaque
@@ -177,6 +178,24 @@ class LayerTracer(fx.Tracer):
         self.asked: set[tuple[fx.Node, str]] = set()
         self.varying: set[fx.Node] = set()  # nodes on which an input of the model has influence
         self.probes: list[tuple[fx.Node, types.FrameType, int]] = []
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """An input per argument of the example, passed as the example passes it.
+
+        torch.fx goes by the code of the forward, which of a decorated one is not the code that runs first.
+        """
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for index, argument in enumerate(self.arguments):
+            default = placeholder_default(self.arguments, index)
+            proxy = self.record("placeholder", argument.name, default, {})
+            check_placeholder(self.graph, proxy.node, argument)
+            value = argument.value if argument.constant else proxy
+            if argument.given and argument.keyword:
+                kwargs[argument.keyword] = value
+            elif argument.given:
+                args.append(value)
+        return (lambda root: root_fn(root, *args, **kwargs)), [self.root]
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
@@ -329,9 +348,9 @@ class LayerTracer(fx.Tracer):
 
     def _note_constant(self, node: fx.Node) -> None:
         """Know a tensor that is neither parameter nor buffer: torch.fx makes it an attribute of the root."""
-        value = operator.attrgetter(str(node.target))(self.root)
-        if isinstance(value, Tensor):
-            with self._standing_aside():
+        with self._standing_aside():
+            value = operator.attrgetter(str(node.target))(self.root)
+            if isinstance(value, Tensor):
                 self.run.values[node] = self.run.mode.from_tensor(value)
 
     def create_arg(self, a: Any) -> Any:
@@ -352,6 +371,8 @@ class LayerTracer(fx.Tracer):
         """Trace a call of `m` and note on the resulting node whose output it is."""
         if self.aside:
             return forward(*args, **kwargs)
+        if m not in self.names.paths and not any(m.parameters()) and not any(m.buffers()):
+            return forward(*args, **kwargs)  # a module of somebody else's, an activation: no node can name it
         with self.names.inside(m):
             try:
                 result = super().call_module(m, forward, args, kwargs)
@@ -697,8 +718,8 @@ def trace(
             numpy's random numbers.
     """
     root = faker.root
-    arguments = bound_arguments(root, inputs)
-    constants = _constants(root, inputs, arguments)
+    arguments = arguments_of(root, inputs)
+    values = {argument.name: argument.passed for argument in arguments}
     flags = {module: module.training for module in root.modules()}
     graphs: dict[str, fx.Graph] = {}
     notes: list[str] = []
@@ -707,7 +728,7 @@ def trace(
     try:
         for mode in ("train", "eval"):
             root.train(mode == "train")
-            runs[mode], fake = FakeRun(root, arguments, faker, train=mode == "train"), faker.copy(train=mode == "train")
+            runs[mode], fake = FakeRun(root, values, faker, train=mode == "train"), faker.copy(train=mode == "train")
             recorder = Recorder(faker.tensors, runs[mode].inputs)
             operations[mode] = recorder.operations
             with (
@@ -716,8 +737,8 @@ def trace(
                 _unused_randomness(root),
                 _watched_modes(moded),
             ):
-                tracer = LayerTracer(kinds, callers, opaque, runs[mode], recorder, CallNames(root, kinds))
-                graphs[mode] = _trace_once(root, tracer, constants, notes)
+                tracer = LayerTracer(kinds, callers, opaque, runs[mode], recorder, CallNames(root, kinds), arguments)
+                graphs[mode] = _trace_once(root, tracer, notes)
     finally:
         for module, flag in flags.items():
             module.training = flag
@@ -728,9 +749,9 @@ def trace(
     return Traced(graphs, moded_paths, tuple(dict.fromkeys(notes)), runs, operations)
 
 
-def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any], notes: list[str]) -> fx.Graph:
+def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Graph:
     if WHOLE in tracer.opaque:
-        return _whole_graph(root, tracer.run, tracer.recorder)
+        return _whole_graph(tracer)
     try:
         with (
             quiet(),
@@ -744,7 +765,7 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
             checkpoints_entered(tracer.note_checkpoint),
             _posing(),
         ):
-            graph = tracer.trace(root, concrete_args=constants or None)
+            graph = tracer.trace(root)
             _refuse_assigned(root)
         _drop_empty_contexts(graph)
     except Exception as error:
@@ -761,10 +782,6 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, constants: dict[str, Any],
         notes.append(
             "activation checkpointing inside the forward is not kept: values are the same, memory is not saved"
         )
-    for node in graph.find_nodes(op="placeholder"):
-        for name in constants:
-            if node.target.startswith(f"{name}_") and node.target[len(name) + 1 :].isdigit():
-                node.target = name  # torch.fx renames constant arguments; keywords must go on working
     return graph
 
 
@@ -772,48 +789,25 @@ WHOLE = "aim._whole"
 """Path of the stand-in for the base itself, where its own forward is the one that can't be traced."""
 
 
-def _whole_graph(root: nn.Module, run: FakeRun, recorder: Recorder) -> fx.Graph:
-    """Instead of a trace, one call of the stand-in with the arguments of the root's forward.
-
-    Raises:
-        TraceError: The forward takes any number of arguments.
-    """
+def _whole_graph(tracer: LayerTracer) -> fx.Graph:
+    """Instead of a trace, one call of the stand-in with the arguments of the root's forward."""
     graph = fx.Graph()
     args: list[fx.Node] = []
     kwargs: dict[str, Any] = {}
-    for name, parameter in inspect.signature(root.forward).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            if not run.inputs[name]:
-                continue  # the example gives none
-            raise TraceError(
-                f"{type(root).__name__} can't be traced, and its forward takes any number of arguments ({parameter}): "
-                "name them"
-            )
-        default = () if parameter.default is parameter.empty else (parameter.default,)
-        node = graph.create_node("placeholder", name, default)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            kwargs[name] = node
+    for index, argument in enumerate(tracer.arguments):
+        node = graph.create_node("placeholder", argument.name, placeholder_default(tracer.arguments, index))
+        if NOT_GIVEN in node.args:
+            check_placeholder(graph, node, argument)
+            if argument.constant:  # its default has no source: the base has it
+                continue
+        if argument.keyword:
+            kwargs[argument.keyword] = node
         else:
             args.append(node)
     graph.output(graph.create_node("call_module", WHOLE, tuple(args), kwargs))
-    with quiet(), recorder:
-        run.run(graph)
+    with quiet(), tracer.recorder:
+        tracer.run.run(graph)
     return graph
-
-
-def bound_arguments(root: nn.Module, inputs: Arguments) -> dict[str, Any]:
-    """Argument of the root's forward -> value, defaults included.
-
-    Raises:
-        ExampleInputError: The inputs don't fit the forward's signature.
-    """
-    args, kwargs = inputs
-    try:
-        bound = inspect.signature(root.forward).bind(*args, **kwargs)
-    except TypeError as error:
-        raise ExampleInputError(f"the example inputs don't fit {type(root).__name__}.forward: {error}") from error
-    bound.apply_defaults()
-    return dict(bound.arguments)
 
 
 @contextmanager
@@ -925,19 +919,6 @@ def place_of(error: BaseException) -> str:
 
 
 _OURS = os.path.dirname(__file__) + os.sep
-
-
-def _constants(root: nn.Module, inputs: Arguments, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `forward` left at their defaults, and None, flags and strings that are given."""
-    args, kwargs = inputs
-    parameters = inspect.signature(root.forward).parameters
-    named = [name for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    given = {*named[: len(args)], *kwargs}
-    return {
-        name: arguments[name]
-        for name in named
-        if name not in given or arguments[name] is None or isinstance(arguments[name], bool | str)
-    }
 
 
 def _source(graph: fx.Graph) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.arguments import Arguments
 from aimgraph.calls import plain_attention
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError
@@ -21,7 +22,6 @@ from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.randomness import seeded
 from aimgraph.surgery import disable_memory, strip
-from aimgraph.tracing import Arguments
 
 BATCH_SIZES = (2, 3)
 """Batch sizes at which outputs are compared."""

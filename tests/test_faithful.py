@@ -1,6 +1,7 @@
 """What a trace could silently drop or change: side effects, random draws, contexts, attributes."""
 
 import copy
+import functools
 import math
 import pickle
 import random
@@ -305,8 +306,10 @@ def test_flags_given_as_examples_are_constants() -> None:
     base = Net()
     aim = aimgraph.transform(base, ((X, None), {"flag": False, "scale": 2.0}))
     assert torch.equal(aim(X, None, flag=False, scale=3.0), base(X, None, flag=False, scale=3.0))
-    with pytest.raises(AssertionError, match="flag has been specialized"):
+    with pytest.raises(aimgraph.ExampleInputError, match=r"'flag' was False in the example.*this call gives True"):
         aim(X, None, flag=True, scale=2.0)
+    with pytest.raises(aimgraph.ExampleInputError, match=r"'mask' was None in the example.*this call gives a Tensor"):
+        aim(X, X, flag=False, scale=2.0)
 
 
 class _Positions(nn.Module):
@@ -575,6 +578,46 @@ def test_every_linear_function_of_masked_attention_reads(dtype: torch.dtype) -> 
     plan = aimgraph.plan(aim)
     assert (plan.covered, plan.fallback) == (8, 0)
     assert aimgraph.verify(base, aim).ok
+
+
+_ACTIVATION = nn.GELU()
+
+
+class _Borrowed(Base):
+    """Calls a module that it does not hold."""
+
+    def run(self, x: Tensor, *more: Tensor, scale: Tensor, **rest: Any) -> Tensor:
+        return _ACTIVATION(self.mix(x)) * scale + sum(more) + sum(rest.values())
+
+
+def _passing(forward: Any) -> Any:
+    """A decorator whose wrapper has less arguments of its own than the forward."""
+
+    @functools.wraps(forward)
+    def passing(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    return passing
+
+
+class _Anything(_Borrowed):
+    @_passing
+    def forward(
+        self, x: Tensor, *more: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32, **rest: Any
+    ) -> Tensor:
+        return self.run(x, *more, scale=scale, **rest).to(dtype)
+
+
+def test_forwards_that_take_anything() -> None:
+    base, given = _Anything(), {"scale": X + 1, "shift": X, "other": X * 2}
+    aim = aimgraph.transform(base, ((X, X + 2, X), given), verify="full")
+    assert torch.equal(aim(X + 1, X, X * 3, **given), base(X + 1, X, X * 3, **given))
+    assert aimgraph.plan(aim).fallback == 0
+    assert aimgraph.verify(base, aim).ok
+    with pytest.raises(TypeError, match="missing the argument 'shift'"):
+        aim(X, X, X, scale=X, other=X)
+    with pytest.raises(aimgraph.ExampleInputError, match="'dtype' was left at its default"):
+        aim(X, X, X, **given, dtype=torch.float64)
 
 
 class _PlainTensor(Base):

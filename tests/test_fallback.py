@@ -386,3 +386,22 @@ def test_reads_below_a_checkpoint_are_made_again_in_the_backward_pass(reentrant:
     for name, p in plain.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(gradients[name], p.grad, rtol=1e-6, atol=1e-7)
+
+
+class Nested(nn.Module):
+    """Its own forward can't be traced, and a part of it depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.head = Gate(), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Rounded.apply(self.head(self.part(x)))
+
+
+def test_what_depends_on_values_inside_what_can_not_be_traced() -> None:
+    base, x = Nested(), torch.randn(2, 4, 5, 5)
+    aim = aimgraph.transform(base, x, verify="full")
+    plan = aimgraph.plan(aim)
+    assert (plan.covered, len(plan.called), plan.fallback) == (3, 3, 3)
+    assert aimgraph.verify(base, aim).ok

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from aimgraph.arguments import Arguments
 from aimgraph.errors import ExportError
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.surgery import strip
-from aimgraph.tracing import Arguments
 
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""

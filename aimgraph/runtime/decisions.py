@@ -53,3 +53,32 @@ def decided(value: Any, question: str, answer: Any, what: str, place: str) -> No
 
 
 fx.node.has_side_effect(decided)
+
+
+def constant(value: Any, name: str, expected: Any, fixed: bool) -> None:
+    """Refuse an argument that is a constant of the graph, and has another value; or one that is missing.
+
+    Args:
+        value: What is given; an ellipsis stands for nothing.
+        name: Of the argument.
+        expected: The constant; an ellipsis where that is a default without source.
+        fixed: Whether it is one.
+
+    Raises:
+        TypeError: The argument is missing.
+        DecisionError: It has another value.
+    """
+    if value is ... and not fixed:
+        raise TypeError(f"forward() is missing the argument {name!r}")
+    if not fixed or value is ...:
+        return
+    if value is not expected and (expected is ... or type(value) is not type(expected) or value != expected):
+        told = "left at its default" if expected is ... else repr(expected)
+        given = repr(value) if isinstance(value, bool | int | float | str | None) else f"a {type(value).__name__}"
+        raise DecisionError(
+            f"the argument {name!r} was {told} in the example inputs of the transform, and is a constant of its "
+            f"result; this call gives {given}: transform the model with example inputs that give it"
+        )
+
+
+fx.node.has_side_effect(constant)

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 import aimgraph
+from aimgraph.arguments import Arguments
 from aimgraph.errors import AimgraphError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.inputs import input_shapes
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
-from aimgraph.tracing import Arguments
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api import submodule
+from aimgraph.arguments import Arguments
 from aimgraph.errors import ConfigError
 from aimgraph.models_zoo.loader import load_model
-from aimgraph.tracing import Arguments
 
 LEVELS = ("structure", "numeric", "onnx")
 """What can be checked of a model, in the order of what it costs."""

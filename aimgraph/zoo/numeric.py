@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.arguments import Arguments
 from aimgraph.calls import plain_attention
 from aimgraph.copies import copy_module
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
-from aimgraph.tracing import Arguments
 from aimgraph.verify import BATCH_SIZES, outputs, same, tensors_in
 
 SEED = 7

@@ -1,0 +1,116 @@
+"""The arguments of a forward: what the inputs of its graph are."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import fx, nn
+
+from aimgraph.errors import ExampleInputError
+from aimgraph.runtime.decisions import constant
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+NOT_GIVEN = ...
+"""Default of an input that must be given, behind one that need not be, and of one whose own default has no source."""
+
+_PRINTED = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a forward.
+
+    Attributes:
+        name: Of the graph's input.
+        value: What the example gives, or the default.
+        keyword: The keyword that passes it; none if it is passed by position.
+        given: Whether the example gives it.
+        default: Its own default, in a tuple; empty if there is none.
+        constant: Whether its value is a constant of the graph: those not given, None, flags and strings.
+    """
+
+    name: str
+    value: Any
+    keyword: str
+    given: bool
+    default: tuple[Any, ...]
+    constant: bool
+
+    @property
+    def passed(self) -> Any:
+        """What the graph's input takes: `NOT_GIVEN` for a default that has no source."""
+        return self.value if self.given or isinstance(self.value, _PRINTED) else NOT_GIVEN
+
+
+def arguments_of(root: nn.Module, inputs: Arguments) -> list[Argument]:
+    """The arguments of the root's forward, those of ``*args`` and ``**kwargs`` one by one.
+
+    Raises:
+        ExampleInputError: The inputs don't fit the forward's signature.
+    """
+    args, kwargs = inputs
+    signature = inspect.signature(root.forward)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ExampleInputError(f"the example inputs don't fit {type(root).__name__}.forward: {error}") from error
+    taken = set(signature.parameters)
+    found: list[Argument] = []
+    for number, (name, parameter) in enumerate(signature.parameters.items()):
+        value = bound.arguments.get(name, parameter.default)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            for index, item in enumerate(bound.arguments.get(name, ())):
+                found.append(_argument(_free(f"{name}_{index}", taken), item))
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            for key, item in bound.arguments.get(name, {}).items():
+                found.append(_argument(_free(key, taken), item, keyword=key))
+        else:
+            by_place = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and number < len(args)
+            positional = by_place or parameter.kind is parameter.POSITIONAL_ONLY
+            default = () if parameter.default is parameter.empty else (parameter.default,)
+            given = name in bound.arguments
+            found.append(_argument(name, value, "" if positional else name, given=given, default=default))
+    return found
+
+
+def _argument(
+    name: str, value: Any, keyword: str = "", *, given: bool = True, default: tuple[Any, ...] = ()
+) -> Argument:
+    constant = not given or value is None or isinstance(value, bool | str)
+    return Argument(name, value, keyword, given, default, constant)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def bound_arguments(root: nn.Module, inputs: Arguments) -> dict[str, Any]:
+    """Name of an input of the graph -> what it takes, defaults included.
+
+    Raises:
+        ExampleInputError: The inputs don't fit the forward's signature.
+    """
+    return {argument.name: argument.passed for argument in arguments_of(root, inputs)}
+
+
+def placeholder_default(arguments: list[Argument], index: int) -> tuple[Any, ...]:
+    """The default of the input that stands for an argument, in a tuple, or nothing.
+
+    Python wants a default behind another, and printed code one that can be printed.
+    """
+    default = arguments[index].default
+    if default and not isinstance(default[0], _PRINTED):
+        return (NOT_GIVEN,)
+    return (NOT_GIVEN,) if not default and any(before.default for before in arguments[:index]) else default
+
+
+def check_placeholder(graph: fx.Graph, node: fx.Node, argument: Argument) -> None:
+    """Refuse, at every call, another value of a constant, and a missing one without a default."""
+    if argument.constant or NOT_GIVEN in node.args:
+        printed = isinstance(argument.value, _PRINTED)
+        value: Any = argument.value if argument.constant and printed else NOT_GIVEN
+        graph.call_function(constant, (node, argument.name, value, argument.constant))
