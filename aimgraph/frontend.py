@@ -25,7 +25,7 @@ from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
-from aimgraph.tracing import WHOLE, Traced, place_of, trace
+from aimgraph.tracing import DECIDES, WHOLE, Traced, place_of, trace
 
 RESERVED = (
     *(
@@ -163,11 +163,12 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
             check_faithful(root, operations, again, larger)
             _check_one_sample(faker, traced, canonical)
         except TraceError as error:
-            if _keep(root, opaque, "", error, needs_values=False):
+            if _keep(root, opaque, error.where or "", error, needs_values=False):
                 continue
             raise
         except ExampleInputError as error:
-            if _takes_more(faker, kinds, inputs) and _keep(root, opaque, "", error, needs_values=False):
+            larger_ones = with_batch(inputs, batch_size(inputs), example_batch(inputs) + 1)
+            if _keep_larger(root, opaque, observe(faker, kinds, larger_ones), error):
                 continue
             raise
         return _Found(traced, observed, opaque, canonical, runs, again)
@@ -188,9 +189,15 @@ def _check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:
         with quiet():
             single.run(graph)
     except DecisionError as error:
-        raise TraceError(str(error)) from error
+        raise TraceError(str(error), where=_decider(graph, single)) from error
     except Exception:  # whatever the base raises on one sample, which some refuse
         return
+
+
+def _decider(graph: fx.Graph, run: FakeRun) -> str:
+    """Path of the module that asked what the run has refused to answer."""
+    node = next(node for node in graph.nodes if node not in run.values)
+    return str(node.meta.get(DECIDES, ""))
 
 
 def _goes_by_batch(node: fx.Node) -> bool:
@@ -210,10 +217,19 @@ BY_BATCH = "aim_by_batch"
 """Key in ``node.meta``: the node gives another size or number at another batch size."""
 
 
-def _takes_more(faker: Faker, kinds: dict[nn.Module, LayerKind], inputs: Arguments) -> bool:
-    """Whether the base itself runs on one sample more."""
-    larger = with_batch(inputs, batch_size(inputs), example_batch(inputs) + 1)
-    return not any(seen.error for seen in observe(faker, kinds, larger).values())
+def _keep_larger(
+    root: nn.Module, opaque: dict[str, Opaque], larger: dict[str, Observed], error: ExampleInputError
+) -> bool:
+    """Note what has to be one call where a graph fails on one sample more; whether there is anything.
+
+    The whole base if it takes one sample more itself, and what depends on values only then.
+    """
+    failed = next((seen for seen in larger.values() if seen.error is not None), None)
+    if failed is None:
+        return _keep(root, opaque, "", error, needs_values=False)
+    if isinstance(failed.error, DataDependentOutputException | DynamicOutputShapeException):
+        return _keep(root, opaque, failed.calls.failed or "", failed.error, needs_values=True)
+    return False
 
 
 def _refusal(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
@@ -403,6 +419,7 @@ def derive_shapes(
 
     Raises:
         ExampleInputError: The base doesn't run on `inputs`.
+        TraceError: It decides otherwise at the second batch size.
     """
     root, size, batch = faker.root, batch_size(inputs), example_batch(inputs)
     kept, operations = {}, {}
@@ -417,6 +434,8 @@ def derive_shapes(
             try:
                 with quiet():
                     run.run(graph, recorder)
+            except DecisionError as error:
+                raise TraceError(str(error), where=_decider(graph, run)) from error
             except Exception as error:  # whatever the base's own code raises on these inputs
                 shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
                 raise ExampleInputError(

@@ -43,6 +43,10 @@ UNKNOWN = object()
 """In place of a value that could not be derived."""
 
 
+DECIDES = "aim_decides"
+"""Key in ``node.meta``: path of the innermost module whose forward asked what the node asks again."""
+
+
 class LayerProxy(fx.Proxy):
     """A proxy that knows what its node gives on the example inputs.
 
@@ -270,7 +274,9 @@ class LayerTracer(fx.Tracer):
         if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
             return None
         with self._standing_aside():
-            return self.create_node("call_function", decided, (node, question, answer, _told(node), _asker()), {})
+            noted = self.create_node("call_function", decided, (node, question, answer, _told(node), _asker()), {})
+        noted.meta[DECIDES] = self.names.paths.get(self.names.module, "")
+        return noted
 
     def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:
         """A node and what it is computed from, back to the tensors."""

@@ -405,3 +405,31 @@ def test_what_depends_on_values_inside_what_can_not_be_traced() -> None:
     plan = aimgraph.plan(aim)
     assert (plan.covered, len(plan.called), plan.fallback) == (3, 3, 3)
     assert aimgraph.verify(base, aim).ok
+
+
+class Anchors(nn.Module):
+    """Keeps positions for the shape that it met last, and makes others, from values, where that changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.strides = nn.Conv2d(4, 4, 1), torch.tensor([2.0])
+        self.shape: torch.Size | None = None
+        self.positions = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(x)
+        if self.shape != x.shape:
+            self.positions = torch.full((*x.shape[2:],), self.strides[0].item())
+            self.shape = x.shape
+        return x + self.positions
+
+
+def test_what_a_module_remembers_of_a_batch_makes_only_that_module_one_call() -> None:
+    base = Outer(Anchors())
+    base(X)
+    aim = aimgraph.transform(base, X, verify="full")
+    plan = aimgraph.plan(aim)
+    assert (plan.covered, plan.fallback) == (3, 1)
+    for x in (X, X[:1], torch.cat([X, X])):
+        assert torch.equal(aim(x), base(x))
+    assert aimgraph.verify(base, aim).ok
