@@ -7,9 +7,11 @@ the same layer over other channels, and a widened layer is the same layer with a
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 AffineLayer = _ConvNd | nn.Linear
@@ -57,6 +59,47 @@ def stored_weight(layer: AffineLayer) -> Tensor:
     return weight if weight is not None else next(layer.parameters())
 
 
+class _Pointwise(_ConvNd):
+    """A convolution of one tap that skips what lies between its strides before it begins.
+
+    oneDNN reads beyond the end of channels-last maps of few channels in the backward pass of such a strided
+    convolution (torch 2.13), and memories are such maps.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        steps: Any = (..., *(slice(None, None, stride) for stride in self.stride))
+        function = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        return function(input[steps], weight, bias)
+
+
+class PointwiseConv1d(_Pointwise, nn.Conv1d):
+    """`nn.Conv1d` with a kernel of 1, a stride, and no padding."""
+
+
+class PointwiseConv2d(_Pointwise, nn.Conv2d):
+    """`nn.Conv2d` with a kernel of 1, a stride, and no padding."""
+
+
+class PointwiseConv3d(_Pointwise, nn.Conv3d):
+    """`nn.Conv3d` with a kernel of 1, a stride, and no padding."""
+
+
+POINTWISE: dict[type[nn.Module], type[AffineLayer]] = {
+    nn.Conv1d: PointwiseConv1d,
+    nn.Conv2d: PointwiseConv2d,
+    nn.Conv3d: PointwiseConv3d,
+}
+
+
+def _skips_values(layer: AffineLayer) -> bool:
+    return (
+        isinstance(layer, _ConvNd)
+        and all(size == 1 for size in layer.kernel_size)
+        and any(stride > 1 for stride in layer.stride)
+        and (layer.padding == "valid" or not any(map(bool, layer.padding)))
+    )
+
+
 def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw: bool = False) -> AffineLayer:
     """The same layer over `channels` other channels: one group, no bias, no hooks, `weight`.
 
@@ -65,6 +108,7 @@ def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw:
     `raw`, the class is torch's own, so that `weight` is used as it is.
     """
     kind = torch_kind(layer) if raw else type(layer)
+    kind = POINTWISE.get(kind, kind) if _skips_values(layer) else kind
     clone = kind.__new__(kind)
     clone.__dict__.update(layer.__dict__)
     for name, value in layer.__dict__.items():

@@ -1,10 +1,15 @@
 """The algebra of a site, on plain layers."""
 
+import copy
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from aimgraph.runtime.layers import Widened, accumulate, groups_of, narrow_weight, read_layer, widen_weight
+from aimgraph.runtime.layers import POINTWISE, Widened, accumulate, groups_of, narrow_weight, read_layer, widen_weight
 from aimgraph.runtime.read import interleave
 
 LAYERS = {
@@ -91,3 +96,30 @@ def test_vmap_over_memories() -> None:
 
     batched = torch.func.vmap(call)(memories)
     assert torch.allclose(batched, torch.stack([call(memory) for memory in memories]))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_strided_reads_of_one_tap(rank: int) -> None:
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    layer = kind(4, 5, 1, stride=2, groups=1)
+    read = read_layer(layer, 3, "default")
+    assert isinstance(read, POINTWISE[kind])
+    plain = kind(3, 5, 1, stride=2, bias=False)
+    plain.load_state_dict(read.state_dict())
+    view = torch.randn(1, 3, *(6, 7, 8)[:rank])
+    torch.testing.assert_close(read(view), plain(view))
+    assert torch.equal(copy.deepcopy(read)(view), read(view))
+
+
+def test_strided_reads_of_few_channels_last_stay_within_memory() -> None:
+    code = (
+        "import torch, aimgraph; from torch import nn\n"
+        "base = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 64, 1, stride=2), nn.Conv2d(64, 16, 1, stride=3))\n"
+        "aim = aimgraph.transform(base, torch.zeros(1, 3, 222, 222), shape=(222, 222, 3))\n"
+        "for model in (aim, aim.to(memory_format=torch.channels_last)):\n"
+        "    for _ in range(4):\n"
+        "        model(torch.randn(1, 3, 222, 222)).square().mean().backward()\n"
+        "        kept = [torch.randn(1000) for _ in range(10)]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MALLOC_CHECK_": "3"}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
