@@ -45,11 +45,11 @@ def kept_randomness() -> Iterator[list[str]]:
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
+def seeded(seed: int = 0) -> Iterator[None]:
     """Draw the same from torch, Python and numpy every time, and put all random states back."""
     with kept_python_randomness(), torch.random.fork_rng():
-        torch.manual_seed(0)
-        random.seed(0)
+        torch.manual_seed(seed)
+        random.seed(seed)
         if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(0)
+            sys.modules["numpy"].random.seed(seed)
         yield

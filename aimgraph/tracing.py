@@ -408,8 +408,12 @@ def _is_device(value: Any) -> bool:
 def _told(node: fx.Node) -> str:
     """What a node computes, for a message."""
     operands = ", ".join(str(operand) for operand in node.args)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return f"{name}({operands})" if node.op != "placeholder" else str(node.target)
+    return f"{target_name(node)}({operands})" if node.op != "placeholder" else str(node.target)
+
+
+def target_name(node: fx.Node) -> str:
+    """Name of the function, method or module that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _asker() -> str:
@@ -623,7 +627,7 @@ class _ContextRecorder:
 
         def call(context: Any) -> Any:
             if self._records():
-                self._enter(context, type(context).__name__, *self.given.get(id(context), made_with(context)))
+                self._enter(context, type(context).__name__, *self.given.get(id(context), _made_with(context)))
             with self._quietly():
                 return original(context)
 
@@ -662,7 +666,7 @@ class _ContextRecorder:
             self.busy = before
 
 
-def made_with(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _made_with(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a context that was made before the forward, as a decorator or an attribute."""
     if isinstance(context, torch.autocast):
         named = {"dtype": context.fast_dtype, "enabled": context._enabled, "cache_enabled": context._cache_enabled}

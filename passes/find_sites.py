@@ -29,7 +29,7 @@ from aimgraph.passes.graph_tools import argument, folds_batch, options, site_lay
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import AffineLayer, groups_of, read_weight_shape
-from aimgraph.tracing import CALL, WHOLE
+from aimgraph.tracing import CALL, WHOLE, target_name
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",
@@ -107,9 +107,10 @@ class _Finder:
         """List a product of features and a parameter: a layer in all but name, which does not read."""
         if not any(_goes_by_batch(operand) for operand in node.all_input_nodes):
             return
-        kind = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         for path in sorted(_fixed_sources(node) & self.parameters):
-            self.skipped.append(Skipped(path, str(kind), "a product outside of layers: only F.linear's weight reads"))
+            self.skipped.append(
+                Skipped(path, target_name(node), "a product outside of layers: only F.linear's weight reads")
+            )
 
     def _note(self, graph: str, node: fx.Node, path: str, kind: str) -> None:
         self.reached.add(path)

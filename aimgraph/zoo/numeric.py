@@ -1,7 +1,5 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from aimgraph.copies import copy_module
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
+from aimgraph.randomness import seeded
 from aimgraph.verify import BATCH_SIZES, outputs, same, tensors_in
 
 SEED = 7
@@ -154,15 +153,8 @@ def _covered(aim: AimModule, name: str, inputs: Arguments, idle: set[str]) -> Te
 
 def _loss(module: nn.Module, sample: Arguments) -> Tensor | None:
     """A number that every output has a part in, weighted at random so that no symmetry cancels."""
-    with _seeded():
+    with seeded(SEED):
         output = module(*sample[0], **sample[1])
         leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
         parts = [(leaf.float() * torch.randn(leaf.shape)).sum() for leaf in leaves]
     return torch.stack(parts).sum() if parts else None
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        yield
