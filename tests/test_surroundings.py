@@ -75,7 +75,7 @@ def test_a_layer_called_with_other_weights_leads_to_one_call_around_it() -> None
 
 
 def _network() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
