@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aimgraph.arguments import Arguments
-from aimgraph.calls import CallNames, Calls, WatchCalls, plain_attention
+from aimgraph.calls import Calls, WatchCalls, names_in, plain_attention
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, fake_inputs, quiet
 from aimgraph.layers import LayerKind
@@ -61,7 +61,7 @@ def _observe_once(faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, in
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, fake)
     recorder = Recorder(faker.tensors, (args, kwargs))
-    watch = WatchCalls(CallNames(copy, ours), partial(faker.derived.call, mode=fake, recorder=recorder))
+    watch = WatchCalls(names_in(copy, ours), partial(faker.derived.call, mode=fake, recorder=recorder))
     try:
         with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
             copy.forward(*args, **kwargs)

@@ -18,18 +18,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.fakes import fake_copy, quiet
-from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, stored_weight, torch_kind
-
-FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    F.linear,
-)
-"""The functions whose calls can read: affine in their input, whatever their weight."""
+from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, parameter_names, stored_weight, torch_kind
 
 
 @dataclass(frozen=True)
@@ -170,13 +159,6 @@ class _Watcher(TorchFunctionMode):
         self.raw = self.raw or given["weight"] is not self.layer.weight
         own = {name: getattr(self.layer, name, None) for name in ("stride", "padding", "dilation")}
         self.deviates = any(name in given and _spread(given[name]) != _spread(value) for name, value in own.items())
-
-
-def parameter_names(func: Any) -> tuple[str, ...]:
-    """The parameters of one of `FUNCTIONS`, in order: builtins have no signature."""
-    if func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
-        return ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-    return ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
 def _spread(value: Any) -> Any:

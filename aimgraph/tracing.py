@@ -21,16 +21,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
-from aimgraph.calls import COMPOSITE, CallNames, opened, plain_attention
+from aimgraph.calls import names_in, plain_attention
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, FakeRun, quiet
-from aimgraph.layers import FUNCTIONS, LayerKind
+from aimgraph.layers import LayerKind
 from aimgraph.operations import Operation, Recorder
 from aimgraph.randomness import kept_randomness
 from aimgraph.runtime.checkpoints import checkpoints_entered
 from aimgraph.runtime.contexts import CONTEXTS, closed_contexts, enter_context, leave_context
 from aimgraph.runtime.decisions import QUESTIONS, decided
 from aimgraph.runtime.inplace import INPLACE
+from aimgraph.runtime.layers import FUNCTIONS
+from aimgraph.runtime.watch import COMPOSITE, CallNames, opened
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""
@@ -103,8 +105,7 @@ class LayerProxy(fx.Proxy):
         for proxy in {leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, LayerProxy)}:
             proxy.tracer.forget_probes()
         if orig_method in COMPOSITE:
-            with opened(orig_method):
-                return orig_method(*(args or ()), **(kwargs or {}))
+            return opened(orig_method)(*(args or ()), **(kwargs or {}))
         return super().__torch_function__(orig_method, types, args, kwargs)
 
 
@@ -275,7 +276,8 @@ class LayerTracer(fx.Tracer):
             return None
         with self._standing_aside():
             noted = self.create_node("call_function", decided, (node, question, answer, _told(node), _asker()), {})
-        noted.meta[DECIDES] = self.names.paths.get(self.names.module, "")
+        module = self.names.module
+        noted.meta[DECIDES] = "" if module is None else self.names.paths.get(module, "")
         return noted
 
     def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:
@@ -747,7 +749,7 @@ def trace(
                 _unused_randomness(root),
                 _watched_modes(moded),
             ):
-                tracer = LayerTracer(kinds, callers, opaque, runs[mode], recorder, CallNames(root, kinds), arguments)
+                tracer = LayerTracer(kinds, callers, opaque, runs[mode], recorder, names_in(root, kinds), arguments)
                 graphs[mode] = _trace_once(root, tracer, notes)
     finally:
         for module, flag in flags.items():

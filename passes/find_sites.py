@@ -24,11 +24,12 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from aimgraph.layers import FUNCTIONS, LayerKind
-from aimgraph.passes.graph_tools import argument, folds_batch, options, site_layer
+from aimgraph.calls import FunctionCall
+from aimgraph.layers import LayerKind
+from aimgraph.passes.graph_tools import argument, folds_batch, function_layer, options, site_layer
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
-from aimgraph.runtime.layers import AffineLayer, groups_of, read_weight_shape
+from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
 from aimgraph.tracing import CALL, WHOLE, target_name
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
@@ -83,6 +84,7 @@ class _Finder:
     skipped: list[Skipped] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     leaves: dict[str, str] = field(default_factory=dict)
+    stand_ins: dict[str, AffineLayer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.program.root.named_modules())
@@ -136,31 +138,65 @@ class _Finder:
         signature, leaf = self.program.signature, str(node.target)
         inside = "" if leaf == WHOLE else f"{leaf}."
         first, second = signature.calls[mode], signature.again[mode]
-        for name, shapes in first.shapes.items():
+        for name, made in first.made.items():
             if not (name == leaf or name.startswith(inside)):
                 continue
             self.reached.add(name)
             module = self.modules.get(name)
-            kind = self.kinds.get(module) if module is not None else None
-            if kind is None:
-                why = f"inside {_leaf_name(leaf)}, which can't be traced, only layers read"
-                self.skipped.append(Skipped(name, first.functions[name], why))
-                continue
-            assert isinstance(module, AffineLayer)
+            layer = module if isinstance(module, AffineLayer) else None
+            called = made[0].function if layer is None else self.kinds[layer].name
             known = Counter(self.calls.get(name, ()))
-            for call in _inner_calls(graph, node, shapes, second.shapes.get(name, []), module, kind, signature.batch):
+            for call in self._inner_calls(graph, node, name, made, second.made.get(name, []), layer):
                 if isinstance(call, str):
-                    self.skipped.append(Skipped(name, kind.name, call))
+                    self.skipped.append(Skipped(name, called, call))
                 elif known[call] > 0:
                     known[call] -= 1
                 else:
-                    self.layers.setdefault(name, module)
+                    self.layers.setdefault(name, layer or self.stand_ins[name])
                     self.calls.setdefault(name, []).append(call)
                     self.leaves[name] = leaf
 
+    def _inner_calls(
+        self,
+        graph: str,
+        node: fx.Node,
+        name: str,
+        made: list[FunctionCall],
+        others: list[FunctionCall],
+        layer: AffineLayer | None,
+    ) -> list[SiteCall | str]:
+        """The calls of a layer or function inside a module that is kept as one call, or why they can't read."""
+        batch = self.program.signature.batch
+        if layer is not None and not self.kinds[layer].affine:
+            return [self.kinds[layer].reason]
+        if len(others) != len(made):
+            return [f"called {len(made)} times at one batch size and {len(others)} times at another"]
+        pairs = list(zip(made, others, strict=True))
+        if layer is not None:
+            return [_layout(graph, node, (one.input, other.input), layer, batch) for one, other in pairs]
+        calls: list[SiteCall | str] = []
+        for one, other in pairs:
+            folded = one.groups != other.groups
+            why = _unfit((one.weight, other.weight), folded=folded)
+            if why:
+                calls.append(why)
+                continue
+            stand_in = function_layer(getattr(F, one.function), one.weight, one.groups, batch if folded else 1)
+            key = (one.function, read_weight_shape(stand_in, 1), None)
+            if self.functions.setdefault(name, key) != key:
+                calls.append(f"called with weights of other shapes than {list(one.weight)}, too")
+                continue
+            self.stand_ins[name] = stand_in
+            shapes = one.input, other.input
+            rank = len(one.input) - 2
+            calls.append(
+                _folded_call(graph, node, one.input, rank) if folded else _layout(graph, node, shapes, stand_in, batch)
+            )
+        return calls
+
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
-        key = (node.target, read_weight_shape(layer, 1), _origin(options(node)["weight"]))
+        key = (target_name(node), read_weight_shape(layer, 1), _origin(options(node)["weight"]))
         number, place = 0, path
         while self.functions.setdefault(place, key) != key:
             number += 1
@@ -175,8 +211,9 @@ class _Finder:
         for path, layer in self.layers.items():
             calls, size = tuple(self.calls[path]), (_channels(layer), groups_of(layer), _taps(layer))
             if path in self.functions:
-                name, why = self.functions[path][0].__name__, "a function is called, there is no layer to widen"
-                found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True))
+                name, why = self.functions[path][0], "a function is called, there is no layer to widen"
+                leaf = self.leaves.get(path, "")
+                found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True, leaf=leaf))
             else:
                 kind = self.kinds[layer]
                 leaf = self.leaves.get(path, "")
@@ -201,23 +238,6 @@ class _Finder:
         packed = [(p, m) for p, m in program.root.named_modules() if "nn.quantized.dynamic" in type(m).__module__]
         why = "quantised: its weight is packed integers, which no memory can be added to"
         return listed + [Skipped(path, type(module).__name__, why) for path, module in packed if path not in known]
-
-
-def _inner_calls(
-    graph: str,
-    node: fx.Node,
-    shapes: list[tuple[int, ...]],
-    others: list[tuple[int, ...]],
-    layer: AffineLayer,
-    kind: LayerKind,
-    batch: int,
-) -> list[SiteCall | str]:
-    """The calls of a layer inside a module that is kept as one call, or why they can't read."""
-    if not kind.affine:
-        return [kind.reason]
-    if len(others) != len(shapes):
-        return [f"called {len(shapes)} times at one batch size and {len(others)} times at another"]
-    return [_layout(graph, node, pair, layer, batch) for pair in zip(shapes, others, strict=True)]
 
 
 def _leaf_name(leaf: str) -> str:
@@ -303,9 +323,14 @@ def _unreadable(node: fx.Node) -> str:
     shapes = weight.meta.get(SHAPES) if isinstance(weight, fx.Node) else None
     if shapes is None:
         return "its weight is not a tensor of known shape"
+    return _unfit(shapes, folded=folds_batch(node))
+
+
+def _unfit(shapes: tuple[tuple[int, ...], tuple[int, ...]], *, folded: bool) -> str:
+    """Why memory channels can't join a weight of these shapes at two batch sizes; empty if they can."""
     if len(shapes[0]) < 2:
         return f"its weight {list(shapes[0])} is a vector: the output has no channels"
-    if shapes[0] != shapes[1] and not folds_batch(node):
+    if shapes[0] != shapes[1] and not folded:
         return f"its weight {list(shapes[0])} changes with the batch size: a product of two features"
     return ""
 

@@ -6,10 +6,10 @@ from typing import Any
 import networkx as nx
 from torch import fx, nn
 
-from aimgraph.layers import parameter_names, stand_in
+from aimgraph.layers import stand_in
 from aimgraph.program import ADDED, NUMBERS, SHAPES
 from aimgraph.runtime.function import fold_batch
-from aimgraph.runtime.layers import AffineLayer, accumulate
+from aimgraph.runtime.layers import AffineLayer, accumulate, parameter_names
 
 
 def argument(node: fx.Node, keyword: str) -> Any:
@@ -43,10 +43,20 @@ def site_layer(root: nn.Module, node: fx.Node, batch: int) -> AffineLayer:
         return layer
     given = options(node)
     shape, groups = given["weight"].meta[SHAPES][0], groups_at(given.get("groups", 1))[0]
-    if folds_batch(node):
-        shape, groups = (shape[0] // batch, *shape[1:]), groups // batch  # first axis: O, or C of a transposed one
     assert callable(node.target)
-    return stand_in(node.target, shape, groups)
+    return function_layer(node.target, shape, groups, batch if folds_batch(node) else 1)
+
+
+def function_layer(function: Callable[..., Any], weight: tuple[int, ...], groups: int, samples: int = 1) -> AffineLayer:
+    """The layer that a function's call is, as a stand-in of torch's without values.
+
+    Args:
+        function: A convolution or linear function.
+        weight: Shape of its weight.
+        groups: g.
+        samples: The batch size where groups grow with it; the stand-in has those of one sample.
+    """
+    return stand_in(function, (weight[0] // samples, *weight[1:]), groups // samples)  # first axis: O, or C
 
 
 def groups_at(groups: Any) -> tuple[int, int]:

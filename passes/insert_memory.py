@@ -14,7 +14,7 @@ the later ones on.
 Declines: to widen layers that transform their weight before use, [Wx | Wm] would be transformed as a
 whole; and calls of functions, which have no layer to widen. They go straight to the split form,
 y = layer(x) + layer_m(m). A module that can't be traced gets the memory's value as one more argument, and
-its layers do the same sum where they are called.
+its layers and functions do the same sum where they are called.
 """
 
 import hashlib
@@ -25,11 +25,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
+from aimgraph.calls import FunctionCall
 from aimgraph.config import AimConfig
 from aimgraph.passes.graph_tools import (
     add_terms,
     argument,
+    function_layer,
     insert_call,
     insert_module,
     options,
@@ -56,6 +59,7 @@ from aimgraph.runtime.leaf import LeafRead, MemoryLeaf
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
+from aimgraph.tracing import WHOLE
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,28 @@ def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Mo
         module = program.root.get_submodule(read.site)
         assert isinstance(module, AffineLayer)
         return read_layer(module, read.channels, init, raw=read.raw)
-    layer = site_layer(program.root, call, program.signature.batch)
-    weight: Tensor = options(call)["weight"].meta["val"]
-    wm = read_weight(layer, read.channels, init).to(device=weight.device, dtype=weight.dtype)
-    return FunctionRead(str(getattr(call.target, "__name__", call.target)), nn.Parameter(wm))
+    if read.leaf:
+        made = _inner_call(program, read)
+        samples = program.signature.batch if read.calls[0].folded else 1
+        layer = function_layer(getattr(F, made.function), made.weight, made.groups, samples)
+        like: Tensor | FunctionCall = made
+    else:
+        layer = site_layer(program.root, call, program.signature.batch)
+        like = options(call)["weight"].meta["val"]
+    wm = read_weight(layer, read.channels, init).to(device=like.device, dtype=like.dtype)
+    return FunctionRead(read.kind, nn.Parameter(wm))
 
 
-def first_weight(program: Program, memory: MemoryPlan) -> Tensor:
-    """The weight of the memory's first site, or a fake one: what is added follows its device and dtype."""
+def _inner_call(program: Program, read: Read) -> FunctionCall:
+    """The first call of a function inside a module that is kept as one call."""
+    return next(calls.made[read.site][0] for calls in program.signature.calls.values() if read.site in calls.made)
+
+
+def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
+    """The weight of the memory's first site, or its description: what is added follows its device and dtype."""
     read = memory.reads[0]
+    if read.function and read.leaf:
+        return _inner_call(program, read)
     if read.function:
         call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
         weight: Tensor = options(call)["weight"].meta["val"]
@@ -160,21 +177,24 @@ class _GraphInserter:
 
     def _enter_leaf(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
         """Give a module that is kept as one call the memory, one value for each read weight inside it."""
-        root, leaf = self.program.root, str(node.target)
+        root, kinds, leaf = self.program.root, self.program.kinds, str(node.target)
         distinct = {(memory, read.name): (read, call) for memory, read, call in reversed(reads)}
         items = list(reversed(distinct.items()))
         path = f"{LEAVES}.{leaf}"
         inside = [
             LeafRead(
-                root.get_submodule(read.site),  # type: ignore[arg-type]
+                read.site if read.function else root.get_submodule(read.site),  # type: ignore[arg-type]
                 root.get_submodule(f"{AIM}.{memory}.reads.{name}"),
                 call.spec,
                 call.mean,
+                call.folded,
             )
             for (memory, name), (read, call) in items
         ]
         opaque = self.program.signature.opaque[leaf]
-        put_module(root, path, MemoryLeaf(root.get_submodule(leaf), inside, needs_values=opaque.needs_values))
+        module, place = root.get_submodule(leaf), "" if leaf == WHOLE else leaf
+        layers = frozenset(below for below, part in root.named_modules() if part in kinds and not kinds[part].enter)
+        put_module(root, path, MemoryLeaf(module, place, inside, layers, needs_values=opaque.needs_values))
         node.target = path
         node.args = ([self.sources[memory] for (memory, _), _ in items], *node.args)
         node.meta[LEAF_READS] = [(memory, call) for (memory, _), (_, call) in items]

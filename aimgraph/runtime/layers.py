@@ -7,6 +7,7 @@ the same layer over other channels, and a widened layer is the same layer with a
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,25 @@ TORCH_KINDS: tuple[type[AffineLayer], ...] = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    F.linear,
+)
+"""The functions whose calls can read, affine in their input, whatever their weight; as `TORCH_KINDS` call them."""
+
+
+def parameter_names(func: Any) -> tuple[str, ...]:
+    """The parameters of one of `FUNCTIONS`, in order: builtins have no signature."""
+    if func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
+        return ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    return ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
 def torch_kind(layer: AffineLayer) -> type[AffineLayer]:

@@ -1,6 +1,5 @@
 """The literal seed form."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -8,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aimgraph.calls import CallNames, WatchCalls
+from aimgraph.calls import WatchCalls, names_in
 from aimgraph.config import AimConfig
-from aimgraph.layers import FUNCTIONS, classify_layers, parameter_names
+from aimgraph.layers import classify_layers
 from aimgraph.models_zoo import mlp
 from aimgraph.passes import InsertMemory
 from aimgraph.passes.insert_memory import seeded
 from aimgraph.pipeline import PLANNING, Pipeline, graph_text
 from aimgraph.plan import ReadCall
 from aimgraph.program import AIM, Stage
+from aimgraph.runtime.layers import parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
 from tests.nets import NETS, build
 from tests.passes.helpers import after, calls, execute, fingerprint, planned, program_for, randomise_program
@@ -86,24 +86,20 @@ def test_equal_to_the_formula_written_by_hand(name: str) -> None:
     class Functions(WatchCalls):
         """Adds the memory to what a forward gets from a function."""
 
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func not in FUNCTIONS:
-                return super().__torch_function__(func, types, args, kwargs)
-            before = Counter(self.calls.counts)
-            out = super().__torch_function__(func, types, args, kwargs)
-            (site,) = self.calls.counts - before
-            if site not in functions:
+        def called(self, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+            out = super().called(name, function, args, kwargs)
+            if name not in functions:
                 return out
-            given = dict(zip(parameter_names(func), args, strict=False)) | (kwargs or {})
+            given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
             own = {key: value for key, value in given.items() if key not in ("input", "weight", "bias", "groups")}
-            added = term(site, given["input"], own)
+            added = term(name, given["input"], own)
             return out + added.repeat(1, out.shape[1] // added.shape[1], *[1] * (out.dim() - 2))
 
     kinds = classify_layers(base)  # before the hooks
     functions = {site.path for site in program.plan.sites if site.function}
     for site in set(pending) - functions:
         base.get_submodule(site).register_forward_hook(add_memory(site), with_kwargs=True)
-    with Functions(CallNames(base, kinds)):
+    with Functions(names_in(base, kinds)):
         expected = base(x)
     assert (expected - execute(program, x, graph)).abs().max() < 1e-9
     assert not any(pending.values())
