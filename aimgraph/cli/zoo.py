@@ -55,6 +55,7 @@ def list_command(source: str | None, ci: bool, out: str) -> None:
 @click.option("--filter", "pattern", help="Glob over model names, e.g. 'timm/resnet*'.")
 @click.option("--level", type=click.Choice(LEVELS), default="structure", show_default=True)
 @click.option("--largest", type=float, help="Leave out models of more than this many million parameters.")
+@click.option("--smallest", is_flag=True, help="The smallest model of every family only.")
 @click.option("--expected", type=click.Path(exists=True, dir_okay=False), multiple=True, help="Expected results (CSV).")
 @click.option("--out", type=click.Path(file_okay=False), default="out/zoo", show_default=True, help="Results go here.")
 @click.option("--update", type=click.Path(dir_okay=False), help="Also write the results as expected results.")
@@ -70,6 +71,7 @@ def check_command(
     pattern: str | None,
     level: str,
     largest: float | None,
+    smallest: bool,
     expected: tuple[str, ...],
     out: str,
     update: str | None,
@@ -84,14 +86,14 @@ def check_command(
 
     A manifest is a CSV whose first line names its columns; only name is needed. Its column level
     comes before --level. With --expected every model has to be in one of these files, to be as it
-    says there, and, without --filter and --largest, to be in the list as well. Without, the results
+    says there, and, without --filter, --largest and --smallest, to be in the list as well. Without, the results
     that came with aimgraph are compared with, and models that these do not know have to pass. Exit
     code 1: something is not as expected, an unexpected pass included.
     """
     paths = [FOLDER / f"{name}.csv" for name in source] + [Path(name) for name in manifests]
     if not paths:
         raise ConfigError("give --source torchvision, timm or zoo, or --manifest FILE")
-    entries = chosen([entry for path in paths for entry in read_manifest(path)], pattern, largest)
+    entries = chosen([entry for path in paths for entry in read_manifest(path)], pattern, largest, smallest=smallest)
     known = _known([Path(name) for name in expected] or [FOLDER / "expected" / f"{name}.csv" for name in source])
     before = _known([Path(update)]) if update else {}
     folder, limits = _writable(Path(out)), Limits(seconds, gibibytes)
@@ -99,7 +101,7 @@ def check_command(
         _writable(Path(update).parent)
     journal = Journal(folder / "journal.jsonl", limits, fresh=fresh)
     rows = _run(to_tasks(entries, level), journal, jobs, address, limits)
-    whole = bool(expected) and pattern is None and largest is None
+    whole = bool(expected) and pattern is None and largest is None and not smallest
     wrong = differences(rows, known, strict=bool(expected), whole=whole)
     write_rows(folder / "results.csv", rows)
     write_text(folder / "results.json", to_json(rows, wrong))

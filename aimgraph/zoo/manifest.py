@@ -205,13 +205,16 @@ def write_manifest(path: Path, entries: list[Entry]) -> None:
         table.writerows([getattr(entry, name) for name in names] for entry in entries)
 
 
-def chosen(entries: list[Entry], pattern: str | None = None, largest: float | None = None) -> list[Entry]:
+def chosen(
+    entries: list[Entry], pattern: str | None = None, largest: float | None = None, *, smallest: bool = False
+) -> list[Entry]:
     """Some of the entries.
 
     Args:
         entries: All of them.
         pattern: A glob that the name, with or without its source, has to match.
         largest: Most parameters, in millions; models of unknown size stay.
+        smallest: Whether to take the smallest of each family only; a model without a family is one of its own.
 
     Raises:
         ConfigError: None is left.
@@ -226,7 +229,14 @@ def chosen(entries: list[Entry], pattern: str | None = None, largest: float | No
         asked = {"--filter": pattern, "--largest": largest}
         said = " ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
         raise ConfigError(f"{said or 'this list'} leaves none of {len(entries)} models{example}")
-    return found
+    return _smallest(found) if smallest else found
+
+
+def _smallest(entries: list[Entry]) -> list[Entry]:
+    families: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.parameters == 0, entry.parameters)):
+        families.setdefault((entry.name.partition("/")[0], entry.family) if entry.family else (entry.called, ""), entry)
+    return list(families.values())
 
 
 def _names(entry: Entry) -> tuple[str, str]:

@@ -138,6 +138,19 @@ def test_filters() -> None:
         chosen([])
 
 
+def test_the_smallest_of_every_family() -> None:
+    entries = [
+        Entry("timm/b", family="res", parameters=9),
+        Entry("timm/unknown", family="res"),
+        Entry("timm/a", family="res", parameters=5),
+        Entry("torchvision/c", family="res", parameters=7),
+        Entry("own.a:a"),
+        Entry("own.b:b", parameters=3),
+    ]
+    assert {entry.name for entry in chosen(entries, smallest=True)} == {"timm/a", "torchvision/c", "own.a:a", "own.b:b"}
+    assert [entry.name for entry in chosen(entries, "timm/[bu]*", smallest=True)] == ["timm/b"]
+
+
 def test_a_model_of_two_manifests_runs_once() -> None:
     entry = Entry("zoo/mlp")
     assert to_tasks([entry, entry, replace(entry, level="onnx")], "structure") == [
