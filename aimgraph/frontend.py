@@ -20,12 +20,13 @@ from aimgraph.faithful import MODES, Observed, check_faithful, observe
 from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
 from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
+from aimgraph.places import place_of
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
-from aimgraph.tracing import DECIDES, WHOLE, Traced, place_of, trace
+from aimgraph.tracing import DECIDES, WHOLE, Traced, trace
 
 RESERVED = (
     *(

@@ -27,10 +27,11 @@ from torch.nn.modules.conv import _ConvNd
 from aimgraph.calls import FunctionCall
 from aimgraph.layers import LayerKind
 from aimgraph.passes.graph_tools import argument, folds_batch, function_layer, options, site_layer
+from aimgraph.places import target_name
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
-from aimgraph.tracing import CALL, WHOLE, target_name
+from aimgraph.tracing import CALL, WHOLE
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",

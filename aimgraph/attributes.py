@@ -1,0 +1,116 @@
+"""What a forward changes while it is traced: attributes, buffers, random states; and which modes it looks at."""
+
+import copy
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from aimgraph.errors import TraceError
+from aimgraph.randomness import kept_randomness
+
+
+@contextmanager
+def kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
+    """Put back plain attributes that a forward sets: they hold proxies now. torch.fx's own constants stay."""
+    before = {
+        module: {key: (value, _content(value)) for key, value in vars(module).items()} for module in root.modules()
+    }
+    tensors: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = [
+        (m, held, dict(held))
+        for m in root.modules()
+        if not isinstance(m, torch.jit.ScriptModule)  # no Python runs in it
+        for held in (m._parameters, m._buffers)
+    ]
+    try:
+        yield
+    finally:
+        paths = {module: path for path, module in root.named_modules()}
+        for module, held, kept in tensors:
+            changed = [key for key in {**held, **kept} if held.get(key) is not kept.get(key)]
+            held.clear()
+            held.update(kept)
+            notes += [_not_kept(paths[module], key) for key in changed]
+        for path, module in root.named_modules():
+            old, now = before.get(module, {}), vars(module)
+            for key in [key for key, value in now.items() if key not in old or _changed(value, *old[key])]:
+                if key.startswith("_tensor_constant") or key in ("training", "_parameters", "_buffers", "_modules"):
+                    continue
+                notes.append(_not_kept(path, key))
+                if key in old:
+                    now[key] = _restored(*old[key])
+                else:
+                    del now[key]
+
+
+def _not_kept(path: str, key: str) -> str:
+    return f"the forward sets {'.'.join(filter(None, (path, key)))}, which the graph does not keep"
+
+
+_CONTAINERS = (list, dict, set, deque)
+
+
+def _content(value: Any) -> Any:
+    """What a container holds, to be put back; None for anything else."""
+    return copy.copy(value) if isinstance(value, _CONTAINERS) else None
+
+
+def _changed(now: Any, old: Any, content: Any) -> bool:
+    if now is not old:
+        return True
+    if content is None:
+        return False
+    pairs = zip(_items(now), _items(content), strict=False)
+    return len(now) != len(content) or any(a is not b for a, b in pairs)
+
+
+def _items(container: Any) -> list[Any]:
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
+
+
+def _restored(value: Any, content: Any) -> Any:
+    """The container itself, holding what it held."""
+    if content is not None:
+        value.clear()
+        (value.extend if isinstance(value, list | deque) else value.update)(content)
+    return value
+
+
+def refuse_assigned(module: nn.Module) -> None:
+    """A graph would compute what a forward assigns to a buffer, and not assign it."""
+    for name, value in {**module._buffers, **module._parameters}.items():
+        if isinstance(value, fx.Proxy):
+            raise TraceError(f"its forward assigns its buffer {name!r}, which a graph does not keep")
+
+
+@contextmanager
+def unused_randomness(root: nn.Module) -> Iterator[None]:
+    """Put every random state back; refuse a forward that drew from one that no graph can show."""
+    with kept_randomness() as drawn:
+        yield
+    if drawn:
+        raise TraceError(
+            f"{type(root).__name__} can't be traced: its forward draws from {drawn[0]}, whose numbers would become "
+            "constants; use torch.rand, or move that code into a submodule without conv or linear layers"
+        )
+
+
+@contextmanager
+def watched_modes(seen: dict[nn.Module, None]) -> Iterator[None]:
+    """Note which modules look at their own `training` flag."""
+
+    def get(module: nn.Module) -> bool:
+        seen[module] = None
+        return bool(vars(module)["training"])
+
+    def put(module: nn.Module, flag: bool) -> None:
+        vars(module)["training"] = flag
+
+    nn.Module.training = property(get, put)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del nn.Module.training

@@ -1,0 +1,151 @@
+"""Functions of Python and torch that behave otherwise while a forward is traced."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx import _symbolic_trace
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.errors import TraceError
+from aimgraph.places import is_users
+from aimgraph.proxies import LayerProxy
+
+if TYPE_CHECKING:
+    from aimgraph.tracing import LayerTracer
+
+
+@contextmanager
+def nothing_hidden() -> Iterator[None]:
+    """Look into functions that were marked with ``torch.fx.wrap``: some of them call layers."""
+    functions, methods = _symbolic_trace._wrapped_fns_to_patch, _symbolic_trace._wrapped_methods_to_patch
+    kept = dict(functions), list(methods)
+    functions.clear()
+    methods.clear()
+    try:
+        yield
+    finally:
+        functions.update(kept[0])
+        methods[:] = kept[1]
+
+
+@contextmanager
+def autograd_functions_refused() -> Iterator[None]:
+    """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward."""
+    original = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
+        return original.__func__(cls, *args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
+PLAIN_ISINSTANCE = isinstance
+"""The built-in one, which takes a proxy for a proxy."""
+
+
+@contextmanager
+def posing() -> Iterator[None]:
+    """Let ``isinstance(x, Tensor)`` decide on a proxy what it decides on the value.
+
+    In Python code only: torch's own C++ asks the same question, and takes what says yes for a tensor in memory.
+    """
+
+    def asked(value: Any, kinds: Any) -> bool:
+        if PLAIN_ISINSTANCE(value, kinds):
+            return True
+        return PLAIN_ISINSTANCE(value, LayerProxy) and PLAIN_ISINSTANCE(value.tracer.known(value), kinds)
+
+    builtins.isinstance = asked
+    try:
+        yield
+    finally:
+        builtins.isinstance = PLAIN_ISINSTANCE
+
+
+@contextmanager
+def functions_on_proxies(tracer: LayerTracer) -> Iterator[None]:
+    """Let functions take proxies that would ask for their values, or look for them in tensors and tuples only."""
+
+    def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            sizes = [value for value in args if isinstance(value, fx.Proxy)]
+            if sizes and not tracer.aside and not any(isinstance(tracer.known(size), Tensor) for size in sizes):
+                return tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    def checking(function: Callable[..., Any]) -> Callable[..., Any]:
+        def check(error: type[Exception], condition: Any, message: Any) -> None:
+            function(error, bool(condition) if isinstance(condition, fx.Proxy) else condition, message)
+
+        return check
+
+    def asking(function: Callable[..., Any]) -> Callable[..., Any]:
+        def ask() -> Any:
+            if not tracer.aside and is_users(sys._getframe(1).f_code.co_filename):
+                raise TraceError("the forward asks whether gradients are recorded, which is known at a call only")
+            return function()
+
+        return ask
+
+    with _patched(
+        (torch, "_check_with", checking),
+        (torch, "is_grad_enabled", asking),
+        *((torch, name, recording) for name in ("empty", "ones", "rand", "randn", "zeros")),
+        *((torch, name, recording) for name in ("finfo", "iinfo", "promote_types")),
+        *((math, name, recording) for name in ("ceil", "exp", "floor", "log", "log2", "pow", "sqrt", "trunc")),
+    ):
+        yield
+
+
+@contextmanager
+def _patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Replace functions of modules by what is made of them."""
+    originals = [getattr(module, name) for module, name, _ in patches]
+    try:
+        for (module, name, patch), function in zip(patches, originals, strict=True):
+            setattr(module, name, patch(function))
+        yield
+    finally:
+        for (module, name, _), function in zip(patches, originals, strict=True):
+            setattr(module, name, function)
+
+
+class RecordFactories(TorchFunctionMode):
+    """Makes tensors out of nothing part of the graph: ``torch.rand(3)`` is drawn at every call."""
+
+    def __init__(self, tracer: LayerTracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FROM_DATA and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            return self.tracer.create_proxy("call_function", func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self.tracer.aside:
+            return result
+        given = tree_leaves((args, kwargs))
+        if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy | torch.Generator) for leaf in given):
+            return result
+        return self.tracer.create_proxy("call_function", func, args, kwargs)
+
+
+_FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
+"""Factories that look into what they are given, and so would not take a proxy."""

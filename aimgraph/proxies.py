@@ -1,0 +1,112 @@
+"""What stands for a tensor or a number while a forward is traced."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.runtime.inplace import INPLACE
+from aimgraph.runtime.watch import COMPOSITE, opened
+
+if TYPE_CHECKING:
+    from aimgraph.tracing import LayerTracer
+
+UNKNOWN = object()
+"""In place of a value that could not be derived."""
+
+
+class LayerProxy(fx.Proxy):
+    """A proxy that knows what its node gives on the example inputs.
+
+    Sizes stay symbolic in the graph, while ``bool``, ``len``, ``int``, iteration and membership answer
+    from that value; for the value of a tensor they refuse, because it only exists at run time. On it,
+    ``x += y`` and its like are recorded as what they are: in place.
+    """
+
+    tracer: LayerTracer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__array") or name in ("__cuda_array_interface__", "__dlpack__"):
+            raise AttributeError(f"a proxy has no {name}: numpy goes by its items and its value instead")
+        if name in ("_is_param", "_is_buffer"):  # how torch tells an nn.Parameter, an nn.Buffer
+            return getattr(self.tracer.known(self), name, False)
+        if not self.tracer.has(self, name):
+            raise AttributeError(f"{self.node.name} has no attribute {name!r}")
+        value = self.tracer.known(self)
+        if not isinstance(value, Tensor) and value is not UNKNOWN and getattr(value, name) is None:
+            return None
+        return LayerAttribute(self, name)
+
+    def __len__(self) -> int:
+        length: int = self.tracer.ask(self, "len()")
+        return length
+
+    def __int__(self) -> int:
+        number: int = self.tracer.ask(self, "int()")
+        return number
+
+    def __index__(self) -> int:
+        number: int = self.tracer.ask(self, "an index", sys._getframe(1))
+        return number
+
+    def __float__(self) -> float:
+        number: float = self.tracer.ask(self, "float()")
+        return number
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __hash__(self) -> int:
+        """That of the value for names, dtypes and devices, which sets and dicts have; sizes would meet in caches."""
+        value = self.tracer.known(self)
+        return hash(value) if isinstance(value, str | torch.dtype | torch.device) else object.__hash__(self)
+
+    def __contains__(self, item: Any) -> bool:
+        self.tracer.value_of(self, "in")  # refuses that of a tensor
+        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """Record a call of one of torch's functions; one that calls linear functions is entered."""
+        for proxy in {leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, LayerProxy)}:
+            proxy.tracer.forget_probes()
+        if orig_method in COMPOSITE:
+            return opened(orig_method)(*(args or ()), **(kwargs or {}))
+        return super().__torch_function__(orig_method, types, args, kwargs)
+
+
+class LayerAttribute(LayerProxy):
+    """An attribute of a proxy; its node is made when it is used, because most are method calls."""
+
+    def __init__(self, root: fx.Proxy, attr: str) -> None:
+        self.root, self.attr = root, attr
+        self.tracer = root.tracer  # type: ignore[assignment]
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        """The node that gets the attribute."""
+        if self._node is None:
+            self._node = self.tracer.record("call_function", getattr, (self.root, self.attr), {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """A method call."""
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+def _record_inplace(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _function in INPLACE:
+    setattr(LayerProxy, f"__{_function.__name__}__", _record_inplace(_function))
