@@ -7,10 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.errors import ExportError
 from aimgraph.export import onnx as export_module
+from aimgraph.export.onnx import export_onnx
 from aimgraph.models_zoo import resnet50_keras, vgg16
 from tests.nets import TwoInputs, build, randomise, updates_for
 
@@ -132,6 +134,24 @@ class _Unexportable(nn.Module):
 class _Odd(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.eigvals(x.T @ x).abs()
+
+
+class Halves(nn.Module):
+    """Takes two batches as one, and takes them apart in a way that the exporter knows for one batch size only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        one, other = torch.chunk(self.mix(torch.cat([x, y])), 2)
+        return one * other
+
+
+def test_a_fixed_batch_size_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"fixed the batch size: input 'x' takes \[2, 4\] only"):
+        export_onnx(Halves(), tmp_path / "x.onnx", (torch.zeros(3, 4), torch.zeros(3, 4)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_bases_own_limit_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -144,16 +145,22 @@ def _export(module: nn.Module, sample: Arguments, inputs: Arguments, opset: int 
     try:
         return _run_exporter(module, sample, inputs, opset, optimize)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = _told(error)
         if isinstance(module, AimModule):
             try:
                 _run_exporter(strip(module).eval(), sample, inputs, opset, optimize)
             except Exception as limit:
-                base = str(limit).strip().split("\n")[0]
                 raise ExportError(
-                    f"the exporter can't export the base alone either, so memory is not the cause: {base}"
+                    f"the exporter can't export the base alone either, so memory is not the cause: {_told(limit)}"
                 ) from error
         raise ExportError(f"the exporter failed: {reason}") from error
+
+
+def _told(error: BaseException) -> str:
+    """The first line of what led to the exporter's error, whose own first line only says which of its steps failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().split("\n")[0] or type(error).__name__
 
 
 def _run_exporter(module: nn.Module, sample: Arguments, inputs: Arguments, opset: int | None, optimize: bool) -> Any:
@@ -223,6 +230,7 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
             expected = [leaf for leaf in tree_leaves(aim(*sample[0], **sample[1])) if isinstance(leaf, Tensor)]
         feeds = [leaf.cpu().numpy() for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
         names = [item.name for item in session.get_inputs()]
+        _check_batch(session.get_inputs(), feeds, batch)
         try:
             given = session.run(None, dict(zip(names, feeds, strict=True)))
         except Exception as error:  # onnxruntime raises its own, undocumented classes
@@ -235,6 +243,20 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
                 relative, difference / max(reference.abs().max().item(), 1e-30) if reference.numel() else 0.0
             )
     return worst, relative
+
+
+def _check_batch(declared: list[Any], feeds: list[Any], batch: int) -> None:
+    """Say so where the exporter has fixed the batch size.
+
+    Raises:
+        ExportError: It has.
+    """
+    for item, feed in zip(declared, feeds, strict=True):
+        if feed.ndim and feed.shape[0] == batch and isinstance(item.shape[0], int) and item.shape[0] != batch:
+            raise ExportError(
+                f"the exporter has fixed the batch size: input {item.name!r} takes {item.shape} only, whatever batch "
+                "the model itself takes"
+            )
 
 
 def _report(path: Path, draft: Path, difference: float, relative: float) -> OnnxReport:

@@ -7,6 +7,7 @@ from torch import nn
 
 from aimgraph.errors import ExportError
 from aimgraph.export.onnx import export_onnx
+from aimgraph.inputs import random_inputs
 from aimgraph.module import AimModule
 
 
@@ -21,7 +22,7 @@ def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:
             export_onnx(aim, Path(folder) / "aim.onnx")
         except ExportError as error:
             try:
-                export_onnx(base, Path(folder) / "base.onnx", aim._record.inputs)
+                export_onnx(base, Path(folder) / "base.onnx", random_inputs(aim._record.inputs, 2, seed=0))
             except ExportError as limit:
                 return f"the base alone can't be exported: {limit}", True
             return str(error), False

@@ -104,6 +104,12 @@ def test_a_base_that_can_not_be_exported_is_told_apart(
     assert "no such operator" in row.reason
 
 
+def test_a_base_whose_batch_size_the_exporter_fixes_is_told_apart() -> None:
+    row = check(Entry("tests.test_export_onnx:Halves", inputs="2x4;2x4", small="2x4;2x4"), "onnx")
+    assert row.status == BASE
+    assert "the base alone can't be exported: the exporter has fixed the batch size" in row.reason
+
+
 @pytest.mark.parametrize("level", ["structure", "numeric", "onnx"])
 def test_a_model_without_layers_is_refused_with_the_reason(level: str) -> None:
     row = check(Entry("tests.zoo.factories:plain", inputs="2x3x8x8", small="2x3x8x8"), level)
