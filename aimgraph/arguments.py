@@ -1,10 +1,12 @@
 """The arguments of a forward: what the inputs of its graph are."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.runtime.decisions import constant
@@ -114,3 +116,27 @@ def check_placeholder(graph: fx.Graph, node: fx.Node, argument: Argument) -> Non
         printed = isinstance(argument.value, _PRINTED)
         value: Any = argument.value if argument.constant and printed else NOT_GIVEN
         graph.call_function(constant, (node, argument.name, value, argument.constant))
+
+
+def hidden_tensors(inputs: Arguments) -> str:
+    """A remark on objects among the inputs that tensors can't be seen in; empty if there are none.
+
+    Sizes of these tensors can't be told or changed, and a second batch size can't be tried.
+    """
+    kinds = [type(leaf) for leaf in tree_leaves(inputs) if not isinstance(leaf, Tensor) and _holds_tensors(leaf)]
+    if not kinds:
+        return ""
+    name = kinds[0].__name__
+    return (
+        f". The tensors in a {name} can't be seen: torch.export.register_dataclass({name}) shows those of a dataclass, "
+        f"torch.utils._pytree.register_pytree_node({name}, ...) those of any class"
+    )
+
+
+def _holds_tensors(value: Any) -> bool:
+    held = [vars(value)] if hasattr(value, "__dict__") else []
+    if isinstance(value, Mapping):
+        held.append(dict(value))
+    elif isinstance(value, list | tuple | set):
+        held.append(dict(enumerate(value)))
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(held))

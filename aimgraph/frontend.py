@@ -12,7 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from aimgraph.arguments import Arguments, bound_arguments
+from aimgraph.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
@@ -243,7 +243,7 @@ def _refusal(root: nn.Module, sample: Arguments, error: Exception | None) -> Aim
         )
     return ExampleInputError(
         f"{name} does not run on inputs of shapes {[list(shape) for shape in _shapes(sample)]} at batch size "
-        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}"
+        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}{hidden_tensors(sample)}"
     )
 
 
@@ -441,7 +441,7 @@ def derive_shapes(
                 shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
                 raise ExampleInputError(
                     f"{type(root).__name__} ({name} graph) does not run on inputs of shapes {shapes} at batch size "
-                    f"{other} (the first dimension is taken as the batch): {error}"
+                    f"{other} (the first dimension is taken as the batch): {error}{hidden_tensors(inputs)}"
                 ) from error
             runs.append(run)
             if recorder is not None:
@@ -486,7 +486,10 @@ def batch_size(inputs: Arguments) -> int:
     for leaf in tree_leaves(inputs):
         if isinstance(leaf, Tensor) and leaf.dim():
             return int(leaf.shape[0])
-    raise ExampleInputError("the example inputs hold no tensor with a batch dimension: give e.g. a [B, C, H, W] tensor")
+    raise ExampleInputError(
+        "the example inputs hold no tensor with a batch dimension: give e.g. a [B, C, H, W] tensor"
+        + hidden_tensors(inputs)
+    )
 
 
 def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:

@@ -1,8 +1,11 @@
 """Example inputs, given and inferred."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 import aimgraph
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
@@ -65,3 +68,53 @@ def test_only_shapes_count() -> None:
     base = nn.Sequential(nn.Linear(3, 2))
     plans = [aimgraph.plan(base, x).to_dict() for x in (torch.zeros(2, 3), torch.full((2, 3), float("nan")))]
     assert plans[0] == plans[1]
+
+
+class Bag:
+    """Tensors in an object of a class that nobody has told torch of."""
+
+    def __init__(self, x: Tensor, scale: float = 2.0) -> None:
+        self.x, self.scale = x, scale
+
+
+class Mapped(dict[str, Tensor]):
+    """A subclass of dict."""
+
+    @property
+    def x(self) -> Tensor:
+        return self["x"]
+
+    scale = 2.0
+
+
+class OfBags(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, bag: Any, y: Tensor | None = None) -> Tensor:
+        mixed = self.mix(bag.x if y is None else bag.x + y)
+        return self.head(torch.relu(mixed)) * bag.scale
+
+
+@pytest.mark.parametrize("kind", [Bag, Mapped])
+@pytest.mark.parametrize("beside", [False, True])
+def test_tensors_that_can_not_be_seen(kind: Any, beside: bool) -> None:
+    x = torch.linspace(-1, 1, 8).reshape(2, 4)
+    inputs = {"bag": kind(x=x)} | ({"y": x} if beside else {})
+    with pytest.raises(aimgraph.ExampleInputError, match=rf"register_pytree_node\({kind.__name__}, \.\.\.\)"):
+        aimgraph.transform(OfBags(), inputs)
+
+
+def test_tensors_in_objects_are_seen_once_their_class_is_registered() -> None:
+    class Known(Bag):
+        pass
+
+    register_pytree_node(Known, lambda bag: ([bag.x], bag.scale), lambda held, scale: Known(*held, scale))
+    base = OfBags()
+    inputs = {"bag": Known(torch.linspace(-1, 1, 8).reshape(2, 4))}
+    aim = aimgraph.transform(base, inputs, verify="full")
+    assert aimgraph.plan(aim).covered == 2
+    assert aimgraph.verify(base, aim, inputs).ok
+    other = Known(torch.randn(5, 4), 3.0)
+    assert torch.equal(aim(other), base(other))
