@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test check install table transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test check install table coverage transform-time zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -34,6 +34,9 @@ transform-time: $(INSTALLED)
 
 table: $(INSTALLED)
 	$(BIN)/python benchmarks/seed_networks.py --out benchmarks/results
+
+coverage: $(INSTALLED)
+	$(BIN)/python benchmarks/coverage.py
 
 # A small and a middle model of every family, compared with what is expected of them.
 zoo-ci: $(INSTALLED)

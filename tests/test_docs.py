@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from benchmarks.coverage import MARKS, PAGE, table
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -20,6 +22,12 @@ def test_the_table_is_the_measured_one() -> None:
     shown = re.search(r"<!-- table: make table -->\n(.*?)<!-- end of table -->", README, flags=re.DOTALL)
     assert shown is not None
     assert shown.group(1) == (ROOT / "benchmarks" / "results" / "seed_networks.md").read_text()
+
+
+def test_the_table_of_models_is_that_of_the_result_files() -> None:
+    shown = MARKS.search(PAGE.read_text())
+    assert shown is not None
+    assert shown.group(0) == f"{shown.group(1)}{table()}{shown.group(2)}"
 
 
 def test_links_lead_somewhere() -> None:
