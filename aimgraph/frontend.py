@@ -183,7 +183,7 @@ def _check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:
     """
     graph = traced.graphs.get("both") or traced.graphs["eval"]
     asked = [node for node in graph.nodes if node.target is decided]
-    if not any(_goes_by_batch(node) for node in asked):
+    if not any(_depends_on_batch(node) for node in asked):
         return
     single = FakeRun(faker.root, bound_arguments(faker.root, with_batch(inputs, batch_size(inputs), 1)), faker)
     try:
@@ -201,7 +201,7 @@ def _decider(graph: fx.Graph, run: FakeRun) -> str:
     return str(node.meta.get(DECIDES, ""))
 
 
-def _goes_by_batch(node: fx.Node) -> bool:
+def _depends_on_batch(node: fx.Node) -> bool:
     """Whether a number that `node` is computed from changes with the batch size."""
     waiting, seen = list(node.all_input_nodes), set()
     while waiting:

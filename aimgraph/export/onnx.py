@@ -23,6 +23,7 @@ from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.surgery import strip
+from aimgraph.verify import tensors_in
 
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""
@@ -227,7 +228,7 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
     for batch in BATCH_SIZES:
         sample = random_inputs(inputs, batch, seed=batch, device=device)
         with torch.no_grad():
-            expected = [leaf for leaf in tree_leaves(aim(*sample[0], **sample[1])) if isinstance(leaf, Tensor)]
+            expected = tensors_in(aim(*sample[0], **sample[1]))
         feeds = [leaf.cpu().numpy() for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
         names = [item.name for item in session.get_inputs()]
         _check_batch(session.get_inputs(), feeds, batch)
