@@ -15,22 +15,23 @@ from torch import nn
 from aimgraph.fakes import real_twins
 from aimgraph.layers import LayerKind
 from aimgraph.runtime.layers import parameter_names
-from aimgraph.runtime.watch import CallNames, WatchFunctions
+from aimgraph.runtime.watch import CallNames, WatchFunctions, first_input
 
 
-def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind]) -> CallNames:
+def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: frozenset[str] = frozenset()) -> CallNames:
     """Names by the paths of `root`; those of its convolutions and linear layers whose calls count as theirs.
 
     Args:
         root: The module that runs.
         kinds: The kind of each of its convolutions and linear layers.
+        leaves: Paths of modules that are kept as one call.
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
     layers = {paths[module] for module, kind in kinds.items() if not kind.enter}
-    for path, module in root.named_modules():
+    for path, module in root.named_modules(remove_duplicate=False):
         for below, twin in real_twins(module):
-            paths[twin] = ".".join(filter(None, (path, below)))
-    return CallNames(root, paths, layers)
+            paths[twin] = paths[root.get_submodule(".".join(filter(None, (path, below))))]
+    return CallNames(root, paths, layers, leaves)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class FunctionCall:
 
     Attributes:
         function: Its name in `torch.nn.functional`.
-        input: Shape of the features.
+        input: Shape of the features; of a layer's call, what the layer was given.
         weight: Shape of the weight.
         groups: g; 1 for a linear function.
         dtype: Of the weight.
         device: Of the weight.
+        leaf: The module that is kept as one call in which it is made, and the number of that module's call.
+        hidden: The `torch.autograd.Function` in whose forward it is made; empty if there is none.
     """
 
     function: str
@@ -52,6 +55,8 @@ class FunctionCall:
     groups: int
     dtype: torch.dtype
     device: torch.device
+    leaf: tuple[str, int] | None
+    hidden: str
 
 
 @dataclass
@@ -84,37 +89,25 @@ class WatchCalls(WatchFunctions):
         self._run = run or (lambda function, args, kwargs: function(*args, **kwargs))
         self.calls = Calls()
 
-    def __enter__(self) -> "WatchCalls":
-        self._call = nn.Module.__call__
-        original, names = self._call, self.names
-
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            with names.inside(module):
-                try:
-                    return original(module, *args, **kwargs)
-                except Exception:
-                    if self.calls.failed is None:
-                        self.calls.failed = names.paths.get(module)
-                    raise
-
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        nn.Module.__call__ = self._call  # type: ignore[method-assign]
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+    def raised(self, module: nn.Module) -> None:
+        """Note the innermost module that raised an error."""
+        if self.calls.failed is None:
+            self.calls.failed = self.names.paths.get(module)
 
     def called(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Note the call and make it."""
+        """Make the call, and note it if it works."""
         given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
-        weight, module = given["weight"], self.names.module
-        shapes, groups = (tuple(given["input"].shape), tuple(weight.shape)), int(given.get("groups", 1))
+        names, weight, features = self.names, given["weight"], given["input"]
+        result = self.other(function, args, kwargs)
+        if name == names.path and name in names.layers:
+            features = first_input(names.module, names.stack[-1].args, names.stack[-1].kwargs)
+        shapes, groups = (tuple(features.shape), tuple(weight.shape)), int(given.get("groups", 1))
+        hidden = names.hidden[-1] if names.hidden else ""
+        call = FunctionCall(function.__name__, *shapes, groups, weight.dtype, weight.device, names.leaf, hidden)
         self.calls.counts[name] += 1
-        call = FunctionCall(function.__name__, *shapes, groups, weight.dtype, weight.device)
         self.calls.made.setdefault(name, []).append(call)
-        self.calls.callers.add(self.names.paths.get(module, "") if module is not None else "")
-        return self.other(function, args, kwargs)
+        self.calls.callers.add(names.path)
+        return result
 
     def other(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make a call that is not noted."""

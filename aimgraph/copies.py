@@ -36,15 +36,28 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
     """
     memo = {} if memo is None else memo
     copy_results(module, memo)
-    for part in reversed(list(module.modules())):  # those below a module come before it
+    for part in reversed(list(modules_of(module))):  # those below a module come before it
         if id(part) not in memo and _is_shallow(part) and all(id(below) in memo for below in part.children()):
             memo[id(part)] = _copy_shallow(part, memo)
     return copy.deepcopy(module, memo)
 
 
+def modules_of(thing: Any) -> dict[nn.Module, None]:
+    """A module, those below it, and those that they hold without owning them; each before what is below it."""
+    seen: dict[nn.Module, None] = {}
+    waiting: list[nn.Module] = [thing] if isinstance(thing, nn.Module) else []
+    while waiting:
+        for module in waiting.pop().modules():
+            if module not in seen:
+                seen[module] = None
+                for part in vars(module).get("aim_borrowed", ()):
+                    waiting += part if isinstance(part, tuple) else (part,)
+    return seen
+
+
 def copy_results(module: nn.Module, memo: dict[int, Any]) -> None:
     """Add copies of the results that modules keep as plain attributes to the memo of a `copy.deepcopy`."""
-    for part in module.modules():
+    for part in modules_of(module):
         for value in vars(part).values():
             if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
                 memo[id(value)] = value.detach().clone()

@@ -41,7 +41,11 @@ MODES = ("train", "eval")
 
 
 def observe(
-    faker: Faker, kinds: dict[nn.Module, LayerKind], inputs: Arguments, modes: Iterable[str] = MODES
+    faker: Faker,
+    kinds: dict[nn.Module, LayerKind],
+    inputs: Arguments,
+    modes: Iterable[str] = MODES,
+    leaves: frozenset[str] = frozenset(),
 ) -> dict[str, Observed]:
     """Watch a forward in train and in eval mode, on fake tensors.
 
@@ -50,18 +54,21 @@ def observe(
         kinds: The kind of each of its convolutions and linear layers.
         inputs: Example inputs.
         modes: Which of the two.
+        leaves: Paths of modules that are kept as one call.
     """
-    return {mode: _observe_once(faker, kinds, mode, inputs) for mode in modes}
+    return {mode: _observe_once(faker, kinds, mode, inputs, leaves) for mode in modes}
 
 
-def _observe_once(faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments) -> Observed:
+def _observe_once(
+    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, leaves: frozenset[str]
+) -> Observed:
     root, fake = faker.root, faker.mode
     copy = faker.copy(train=mode == "train")
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, fake)
     recorder = Recorder(faker.tensors, (args, kwargs))
-    watch = WatchCalls(names_in(copy, ours), partial(faker.derived.call, mode=fake, recorder=recorder))
+    watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
     try:
         with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
             copy.forward(*args, **kwargs)

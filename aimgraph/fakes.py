@@ -13,11 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
-from aimgraph.copies import copy_module, is_of_torch
+from aimgraph.copies import copy_module, is_of_torch, modules_of
 from aimgraph.derived import Derived
 from aimgraph.operations import Recorder
 from aimgraph.randomness import kept_python_randomness
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
+from aimgraph.runtime.leaf import MemoryLeaf
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -288,19 +289,19 @@ class FakeRun:
         with unset_fake_temporarily(), torch.no_grad():
             made = copy_module(thing, memo) if isinstance(thing, nn.Module) else copy.deepcopy(thing, memo)
         self._set_mode(made)
-        for module in _modules_of(thing):
+        for module in modules_of(thing):
             if id(module) in self._real:
                 self._run_for_real(module, memo[id(module)])
         return made
 
     def _run_for_real(self, module: nn.Module, fake: nn.Module) -> None:
         with unset_fake_temporarily():
-            twin = copy_module(module)
+            twin = copy_module(module, {id(t): t for t in module.outside()} if isinstance(module, MemoryLeaf) else None)
         self._set_mode(twin)
         run_for_real(fake, twin, self.mode)
 
     def _set_mode(self, thing: Any) -> None:
-        for module in _modules_of(thing):
+        for module in modules_of(thing):
             module.training = self.train
 
 
@@ -319,22 +320,8 @@ def _tensors(thing: Any) -> list[Tensor]:
     """A tensor itself, or the tensors of a module and of those that it holds without owning them."""
     if isinstance(thing, Tensor):
         return [thing]
-    own = [chain(m.parameters(recurse=False), m.buffers(recurse=False)) for m in _modules_of(thing)]
+    own = [chain(m.parameters(recurse=False), m.buffers(recurse=False)) for m in modules_of(thing)]
     return list(chain.from_iterable(own))
-
-
-def _modules_of(thing: Any) -> set[nn.Module]:
-    """A module, those below it, and those that they hold without owning them."""
-    waiting: list[nn.Module] = [thing] if isinstance(thing, nn.Module) else []
-    seen: set[nn.Module] = set()
-    while waiting:
-        module = waiting.pop()
-        if module not in seen:
-            seen.add(module)
-            waiting += module.children()
-            for part in getattr(module, "borrowed", ()):
-                waiting += part if isinstance(part, tuple) else (part,)
-    return seen
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

@@ -26,7 +26,8 @@ from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
-from aimgraph.tracing import DECIDES, WHOLE, Traced, trace
+from aimgraph.runtime.watch import WHOLE
+from aimgraph.tracing import DECIDES, Traced, trace
 
 RESERVED = (
     *(
@@ -141,14 +142,14 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
     opaque: dict[str, Opaque] = {}
     while True:
         faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values))
-        observed = observe(faker, kinds, sample)
+        places = frozenset(path or WHOLE for path in opaque)
+        observed = observe(faker, kinds, sample, leaves=places)
         failed = next((seen for seen in observed.values() if seen.error is not None), None)
         if failed is not None and _keep(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
             continue
         if failed is not None:
             raise _refusal(root, sample, failed.error)
         callers = {path for seen in observed.values() for path in seen.calls.callers}
-        places = frozenset(path or WHOLE for path in opaque)
         try:
             traced = trace(faker, kinds, sample, frozenset(map(root.get_submodule, callers)), places)
         except TraceError as error:
@@ -160,7 +161,7 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
             canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
             larger = example_batch(canonical) + 1
             modes = MODES if opaque else operations
-            again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes)
+            again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
             check_faithful(root, operations, again, larger)
             _check_one_sample(faker, traced, canonical)
         except TraceError as error:
@@ -301,10 +302,10 @@ def check_base(base: nn.Module) -> None:
     kind = type(base).__name__
     if not isinstance(base, nn.Module):
         raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
-    for path, module in base.named_modules():
-        _check_submodule(path, module)
     if "_orig_mod" in base._modules:  # by name: importing the compiler takes seconds
         raise PlanError(f"the model is compiled ({kind}): transform model._orig_mod, then compile the result")
+    for path, module in base.named_modules():
+        _check_submodule(path, module)
     for wrapper, message in _REFUSED.items():
         if isinstance(base, wrapper):
             raise PlanError(message.format(kind))
@@ -323,6 +324,11 @@ def check_base(base: nn.Module) -> None:
 
 
 def _check_submodule(path: str, module: nn.Module) -> None:
+    if path and "_orig_mod" in module._modules:  # by name: importing the compiler takes seconds
+        raise PlanError(
+            f"its submodule {path!r} is compiled: transform the model with {path}._orig_mod in its place, then compile "
+            "the result, or parts of it"
+        )
     if isinstance(module, fx.GraphModule) and AIM in module._modules:
         place = f"its submodule {path!r}" if path else "the model"
         raise PlanError(

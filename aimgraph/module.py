@@ -20,7 +20,7 @@ from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
-from aimgraph.tracing import WHOLE
+from aimgraph.runtime.watch import WHOLE
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 _GRAPH_STATE = (
@@ -160,7 +160,7 @@ class AimModule(fx.GraphModule):
         record = self._record
         whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
         if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
-            whole.borrowed[0].training = self.training and not record.frozen
+            whole.aim_borrowed[0].training = self.training and not record.frozen
         graphs = record.graphs if record.enabled else record.base_graphs
         mode = "train" if self.training and not record.frozen else "eval"
         name = mode if mode in graphs else "both"

@@ -22,6 +22,7 @@ class SiteCall:
         channel_axis: Dimension that carries the channels.
         folded: Whether the batch is folded into the channels, one group of the convolution per sample;
             the axes are then those of the memory's own term.
+        leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
     """
 
     graph: str
@@ -32,6 +33,7 @@ class SiteCall:
     batch_ratio: int
     channel_axis: int
     folded: bool = False
+    leaf: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Site:
         raw: Whether the layer transforms its weight before use; the read weight is used as it is.
         split_only: Why its weight can't be widened; empty if it can.
         function: Whether it is the call of a function.
-        leaf: Path of the module around it that can't be traced and is kept as one call; empty if there is none.
+        leaf: Path of a module around a call of it that can't be traced and is kept as one call; empty if there is none.
     """
 
     path: str
@@ -107,6 +109,7 @@ class ReadCall:
         mean: Whether it reads the batch mean of a per-sample value.
         note: Why it reads something else than the latest per-sample value; empty otherwise.
         folded: Whether the batch is folded into the channels of the call.
+        leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
     """
 
     graph: str
@@ -116,6 +119,7 @@ class ReadCall:
     mean: bool = False
     note: str = ""
     folded: bool = False
+    leaf: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Read:
         raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
         function: Whether the site is the call of a function.
-        leaf: Path of the module around it that is kept as one call; empty if there is none.
+        leaf: Path of a module around a call of it that is kept as one call; empty if there is none.
     """
 
     site: str

@@ -35,7 +35,7 @@ from aimgraph.runtime.checkpoints import checkpoints_entered
 from aimgraph.runtime.contexts import closed_contexts
 from aimgraph.runtime.decisions import QUESTIONS, decided
 from aimgraph.runtime.layers import FUNCTIONS
-from aimgraph.runtime.watch import CallNames
+from aimgraph.runtime.watch import WHOLE, CallNames, input_name
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""
@@ -185,8 +185,7 @@ class LayerTracer(fx.Tracer):
             return None
         with self._standing_aside():
             noted = self.create_node("call_function", decided, (node, question, answer, told(node), asking_line()), {})
-        module = self.names.module
-        noted.meta[DECIDES] = "" if module is None else self.names.paths.get(module, "")
+        noted.meta[DECIDES] = self.names.path
         return noted
 
     def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:
@@ -249,7 +248,7 @@ class LayerTracer(fx.Tracer):
 
     def note_checkpoint(self) -> None:
         """The forward has asked for activation checkpointing."""
-        self.checkpoints = True
+        self.checkpoints = self.checkpoints or not self.aside  # one inside a single call is kept
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record one operation; name it, if it is a convolution or linear function."""
@@ -290,6 +289,8 @@ class LayerTracer(fx.Tracer):
             return forward(*args, **kwargs)
         if m not in self.names.paths and not any(m.parameters()) and not any(m.buffers()):
             return forward(*args, **kwargs)  # a module of somebody else's, an activation: no node can name it
+        if m in self.kinds and not args and input_name(m) in kwargs:  # whatever a subclass calls it
+            args, kwargs = (kwargs[input_name(m)],), {key: kwargs[key] for key in kwargs if key != input_name(m)}
         with self.names.inside(m):
             try:
                 result = super().call_module(m, forward, args, kwargs)
@@ -426,10 +427,6 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Gr
             "activation checkpointing inside the forward is not kept: values are the same, memory is not saved"
         )
     return graph
-
-
-WHOLE = "aim._whole"
-"""Path of the stand-in for the base itself, where its own forward is the one that can't be traced."""
 
 
 def _whole_graph(tracer: LayerTracer) -> fx.Graph:

@@ -8,10 +8,10 @@ their like by some other code. Its grid S is what remains of its input's shape w
 and without the batch, and the batch is the one dimension that differs between two batch sizes. A
 convolution whose groups grow with the batch treats every sample as a group: S is its grid, too.
 
-Declines: layers never called, inside a module that is kept as one call, with a forward of their
+Declines: layers never called, inside a module that is traced as one call, with a forward of their
 own that is not affine, or called where the batch can't be told from the grid; functions whose
-weight is a vector or features of a batch; products of features and a parameter by other functions. Recurrent and
-bilinear layers are listed.
+weight is a vector or features of a batch; calls inside a custom autograd function; products of features and a
+parameter by other functions. Recurrent, bilinear and scripted layers are listed.
 """
 
 import operator
@@ -31,7 +31,8 @@ from aimgraph.places import target_name
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
-from aimgraph.tracing import CALL, WHOLE
+from aimgraph.runtime.watch import WHOLE
+from aimgraph.tracing import CALL
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",
@@ -84,7 +85,8 @@ class _Finder:
     functions: dict[str, Any] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
-    leaves: dict[str, str] = field(default_factory=dict)
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
     stand_ins: dict[str, AffineLayer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,6 @@ class _Finder:
             elif layer in self.kinds and self.kinds[layer].affine:
                 self._note(graph, node, self.paths[layer], self.kinds[layer].name)
         elif node.op == "call_function" and node.target in FUNCTIONS and CALL in node.meta:
-            self.reached.add(node.meta[CALL])
             self._note(graph, node, node.meta[CALL], node.target.__name__)
         elif node.target in PRODUCTS:
             self._note_product(node)
@@ -117,6 +118,8 @@ class _Finder:
 
     def _note(self, graph: str, node: fx.Node, path: str, kind: str) -> None:
         self.reached.add(path)
+        for mode in _modes(graph):
+            self.found[mode, path] += 1
         call = _site_call(graph, node, self.program)
         if isinstance(call, str):
             self.skipped.append(Skipped(path, kind, call))
@@ -128,34 +131,38 @@ class _Finder:
         self.calls.setdefault(path, []).append(call)
 
     def _enter(self, graph: str, node: fx.Node) -> None:
-        """Note the layers that are called inside a module that is kept as one call.
+        """Note what is called inside a module that is kept as one call.
 
         A graph may be one for both modes though what is called inside the module is not: it reads in either.
         """
-        for mode in ("eval", "train") if graph == "both" else (graph,):
-            self._enter_mode(graph, mode, node)
+        leaf = str(node.target)
+        turn = self.turns[graph, leaf]
+        self.turns[graph, leaf] += 1
+        for mode in _modes(graph):
+            first, second = self.program.signature.calls[mode].made, self.program.signature.again[mode].made
+            for name, made in first.items():
+                mine = [call for call in made if call.leaf == (leaf, turn)]
+                others = [call for call in second.get(name, ()) if call.leaf == (leaf, turn)]
+                if mine:
+                    self.found[mode, name] += len(mine)
+                    self._note_inner(graph, node, name, mine, others)
 
-    def _enter_mode(self, graph: str, mode: str, node: fx.Node) -> None:
-        signature, leaf = self.program.signature, str(node.target)
-        inside = "" if leaf == WHOLE else f"{leaf}."
-        first, second = signature.calls[mode], signature.again[mode]
-        for name, made in first.made.items():
-            if not (name == leaf or name.startswith(inside)):
-                continue
-            self.reached.add(name)
-            module = self.modules.get(name)
-            layer = module if isinstance(module, AffineLayer) else None
-            called = made[0].function if layer is None else self.kinds[layer].name
-            known = Counter(self.calls.get(name, ()))
-            for call in self._inner_calls(graph, node, name, made, second.made.get(name, []), layer):
-                if isinstance(call, str):
-                    self.skipped.append(Skipped(name, called, call))
-                elif known[call] > 0:
-                    known[call] -= 1
-                else:
-                    self.layers.setdefault(name, layer or self.stand_ins[name])
-                    self.calls.setdefault(name, []).append(call)
-                    self.leaves[name] = leaf
+    def _note_inner(
+        self, graph: str, node: fx.Node, name: str, made: list[FunctionCall], others: list[FunctionCall]
+    ) -> None:
+        self.reached.add(name)
+        module = self.modules.get(name)
+        layer = module if isinstance(module, AffineLayer) else None
+        called = made[0].function if layer is None else self.kinds[layer].name
+        known = Counter(self.calls.get(name, ()))
+        for call in self._inner_calls(graph, node, name, made, others, layer):
+            if isinstance(call, str):
+                self.skipped.append(Skipped(name, called, call))
+            elif known[call] > 0:
+                known[call] -= 1
+            else:
+                self.layers.setdefault(name, layer or self.stand_ins[name])
+                self.calls.setdefault(name, []).append(call)
 
     def _inner_calls(
         self,
@@ -167,33 +174,40 @@ class _Finder:
         layer: AffineLayer | None,
     ) -> list[SiteCall | str]:
         """The calls of a layer or function inside a module that is kept as one call, or why they can't read."""
-        batch = self.program.signature.batch
         if layer is not None and not self.kinds[layer].affine:
             return [self.kinds[layer].reason]
         if len(others) != len(made):
             return [f"called {len(made)} times at one batch size and {len(others)} times at another"]
-        pairs = list(zip(made, others, strict=True))
-        if layer is not None:
-            return [_layout(graph, node, (one.input, other.input), layer, batch) for one, other in pairs]
-        calls: list[SiteCall | str] = []
-        for one, other in pairs:
-            folded = one.groups != other.groups
+        return [self._inner_call(graph, node, name, one, other, layer) for one, other in zip(made, others, strict=True)]
+
+    def _inner_call(
+        self,
+        graph: str,
+        node: fx.Node,
+        name: str,
+        one: FunctionCall,
+        other: FunctionCall,
+        layer: AffineLayer | None,
+    ) -> SiteCall | str:
+        leaf, batch = str(node.target), self.program.signature.batch
+        if one.hidden:
+            return f"inside {one.hidden}.forward, whose own backward would know nothing of it"
+        folded = layer is None and one.groups != other.groups
+        if layer is None:
             why = _unfit((one.weight, other.weight), folded=folded)
             if why:
-                calls.append(why)
-                continue
-            stand_in = function_layer(getattr(F, one.function), one.weight, one.groups, batch if folded else 1)
-            key = (one.function, read_weight_shape(stand_in, 1), None)
+                return why
+            layer = function_layer(getattr(F, one.function), one.weight, one.groups, batch if folded else 1)
+            key = (one.function, read_weight_shape(layer, 1), None)
             if self.functions.setdefault(name, key) != key:
-                calls.append(f"called with weights of other shapes than {list(one.weight)}, too")
-                continue
-            self.stand_ins[name] = stand_in
-            shapes = one.input, other.input
-            rank = len(one.input) - 2
-            calls.append(
-                _folded_call(graph, node, one.input, rank) if folded else _layout(graph, node, shapes, stand_in, batch)
-            )
-        return calls
+                return f"called with weights of other shapes than {list(one.weight)}, too"
+            self.stand_ins[name] = layer
+        if folded:
+            call = _folded_call(graph, node, one.input, len(one.input) - 2)
+        else:
+            chance = self.program.signature.opaque[leaf].needs_values
+            call = _layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
+        return call if isinstance(call, str) else replace(call, leaf=leaf)
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
@@ -211,13 +225,12 @@ class _Finder:
         found = []
         for path, layer in self.layers.items():
             calls, size = tuple(self.calls[path]), (_channels(layer), groups_of(layer), _taps(layer))
+            leaf = next((call.leaf for call in calls if call.leaf), "")
             if path in self.functions:
                 name, why = self.functions[path][0], "a function is called, there is no layer to widen"
-                leaf = self.leaves.get(path, "")
                 found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True, leaf=leaf))
             else:
                 kind = self.kinds[layer]
-                leaf = self.leaves.get(path, "")
                 why = f"inside {_leaf_name(leaf)}, which can't be traced" if leaf else elsewhere.get(layer, "")
                 why = _split_only(kind, path in partly, why)
                 found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why, leaf=leaf))
@@ -232,13 +245,25 @@ class _Finder:
         known = {item.path for item in listed}
         lost = [name for name in called if name not in self.reached and name not in known]
         listed += [Skipped(name, "function", _why_not(program, name, None)) for name in lost]
+        for mode, calls in program.signature.calls.items():
+            for name, made in calls.made.items():
+                if name in self.reached and len(made) > self.found[mode, name]:
+                    why = f"{len(made) - self.found[mode, name]} of its {len(made)} calls are in no graph"
+                    listed.append(Skipped(name, made[0].function, why))
         for path, module in program.root.named_modules():
             why = next((why for kind, why in LEFT_ALONE.items() if isinstance(module, kind)), "")
             if why:
                 listed.append(Skipped(path, type(module).__name__, why))
+            outer = program.root.get_submodule(path.rpartition(".")[0])
+            if isinstance(module, torch.jit.ScriptModule) and not isinstance(outer, torch.jit.ScriptModule):
+                listed.append(Skipped(path, str(module.original_name), "scripted: the layers in it can't be seen"))
         packed = [(p, m) for p, m in program.root.named_modules() if "nn.quantized.dynamic" in type(m).__module__]
         why = "quantised: its weight is packed integers, which no memory can be added to"
         return listed + [Skipped(path, type(module).__name__, why) for path, module in packed if path not in known]
+
+
+def _modes(graph: str) -> tuple[str, ...]:
+    return ("eval", "train") if graph == "both" else (graph,)
 
 
 def _leaf_name(leaf: str) -> str:
@@ -298,9 +323,18 @@ def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
 
 
 def _layout(
-    graph: str, node: fx.Node, shapes: tuple[tuple[int, ...], tuple[int, ...]], layer: AffineLayer, batch: int
+    graph: str,
+    node: fx.Node,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    layer: AffineLayer,
+    batch: int,
+    *,
+    chance: bool = False,
 ) -> SiteCall | str:
-    """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told."""
+    """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told.
+
+    With `chance`, sizes may depend on values, so that a first dimension that is the same at both is no grid.
+    """
     shape, other = shapes
     if len(shape) != len(other):
         return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
@@ -310,8 +344,10 @@ def _layout(
     outer = range(channel_axis) if rank else range(len(shape) - 1)
     if len(varying) > 1 or any(axis not in outer for axis in varying):
         return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
-    batch_axis = varying[0] if varying else (0 if rank and channel_axis else None)
+    batch_axis = varying[0] if varying else (0 if (rank or chance) and channel_axis else None)
     ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
+    if chance and batch_axis == 0 and not varying:
+        ratio = -1
     grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
     if 0 in grid:
         return f"its input {list(shape)} is empty"

@@ -55,11 +55,10 @@ from aimgraph.program import (
 )
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, read_weight, stored_weight
-from aimgraph.runtime.leaf import LeafRead, MemoryLeaf
+from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
-from aimgraph.tracing import WHOLE
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Mo
         module = program.root.get_submodule(read.site)
         assert isinstance(module, AffineLayer)
         return read_layer(module, read.channels, init, raw=read.raw)
-    if read.leaf:
+    if read.calls[0].leaf:
         made = _inner_call(program, read)
         samples = program.signature.batch if read.calls[0].folded else 1
         layer = function_layer(getattr(F, made.function), made.weight, made.groups, samples)
@@ -128,7 +127,7 @@ def _inner_call(program: Program, read: Read) -> FunctionCall:
 def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
     """The weight of the memory's first site, or its description: what is added follows its device and dtype."""
     read = memory.reads[0]
-    if read.function and read.leaf:
+    if read.function and read.calls[0].leaf:
         return _inner_call(program, read)
     if read.function:
         call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
@@ -160,7 +159,7 @@ class _GraphInserter:
         views = ViewCache(self.graph)
         by_call = self._by_call()
         for call, reads in by_call.items():
-            if reads[0][1].leaf:
+            if reads[0][2].leaf:
                 self._enter_leaf(nodes[call], reads)
             else:
                 self._widen_call(nodes[call], reads, views)
@@ -178,26 +177,35 @@ class _GraphInserter:
     def _enter_leaf(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
         """Give a module that is kept as one call the memory, one value for each read weight inside it."""
         root, kinds, leaf = self.program.root, self.program.kinds, str(node.target)
-        distinct = {(memory, read.name): (read, call) for memory, read, call in reversed(reads)}
-        items = list(reversed(distinct.items()))
-        path = f"{LEAVES}.{leaf}"
-        inside = [
+        items: dict[tuple[str, str], list[tuple[Read, ReadCall]]] = {}
+        for memory, read, call in reads:
+            items.setdefault((memory, read.name), []).append((read, call))
+        inside = tuple(
             LeafRead(
-                read.site if read.function else root.get_submodule(read.site),  # type: ignore[arg-type]
+                calls[0][0].site,
                 root.get_submodule(f"{AIM}.{memory}.reads.{name}"),
-                call.spec,
-                call.mean,
-                call.folded,
+                tuple(LeafCall(call.spec, call.mean, call.folded) for _, call in calls),
             )
-            for (memory, name), (read, call) in items
-        ]
-        opaque = self.program.signature.opaque[leaf]
-        module, place = root.get_submodule(leaf), "" if leaf == WHOLE else leaf
-        layers = frozenset(below for below, part in root.named_modules() if part in kinds and not kinds[part].enter)
-        put_module(root, path, MemoryLeaf(module, place, inside, layers, needs_values=opaque.needs_values))
-        node.target = path
-        node.args = ([self.sources[memory] for (memory, _), _ in items], *node.args)
-        node.meta[LEAF_READS] = [(memory, call) for (memory, _), (_, call) in items]
+            for (memory, name), calls in items.items()
+        )
+        layers = frozenset(path for path, part in root.named_modules() if part in kinds and not kinds[part].enter)
+        needs_values = self.program.signature.opaque[leaf].needs_values
+        node.target = self._leaf(leaf, MemoryLeaf(root, leaf, inside, layers, needs_values=needs_values))
+        node.args = ([self.sources[memory] for memory, _ in items], *node.args)
+        node.meta[LEAF_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]
+
+    def _leaf(self, leaf: str, built: MemoryLeaf) -> str:
+        """Path of a leaf with these reads; the same one for every call that has them."""
+        root, number, path = self.program.root, 0, f"{LEAVES}.{leaf}"
+        while True:
+            there = _submodule(root, path)
+            if not isinstance(there, MemoryLeaf):
+                put_module(root, path, built)
+                return path
+            if there.reads == built.reads:
+                return path
+            number += 1
+            path = f"{LEAVES}.{leaf}_call_{number}"
 
     def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
         x, spec = argument(node, "input"), reads[0][2].spec

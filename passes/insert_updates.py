@@ -94,7 +94,7 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
     _give_leaves(graph, memory.name, values)
     for read in memory.reads:
         for call in read.calls:
-            if not read.leaf and call.graph == name and values[call.value] is not source:
+            if not call.leaf and call.graph == name and values[call.value] is not source:
                 _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views)
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):

@@ -198,7 +198,9 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 grid=calls[0].grid,
                 parameters=first.channels * site.taps,
                 lowering="split" if split else "concat",
-                calls=tuple(replace(values.read(c, s), folded=c.folded) for c, s in zip(calls, specs, strict=True)),
+                calls=tuple(
+                    replace(values.read(c, s), folded=c.folded, leaf=c.leaf) for c, s in zip(calls, specs, strict=True)
+                ),
                 raw=site.raw,
                 function=site.function,
                 leaf=site.leaf,

@@ -282,13 +282,13 @@ def test_modes_and_a_frozen_base_reach_a_model_that_is_one_call() -> None:
     (whole,) = [module for module in aim.get_submodule(AIM).modules() if isinstance(module, Whole)]
     for module in (aim, copy.deepcopy(aim)):
         (whole,) = [m for m in module.get_submodule(AIM).modules() if isinstance(m, Whole)]
-        assert whole.borrowed[0].get_submodule("stem") is module.get_submodule("stem")
+        assert whole.aim_borrowed[0].get_submodule("stem") is module.get_submodule("stem")
         module.eval()
-        assert not whole.borrowed[0].training
+        assert not whole.aim_borrowed[0].training
         module.train()
-        assert whole.borrowed[0].training
+        assert whole.aim_borrowed[0].training
         aimgraph.freeze_base(module)
-        assert not whole.borrowed[0].training
+        assert not whole.aim_borrowed[0].training
     double = aim.double()
     assert double(X.double()).dtype == torch.float64
 

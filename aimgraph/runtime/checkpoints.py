@@ -6,21 +6,29 @@ is a generator around the call.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
+from torch import Tensor
 from torch.utils import checkpoint
 
 Function: TypeAlias = Callable[..., Any]
 
 
 @contextmanager
-def checkpointed_as(wrap: Callable[[Function], Function]) -> Iterator[None]:
-    """Let every checkpoint that is made here run ``wrap(function)`` in the backward pass, instead of its function."""
+def checkpointed_as(wrap: Callable[[Function], Function], values: list[Tensor]) -> Iterator[None]:
+    """Let every checkpoint that is made here run ``wrap(function)`` in the backward pass, instead of its function.
+
+    Args:
+        wrap: Makes a function of the values and the function's own arguments.
+        values: Tensors that it computes with besides. The autograd function, which detaches its inputs and computes
+            their gradients by itself, gets them as inputs.
+    """
 
     def variants(apply: Function, generator: Function) -> tuple[Function, Function]:
         return (
-            lambda function, *rest: apply(wrap(function), *rest),
-            lambda function, *rest, **named: generator(wrap(function), *rest, **named),
+            lambda function, preserved, *args: apply(wrap(function), preserved, *values, *args),
+            lambda function, *rest, **named: generator(partial(wrap(function), *values), *rest, **named),
         )
 
     with _replaced(variants):

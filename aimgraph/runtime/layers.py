@@ -242,11 +242,11 @@ class Widened(nn.Module):
 
     def __init__(self, layer: AffineLayer, reads: list[AffineLayer]) -> None:
         super().__init__()
-        self.borrowed = (layer, tuple(reads))
+        self.aim_borrowed = (layer, tuple(reads))
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """The layer over [x_g ; m] in every group; arguments as the layer's own."""
-        layer, reads = self.borrowed
+        layer, reads = self.aim_borrowed
         weight = widen_weight(layer, layer.weight, [read.weight for read in reads])
         return torch.as_tensor(torch.func.functional_call(layer, {"weight": weight}, args, kwargs))
 

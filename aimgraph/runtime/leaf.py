@@ -1,18 +1,20 @@
 """Modules that are kept as one call because they can't be traced, with layers and functions inside that read."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from aimgraph.runtime.checkpoints import checkpointed_as
 from aimgraph.runtime.function import FunctionRead, fold_batch
 from aimgraph.runtime.layers import AffineLayer, accumulate, parameter_names
 from aimgraph.runtime.read import ReadSpec, batch_mean, fit, read_view
-from aimgraph.runtime.watch import CallNames, Stack, WatchFunctions
+from aimgraph.runtime.watch import WHOLE, CallNames, Frame, WatchFunctions, first_input, input_name
 
 _SWAP = threading.RLock()
 """One thread at a time has the layers of a leaf swapped."""
@@ -31,12 +33,32 @@ class Whole(nn.Module):
 
     def __init__(self, base: nn.Module, *, needs_values: bool) -> None:
         super().__init__()
-        self.borrowed = (base,)
+        self.aim_borrowed = (base,)
         self.needs_values = needs_values
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the base's own forward gives."""
-        return self.borrowed[0].forward(*args, **kwargs)
+        return self.aim_borrowed[0].forward(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class LeafCall:
+    """How one call inside a leaf reads.
+
+    Attributes:
+        spec: The layout of the view.
+        mean: Whether it reads the batch mean of the value.
+        folded: Whether the batch is folded into the channels of the call.
+    """
+
+    spec: ReadSpec
+    mean: bool
+    folded: bool
+
+    @property
+    def rank(self) -> int:
+        """Dimensions of the site's input."""
+        return len(self.spec.grid) + 1 + (self.spec.batch_axis is not None or self.folded)
 
 
 @dataclass(frozen=True)
@@ -44,66 +66,61 @@ class LeafRead:
     """One read inside a leaf.
 
     Attributes:
-        site: The layer that reads, or the name of the function call that does.
+        site: Path of the layer that reads, or name of the function's call that does.
         read: Its read layer.
-        spec: The layout of the view.
-        mean: Whether it reads the batch mean of the value.
-        folded: Whether the batch is folded into the channels of the call.
+        calls: How each of the site's calls at one rank reads, in order.
     """
 
-    site: AffineLayer | str
+    site: str
     read: nn.Module
-    spec: ReadSpec
-    mean: bool
-    folded: bool = False
+    calls: tuple[LeafCall, ...]
 
-    @property
-    def rank(self) -> int:
-        """Dimensions of the layer's input at the calls that this read serves."""
-        return len(self.spec.grid) + 1 + (self.spec.batch_axis is not None or self.folded)
-
-    def add_to(self, output: Tensor, value: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The site's output plus its read of a memory value; the output itself at another kind of call.
-
-        Args:
-            output: What the site gives.
-            value: [B, N] or [1, N].
-            x: The site's input.
-            *args: What the site is called with besides.
-            **kwargs: What the site is called with besides.
-        """
-        if x.dim() != self.rank:
-            return output
-        shown = read_view(batch_mean(value) if self.mean else value, self.spec)
-        term = self.read(fit(shown, x, self.spec.channel_axis, self.spec.batch_axis), *args, **kwargs)
-        return accumulate(output, fold_batch(term, output) if self.folded else term)
+    def call(self, number: int) -> LeafCall | None:
+        """How the call of this number reads; None where that can't be told from the others."""
+        if number < len(self.calls):
+            return self.calls[number]
+        axes = {(call.spec.batch_axis, call.spec.channel_axis) for call in self.calls}
+        return self.calls[-1] if len(axes) == 1 else None
 
 
-Reads = list[tuple[LeafRead, Tensor]]
+Reads: TypeAlias = list[tuple[LeafRead, Tensor]]
+Then: TypeAlias = tuple[list[Frame], Counter[tuple[str, int]]]
 
 
 class MemoryLeaf(nn.Module):
     """A module whose forward is called as it is, while layers and functions inside it read a memory.
 
-    It holds the module and the read layers without owning them, so nothing changes its name.
+    It looks the module up in the model at every call and does not own the read layers, so nothing changes its name.
 
     Args:
-        module: The module.
-        path: Its path in the model; empty for the whole model, of which `module` then is the `Whole`.
+        root: The model; it shares its modules with the emitted module.
+        path: Path of the module; `WHOLE` for the model itself.
         reads: What is read inside it; one memory value each is given at a call.
-        layers: Paths of the convolutions and linear layers in it whose calls count as theirs.
+        layers: Paths of the convolutions and linear layers whose calls count as theirs.
         needs_values: Whether its forward depends on values, so that shapes alone can't run it.
     """
 
     def __init__(
-        self, module: nn.Module, path: str, reads: list[LeafRead], layers: frozenset[str], *, needs_values: bool
+        self,
+        root: nn.Module,
+        path: str,
+        reads: tuple[LeafRead, ...],
+        layers: frozenset[str],
+        *,
+        needs_values: bool,
     ) -> None:
         super().__init__()
-        self.reads = tuple(reads)
-        self.borrowed = (module, tuple(read.read for read in reads))
-        self.path, self.layers = path, layers
+        self.reads, self.layers, self.path = reads, layers, path
+        self.aim_borrowed = (root, tuple(read.read for read in reads))
         self.needs_values = needs_values
 
+    def outside(self) -> Iterator[Tensor]:
+        """The parameters and buffers of the model that are not the module's."""
+        root = self.aim_borrowed[0]
+        inside = {id(tensor) for tensor in _tensors_of(root.get_submodule(self.path))} if self.path != WHOLE else set()
+        yield from (tensor for tensor in _tensors_of(root) if inside and id(tensor) not in inside)
+
+    @_disable_dynamo
     def forward(self, values: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         """What the module gives, its sites' outputs summed with their reads.
 
@@ -112,109 +129,147 @@ class MemoryLeaf(nn.Module):
             *args: The module's own arguments.
             **kwargs: The module's own arguments.
         """
+        module = self.aim_borrowed[0].get_submodule(self.path)
         with _SWAP, self._reading(values, None):
-            return self.borrowed[0](*args, **kwargs)
+            return module(*args, **kwargs)
 
     @contextmanager
-    def _reading(self, values: list[Tensor], stack: Stack | None) -> Iterator[None]:
+    def _reading(self, values: list[Tensor], then: Then | None) -> Iterator[None]:
         """While the sites read these values.
 
         Args:
             values: One per read.
-            stack: The modules that ran and the calls they had made where this goes on; None at the beginning.
+            then: The modules that ran and the calls that were made where this goes on; None at the beginning.
         """
-        sites: dict[AffineLayer | str, Reads] = {}
+        sites: dict[str, Reads] = {}
         for read, value in zip(self.reads, values, strict=True):
             sites.setdefault(read.site, []).append((read, value))
-        names, call = self._names(), object()
-        if stack is not None:
-            names.go_on(stack)
+        watch, call = _Functions(self._names(), sites), object()
+        if then is not None:
+            watch.go_on(then)
 
         def again(function: Callable[..., Any]) -> Callable[..., Any]:
-            """`function`, with the same reads where a checkpoint runs it once more."""
-            then = names.now()
+            """`function`, given the values first, with the same reads where a checkpoint runs it once more."""
+            now, count = watch.now(), len(values)
 
             def run(*args: Any, **kwargs: Any) -> Any:
-                with _SWAP, nullcontext() if call in _RUNNING else self._reading(values, then):
-                    return function(*args, **kwargs)
+                shown = list(args[:count])
+                with _SWAP, nullcontext() if call in _RUNNING else self._reading(shown, now):
+                    return function(*args[count:], **kwargs)
 
             return run
 
-        swapped: list[tuple[nn.Module, str, Any]] = []
+        swapped = []
         try:
             _RUNNING.add(call)
-            by_name = any(isinstance(site, str) for site in sites)
-            for module in names.paths:
-                if by_name:
-                    swapped.append(_swap(module, "_call_impl", _named(module._call_impl, module, names)))
-                if module in sites:
-                    swapped.append(_swap(module, "forward", _summed(module.forward, sites[module], names)))
-            with checkpointed_as(again), _Functions(names, sites):
+            for layer, path in watch.names.paths.items():
+                if path not in sites or not isinstance(layer, AffineLayer):
+                    continue
+                swapped.append((layer, vars(layer).get("forward")))
+                vars(layer)["forward"] = _summed(layer, path, watch)
+            with checkpointed_as(again, values), watch:
                 yield
         finally:
             _RUNNING.discard(call)
-            for module, name, before in reversed(swapped):
-                if before is None:
-                    vars(module).pop(name, None)
+            for layer, forward in reversed(swapped):
+                if forward is None:
+                    vars(layer).pop("forward", None)
                 else:
-                    vars(module)[name] = before
+                    vars(layer)["forward"] = forward
 
     def _names(self) -> CallNames:
-        module = self.borrowed[0]
-        root = module.borrowed[0] if isinstance(module, Whole) else module
-        paths = {
-            part: ".".join(filter(None, (self.path, below)))
-            for below, part in root.named_modules()
-            if not isinstance(part, Whole | MemoryLeaf)
-        }
+        root = self.aim_borrowed[0]
+        paths = {part: path for path, part in root.named_modules() if not isinstance(part, Whole | MemoryLeaf)}
         return CallNames(root, paths, self.layers)
 
 
-class _Functions(WatchFunctions):
-    """Adds the reads of function calls. While it is there, torch's fused attention, which calls no layers, is not."""
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
-    def __init__(self, names: CallNames, sites: dict[AffineLayer | str, Reads]) -> None:
+
+class _Functions(WatchFunctions):
+    """Adds what is read to what is called. While it is there, torch's fused attention, which calls no layers, is not.
+
+    Args:
+        names: Names the calls.
+        sites: What reads, by those names.
+    """
+
+    def __init__(self, names: CallNames, sites: dict[str, Reads]) -> None:
         super().__init__(names)
         self.sites = sites
+        self.made: Counter[tuple[str, int]] = Counter()
+        self.aside = False
+
+    def now(self) -> Then:
+        """The modules that run and the calls that were made, to go on from later."""
+        return self.names.now(), self.made.copy()
+
+    def go_on(self, then: Then) -> None:
+        """Go on from what `now` gave."""
+        self.names.go_on(then[0])
+        self.made = then[1].copy()
 
     def called(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The function's result with what its site reads."""
         output = function(*args, **kwargs)
-        reads = self.sites.get(name)
-        if reads is None:
+        if self.aside or name in self.names.layers or name not in self.sites:
             return output
         given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
         own = {key: value for key, value in given.items() if key not in ("input", "weight", "bias", "groups")}
-        for read, value in reads:
-            weight, groups = given["weight"], given.get("groups", 1)
-            if isinstance(read.read, FunctionRead) and read.read.serves(weight, groups, folded=read.folded):
-                output = read.add_to(output, value, given["input"], **own)
+        return self.sum(name, output, given["input"], (), own, (given["weight"], given.get("groups", 1)))
+
+    def sum(
+        self,
+        name: str,
+        output: Tensor,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        weight: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """A site's output plus what it reads at this call.
+
+        Args:
+            name: Of the site.
+            output: What it gives.
+            x: Its input.
+            args: What it is called with besides.
+            kwargs: What it is called with besides.
+            weight: Of a function's call, with its groups.
+        """
+        if self.names.hidden:
+            return output
+        key = name, x.dim()
+        number = self.made[key]
+        self.made[key] += 1
+        for read, value in self.sites[name]:
+            call = read.call(number) if read.calls[0].rank == x.dim() else None
+            if call is None or (weight is not None and not _serves(read, call, *weight)):
+                continue
+            shown = read_view(batch_mean(value) if call.mean else value, call.spec)
+            view = fit(shown, x, call.spec.channel_axis, call.spec.batch_axis)
+            self.aside = True
+            try:
+                term = read.read(view, *args, **kwargs)
+            finally:
+                self.aside = False
+            output = accumulate(output, fold_batch(term, output) if call.folded else term)
         return output
 
 
-def _swap(module: nn.Module, name: str, value: Any) -> tuple[nn.Module, str, Any]:
-    """Set an attribute of one instance; gives back what has to be put there afterwards."""
-    before = vars(module).get(name)
-    vars(module)[name] = value
-    return module, name, before
+def _serves(read: LeafRead, call: LeafCall, weight: Tensor, groups: int) -> bool:
+    assert isinstance(read.read, FunctionRead)
+    return read.read.serves(weight, groups, folded=call.folded)
 
 
-def _named(call: Callable[..., Any], module: nn.Module, names: CallNames) -> Callable[..., Any]:
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with names.inside(module):
-            return call(*args, **kwargs)
+def _summed(layer: nn.Module, path: str, watch: _Functions) -> Callable[..., Tensor]:
+    forward, name = layer.forward, input_name(layer)
 
-    return inside
-
-
-def _summed(forward: Callable[..., Tensor], reads: Reads, names: CallNames) -> Callable[..., Tensor]:
     def read_and_forward(*args: Any, **kwargs: Any) -> Tensor:
         output = forward(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
-        rest = {key: value for key, value in kwargs.items() if key != "input"}
-        with names.inside(None):
-            for read, value in reads:
-                output = read.add_to(output, value, x, *args[1:], **rest)
-        return output
+        rest = {key: value for key, value in kwargs.items() if key != name}
+        return watch.sum(path, output, first_input(layer, args, kwargs), args[1:], rest)
 
     return read_and_forward

@@ -113,6 +113,9 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
     grid = [like.shape[axis] for axis in axes]
     if [view.shape[axis] for axis in axes] == grid:
         return view
+    if 0 in grid:  # an expert without samples
+        sizes = dict(zip(axes, grid, strict=True))
+        return view.new_zeros([sizes.get(axis, size) for axis, size in enumerate(view.shape)])
     if len(axes) not in _INTERPOLATION:
         raise ValueError(
             f"a memory read on a grid of {len(axes)} dimensions can't be resampled from "

@@ -4,64 +4,114 @@ A call is named after the layer that makes it, or, where a forward calls the fun
 the innermost module and the number of the call: ``blocks.0.attn.linear_1``.
 """
 
+import inspect
+import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from aimgraph.runtime.layers import FUNCTIONS
 
-Stack: TypeAlias = list[tuple[nn.Module | None, Counter[str]]]
+
+@dataclass
+class Frame:
+    """A module whose forward runs.
+
+    Attributes:
+        module: The module.
+        counts: How often it has called each function so far.
+        args: What it was called with.
+        kwargs: What it was called with.
+    """
+
+    module: nn.Module
+    counts: Counter[str]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class CallNames:
     """Names calls of functions by the module whose forward makes them; counts from 0 in every forward.
 
+    A module without a path is no part of the model: what it calls belongs to the module that calls it.
+
     Args:
         root: The module that runs first.
         paths: Module -> path, the root's among them.
         layers: Paths of layers, whose first call has their own name.
+        leaves: Paths of modules that are kept as one call; `WHOLE` for the root itself.
     """
 
-    def __init__(self, root: nn.Module, paths: Mapping[nn.Module, str], layers: Set[str]) -> None:
-        self.paths, self.layers = paths, layers
+    def __init__(
+        self,
+        root: nn.Module,
+        paths: Mapping[nn.Module, str],
+        layers: Set[str],
+        leaves: Set[str] = frozenset(),
+    ) -> None:
+        self.paths, self.layers, self.leaves = paths, layers, leaves
         self.taken = frozenset(paths.values())
-        self.stack: Stack = [(root, Counter())]
+        self.stack = [Frame(root, Counter())]
+        self.leaf: tuple[str, int] | None = (WHOLE, 0) if WHOLE in leaves else None
+        self.turns: Counter[str] = Counter()
+        self.hidden: list[str] = []
 
     @contextmanager
-    def inside(self, module: nn.Module | None) -> Iterator[None]:
-        """While `module` runs its forward; None while something does whose calls have no name."""
-        self.stack.append((module, Counter()))
+    def inside(self, module: nn.Module, args: tuple[Any, ...] = (), kwargs: Any = None) -> Iterator[None]:
+        """While `module` runs on these arguments."""
+        path = self.paths.get(module)
+        if path is None:
+            yield
+            return
+        before = self.leaf
+        if before is None and path in self.leaves:
+            self.leaf = (path, self.turns[path])
+            self.turns[path] += 1
+        self.stack.append(Frame(module, Counter(), args, kwargs or {}))
         try:
             yield
         finally:
             self.stack.pop()
+            self.leaf = before
+
+    @contextmanager
+    def inside_function(self, name: str) -> Iterator[None]:
+        """While the forward of a `torch.autograd.Function` runs, whose backward is its own."""
+        self.hidden.append(name)
+        try:
+            yield
+        finally:
+            self.hidden.pop()
 
     @property
-    def module(self) -> nn.Module | None:
+    def module(self) -> nn.Module:
         """The innermost module that runs."""
-        return self.stack[-1][0]
+        return self.stack[-1].module
 
-    def now(self) -> Stack:
+    @property
+    def path(self) -> str:
+        """Its path."""
+        return self.paths.get(self.module, "")
+
+    def now(self) -> list[Frame]:
         """The modules that run, with the calls they have made, to go on from later."""
-        return [(module, counts.copy()) for module, counts in self.stack]
+        return [replace(frame, counts=frame.counts.copy()) for frame in self.stack]
 
-    def go_on(self, then: Stack) -> None:
+    def go_on(self, then: list[Frame]) -> None:
         """Go on from what `now` gave."""
-        self.stack = [(module, counts.copy()) for module, counts in then]
+        self.stack = [replace(frame, counts=frame.counts.copy()) for frame in then]
 
     def name(self, function: Callable[..., Any]) -> str:
-        """The name of the next call of `function`; empty where it has none."""
-        module, counts = self.stack[-1]
-        if module is None:
-            return ""
-        path = self.paths.get(module, "")
-        kind = function.__name__
+        """The name of the next call of `function`."""
+        counts, path, kind = self.stack[-1].counts, self.path, function.__name__
         number = counts[kind]
         counts[kind] += 1
         if path in self.layers and number == 0:
@@ -72,8 +122,14 @@ class CallNames:
         return name
 
 
+WHOLE = "aim._whole"
+"""Path of the stand-in for the base itself, where its own forward is the one that can't be traced."""
+
+
 class WatchFunctions(TorchFunctionMode):
     """Sees every call of a convolution or linear function, those inside torch's own composite functions, too.
+
+    It knows the modules that run by the calls of modules in the thread that it was entered in.
 
     Args:
         names: Names the calls.
@@ -91,6 +147,39 @@ class WatchFunctions(TorchFunctionMode):
         """The result of a call of any other function."""
         return function(*args, **kwargs)
 
+    def raised(self, module: nn.Module) -> None:
+        """Called where the forward of `module` raises an error."""
+
+    def __enter__(self) -> Self:
+        self._call, self._apply = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
+        call_module, apply_function, names, thread = self._call, self._apply, self.names, threading.get_ident()
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return call_module(module, *args, **kwargs)
+            with names.inside(module, args, kwargs):
+                try:
+                    return call_module(module, *args, **kwargs)
+                except Exception:
+                    self.raised(module)
+                    raise
+
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread or cls.__module__.startswith("torch."):
+                return apply_function.__func__(cls, *args, **kwargs)
+            with names.inside_function(cls.__name__):
+                return apply_function.__func__(cls, *args, **kwargs)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        nn.Module.__call__ = self._call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = self._apply  # type: ignore[method-assign]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in COMPOSITE:
             with self._resumed():
@@ -107,6 +196,16 @@ class WatchFunctions(TorchFunctionMode):
             yield
         finally:
             super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+def first_input(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The input that a layer is called with, whatever its own forward calls it."""
+    return args[0] if args else kwargs[input_name(layer)]
+
+
+def input_name(layer: nn.Module) -> str:
+    """What the forward of a layer's class calls its input."""
+    return list(inspect.signature(type(layer).forward).parameters)[1]
 
 
 COMPOSITE: tuple[Callable[..., Any], ...] = (F.multi_head_attention_forward,)

@@ -13,7 +13,7 @@ from torch import nn
 
 import aimgraph
 from aimgraph.arguments import Arguments
-from aimgraph.errors import AimgraphError
+from aimgraph.errors import AimgraphError, TraceError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.inputs import input_shapes
@@ -60,9 +60,15 @@ def check(entry: Entry, level: str) -> Row:
 
 def _structure(entry: Entry) -> Row:
     model, device = without_values(entry)
-    inputs = example(entry.inputs, device) if entry.inputs else None
     started = time.perf_counter()
-    aim = _transformed(entry, model, inputs)
+    try:
+        aim = _transformed(entry, model, example(entry.inputs, device) if entry.inputs else None)
+    except TraceError:
+        if device != "meta":
+            raise
+        model = entry.build()  # it decides something by values
+        started = time.perf_counter()
+        aim = _transformed(entry, model, example(entry.inputs) if entry.inputs else None)
     return _account(entry, "structure", aim, time.perf_counter() - started)
 
 

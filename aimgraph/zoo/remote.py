@@ -58,7 +58,7 @@ def _row(ray: Any, reference: Any, task: Task) -> Row:
         raise error.cause or error from error
     except ray.exceptions.RayError as error:
         reason = str(error).strip().split("\n")[0]
-        return Row(entry.name, level, CRASHED, reason=f"its worker was lost {RETRIES + 1} times: {reason}")
+        return Row(entry.called, level, CRASHED, reason=f"its worker was lost {RETRIES + 1} times: {reason}")
     if isinstance(data, str):
         raise ConfigError(f"aimgraph differs between this machine and {data}: install the same on all machines of Ray")
     return Row(**data)
