@@ -27,11 +27,15 @@ def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: froz
         leaves: Paths of modules that are kept as one call.
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
+    parameters = {id(parameter): name for name, parameter in root.named_parameters()}
     layers = {paths[module] for module, kind in kinds.items() if not kind.enter}
     for path, module in root.named_modules(remove_duplicate=False):
         for below, twin in real_twins(module):
-            paths[twin] = paths[root.get_submodule(".".join(filter(None, (path, below))))]
-    return CallNames(root, paths, layers, leaves)
+            original = root.get_submodule(".".join(filter(None, (path, below))))
+            paths[twin] = paths[original]
+            for name, parameter in twin._parameters.items():
+                parameters[id(parameter)] = parameters.get(id(original._parameters.get(name)), "")
+    return CallNames(root, paths, layers, leaves, parameters)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class FunctionCall:
         function: Its name in `torch.nn.functional`.
         input: Shape of the features; of a layer's call, what the layer was given.
         weight: Shape of the weight.
+        parameter: Name of the parameter that the weight is; empty if it is computed.
         groups: g; 1 for a linear function.
         dtype: Of the weight.
         device: Of the weight.
@@ -52,6 +57,7 @@ class FunctionCall:
     function: str
     input: tuple[int, ...]
     weight: tuple[int, ...]
+    parameter: str
     groups: int
     dtype: torch.dtype
     device: torch.device
@@ -101,9 +107,17 @@ class WatchCalls(WatchFunctions):
         result = self.other(function, args, kwargs)
         if name == names.path and name in names.layers:
             features = first_input(names.module, names.stack[-1].args, names.stack[-1].kwargs)
-        shapes, groups = (tuple(features.shape), tuple(weight.shape)), int(given.get("groups", 1))
-        hidden = names.hidden[-1] if names.hidden else ""
-        call = FunctionCall(function.__name__, *shapes, groups, weight.dtype, weight.device, names.leaf, hidden)
+        call = FunctionCall(
+            function.__name__,
+            tuple(features.shape),
+            tuple(weight.shape),
+            names.parameters.get(id(weight), ""),
+            int(given.get("groups", 1)),
+            weight.dtype,
+            weight.device,
+            names.leaf,
+            names.hidden[-1] if names.hidden else "",
+        )
         self.calls.counts[name] += 1
         self.calls.made.setdefault(name, []).append(call)
         self.calls.callers.add(names.path)

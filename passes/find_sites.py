@@ -198,8 +198,8 @@ class _Finder:
             if why:
                 return why
             layer = function_layer(getattr(F, one.function), one.weight, one.groups, batch if folded else 1)
-            key = (one.function, read_weight_shape(layer, 1), None)
-            if self.functions.setdefault(name, key) != key:
+            key = (one.function, read_weight_shape(layer, 1), one.parameter)
+            if self.functions.setdefault(name, key)[:2] != key[:2]:
                 return f"called with weights of other shapes than {list(one.weight)}, too"
             self.stand_ins[name] = layer
         if folded:

@@ -48,6 +48,7 @@ class CallNames:
         paths: Module -> path, the root's among them.
         layers: Paths of layers, whose first call has their own name.
         leaves: Paths of modules that are kept as one call; `WHOLE` for the root itself.
+        parameters: Identity of a parameter -> its name.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class CallNames:
         paths: Mapping[nn.Module, str],
         layers: Set[str],
         leaves: Set[str] = frozenset(),
+        parameters: Mapping[int, str] | None = None,
     ) -> None:
         self.paths, self.layers, self.leaves = paths, layers, leaves
+        self.parameters = parameters or {}
         self.taken = frozenset(paths.values())
         self.stack = [Frame(root, Counter())]
         self.leaf: tuple[str, int] | None = (WHOLE, 0) if WHOLE in leaves else None
