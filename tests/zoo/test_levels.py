@@ -85,6 +85,11 @@ def test_numeric_fails_on_a_wrong_model(
     assert reason in row.reason
 
 
+def test_structure_of_a_model_that_decides_by_values() -> None:
+    row = check(Entry("tests.zoo.factories:ByValue", inputs="2x3x8x8"), "structure")
+    assert (row.status, row.rewritten, row.called, row.fallback) == (PASSED, 2, 2, 2), row.reason
+
+
 def test_onnx_passes_on_the_mlp() -> None:
     row = check(Entry("zoo/mlp"), "onnx")
     assert (row.status, row.reason, row.rewritten, row.called) == (PASSED, "", 3, 3)
