@@ -100,7 +100,7 @@ def _gradients(aim: AimModule, inputs: Arguments) -> str:
         torch.autograd.backward(loss)
         idle = _idle(module)
         found = _without_gradient(module, inputs, idle)
-        if not found and not idle:
+        if not found and (train or not idle):  # what is idle in eval mode may be an auxiliary head
             break
     return found
 
