@@ -3,7 +3,6 @@
 This is what a plan is measured against, so it must not come from the tracer whose work it judges.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from torch import nn
 
 from aimgraph.fakes import real_twins
 from aimgraph.layers import LayerKind
-from aimgraph.runtime.layers import parameter_names
+from aimgraph.runtime.layers import given_to
 from aimgraph.runtime.watch import CallNames, WatchFunctions, first_input
 
 
@@ -28,14 +27,18 @@ def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: froz
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
     parameters = {id(parameter): name for name, parameter in root.named_parameters()}
-    layers = {paths[module] for module, kind in kinds.items() if not kind.enter}
     for path, module in root.named_modules(remove_duplicate=False):
         for below, twin in real_twins(module):
             original = root.get_submodule(".".join(filter(None, (path, below))))
             paths[twin] = paths[original]
             for name, parameter in twin._parameters.items():
                 parameters[id(parameter)] = parameters.get(id(original._parameters.get(name)), "")
-    return CallNames(root, paths, layers, leaves, parameters)
+    return CallNames(root, paths, layer_paths(root, kinds), leaves, parameters)
+
+
+def layer_paths(root: nn.Module, kinds: Mapping[nn.Module, LayerKind]) -> frozenset[str]:
+    """Paths of the convolutions and linear layers of `root` whose calls count as theirs: those that are not entered."""
+    return frozenset(path for path, part in root.named_modules() if part in kinds and not kinds[part].enter)
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,19 @@ class Calls:
     """The calls that one forward makes.
 
     Attributes:
-        counts: Name of a call -> how often it is made.
         made: Name of a call -> the call, each time.
         callers: Modules that call such a function themselves.
         failed: The innermost module that raised an error, if one did.
     """
 
-    counts: Counter[str] = field(default_factory=Counter)
     made: dict[str, list[FunctionCall]] = field(default_factory=dict)
     callers: set[str] = field(default_factory=set)
     failed: str | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Name of a call -> how often it is made."""
+        return {name: len(calls) for name, calls in self.made.items()}
 
 
 class WatchCalls(WatchFunctions):
@@ -102,7 +108,7 @@ class WatchCalls(WatchFunctions):
 
     def called(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make the call, and note it if it works."""
-        given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
+        given = given_to(function, args, kwargs)
         names, weight, features = self.names, given["weight"], given["input"]
         result = self.other(function, args, kwargs)
         if name == names.path and name in names.layers:
@@ -118,7 +124,6 @@ class WatchCalls(WatchFunctions):
             names.leaf,
             names.hidden[-1] if names.hidden else "",
         )
-        self.calls.counts[name] += 1
         self.calls.made.setdefault(name, []).append(call)
         self.calls.callers.add(names.path)
         return result

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.fakes import fake_copy, quiet
-from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, parameter_names, stored_weight, torch_kind
+from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class _Watcher(TorchFunctionMode):
 
     def _note_call(self, func: Any, args: Any, kwargs: Any) -> None:
         self.called = True
-        given = dict(zip(parameter_names(func), args, strict=False)) | kwargs
+        given = given_to(func, args, kwargs)
         if given["input"] is not self.stream:
             self.objection = "its own forward uses the input as a weight"
         self.raw = self.raw or given["weight"] is not self.layer.weight

@@ -9,7 +9,7 @@ from torch import fx, nn
 from aimgraph.layers import stand_in
 from aimgraph.program import ADDED, NUMBERS, SHAPES
 from aimgraph.runtime.function import fold_batch
-from aimgraph.runtime.layers import AffineLayer, accumulate, parameter_names
+from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
 
 
 def argument(node: fx.Node, keyword: str) -> Any:
@@ -26,7 +26,8 @@ def with_argument(node: fx.Node, keyword: str, value: fx.Node) -> tuple[tuple[An
 
 def options(node: fx.Node) -> dict[str, Any]:
     """Every argument of a call of a convolution or linear function, by name."""
-    return dict(zip(parameter_names(node.target), node.args, strict=False)) | dict(node.kwargs)
+    assert callable(node.target)
+    return given_to(node.target, node.args, node.kwargs)
 
 
 def site_layer(root: nn.Module, node: fx.Node, batch: int) -> AffineLayer:
@@ -133,8 +134,7 @@ def _term_arguments(node: fx.Node, view: fx.Node) -> tuple[tuple[Any, ...], dict
     """The call's own arguments, over the memory instead of the features."""
     if node.op == "call_module":
         return with_argument(node, "input", view)
-    own = ("input", "weight", "bias", "groups")
-    return (view,), {name: value for name, value in options(node).items() if name not in own}
+    return (view,), call_options(options(node))
 
 
 Snapshot = dict[fx.Node, tuple[Any, ...]]

@@ -21,13 +21,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from aimgraph.calls import FunctionCall
+from aimgraph.calls import FunctionCall, layer_paths
 from aimgraph.config import AimConfig
 from aimgraph.passes.graph_tools import (
     add_terms,
@@ -176,7 +177,7 @@ class _GraphInserter:
 
     def _enter_leaf(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
         """Give a module that is kept as one call the memory, one value for each read weight inside it."""
-        root, kinds, leaf = self.program.root, self.program.kinds, str(node.target)
+        root, leaf = self.program.root, str(node.target)
         items: dict[tuple[str, str], list[tuple[Read, ReadCall]]] = {}
         for memory, read, call in reads:
             items.setdefault((memory, read.name), []).append((read, call))
@@ -188,11 +189,14 @@ class _GraphInserter:
             )
             for (memory, name), calls in items.items()
         )
-        layers = frozenset(path for path, part in root.named_modules() if part in kinds and not kinds[part].enter)
         needs_values = self.program.signature.opaque[leaf].needs_values
-        node.target = self._leaf(leaf, MemoryLeaf(root, leaf, inside, layers, needs_values=needs_values))
+        node.target = self._leaf(leaf, MemoryLeaf(root, leaf, inside, self._layers, needs_values=needs_values))
         node.args = ([self.sources[memory] for memory, _ in items], *node.args)
         node.meta[LEAF_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]
+
+    @cached_property
+    def _layers(self) -> frozenset[str]:
+        return layer_paths(self.program.root, self.program.kinds)
 
     def _leaf(self, leaf: str, built: MemoryLeaf) -> str:
         """Path of a leaf with these reads; the same one for every call that has them."""

@@ -7,7 +7,7 @@ the same layer over other channels, and a widened layer is the same layer with a
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,16 @@ def parameter_names(func: Any) -> tuple[str, ...]:
     if func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
         return ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     return ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+def given_to(func: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of one of `FUNCTIONS`, by name."""
+    return dict(zip(parameter_names(func), args, strict=False)) | dict(kwargs)
+
+
+def call_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of such arguments, those that hold for the memory's term as well: stride, padding and the like."""
+    return {name: value for name, value in given.items() if name not in ("input", "weight", "bias", "groups")}
 
 
 def torch_kind(layer: AffineLayer) -> type[AffineLayer]:

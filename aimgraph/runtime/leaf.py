@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo
 
 from aimgraph.runtime.checkpoints import checkpointed_as
 from aimgraph.runtime.function import FunctionRead, fold_batch
-from aimgraph.runtime.layers import AffineLayer, accumulate, parameter_names
+from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
 from aimgraph.runtime.read import ReadSpec, batch_mean, fit, read_view
 from aimgraph.runtime.watch import WHOLE, CallNames, Frame, WatchFunctions, first_input, input_name
 
@@ -216,9 +216,10 @@ class _Functions(WatchFunctions):
         output = function(*args, **kwargs)
         if self.aside or name in self.names.layers or name not in self.sites:
             return output
-        given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
-        own = {key: value for key, value in given.items() if key not in ("input", "weight", "bias", "groups")}
-        return self.sum(name, output, given["input"], (), own, (given["weight"], given.get("groups", 1)))
+        given = given_to(function, args, kwargs)
+        return self.sum(
+            name, output, given["input"], (), call_options(given), (given["weight"], given.get("groups", 1))
+        )
 
     def sum(
         self,
