@@ -1,16 +1,21 @@
 """What a forward changes while it is traced: attributes, buffers, random states; and which modes it looks at."""
 
+from __future__ import annotations
+
 import copy
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from aimgraph.errors import TraceError
 from aimgraph.randomness import kept_randomness
+
+if TYPE_CHECKING:
+    from aimgraph.tracing import LayerTracer
 
 
 @contextmanager
@@ -51,17 +56,22 @@ def _not_kept(path: str, key: str) -> str:
 
 
 _CONTAINERS = (list, dict, set, deque)
+_PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
 
 
 def _content(value: Any) -> Any:
     """What a container holds, to be put back; None for anything else."""
-    return copy.copy(value) if isinstance(value, _CONTAINERS) else None
+    if type(value) in _PLAIN or not isinstance(value, _CONTAINERS):
+        return None
+    return copy.copy(value) if value else ()
 
 
 def _changed(now: Any, old: Any, content: Any) -> bool:
     if now is not old:
         return True
     if content is None:
+        return False
+    if not now and not content:
         return False
     pairs = zip(_items(now), _items(content), strict=False)
     return len(now) != len(content) or any(a is not b for a, b in pairs)
@@ -99,11 +109,12 @@ def unused_randomness(root: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watched_modes(seen: dict[nn.Module, None]) -> Iterator[None]:
-    """Note which modules look at their own `training` flag."""
+def watched_modes(seen: dict[nn.Module, None], tracer: LayerTracer) -> Iterator[None]:
+    """Note which modules that `tracer` enters look at their own `training` flag."""
 
     def get(module: nn.Module) -> bool:
-        seen[module] = None
+        if not tracer.aside:
+            seen[module] = None
         return bool(vars(module)["training"])
 
     def put(module: nn.Module, flag: bool) -> None:

@@ -5,8 +5,10 @@ import dataclasses
 import enum
 import gc
 import types
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -19,9 +21,11 @@ _CONSTANTS = (
     *(types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device, torch.memory_format, torch.layout),
 )
 _USUAL = frozenset((int, float, bool, str, type(None)))
+_PLAIN = _USUAL | {dict, set, list, tuple, OrderedDict}
 _HELD = ("_parameters", "_buffers", "_modules")
 OWN = frozenset(key for key, value in vars(nn.Module()).items() if isinstance(value, dict | set))
 """The containers that every module has to itself: tensors, modules below it, hooks. Any other may be shared."""
+_HOOKS = tuple(key for key in OWN if "hooks" in key)
 
 
 def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
@@ -46,12 +50,15 @@ def modules_of(thing: Any) -> dict[nn.Module, None]:
     """A module, those below it, and those that they hold without owning them; each before what is below it."""
     seen: dict[nn.Module, None] = {}
     waiting: list[nn.Module] = [thing] if isinstance(thing, nn.Module) else []
-    while waiting:
-        for module in waiting.pop().modules():
-            if module not in seen:
-                seen[module] = None
-                for part in vars(module).get("aim_borrowed", ()):
-                    waiting += part if isinstance(part, tuple) else (part,)
+    later: list[nn.Module] = []
+    while waiting or later:
+        module = waiting.pop() if waiting else later.pop()
+        if module in seen:
+            continue
+        seen[module] = None
+        waiting += [part for part in reversed(module._modules.values()) if part is not None]
+        for part in vars(module).get("aim_borrowed", ()):
+            later += part if isinstance(part, tuple) else (part,)
     return seen
 
 
@@ -59,7 +66,7 @@ def copy_results(module: nn.Module, memo: dict[int, Any]) -> None:
     """Add copies of the results that modules keep as plain attributes to the memo of a `copy.deepcopy`."""
     for part in modules_of(module):
         for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+            if type(value) not in _PLAIN and isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
                 memo[id(value)] = value.detach().clone()
 
 
@@ -88,17 +95,26 @@ def is_of_torch(module: nn.Module) -> bool:
 
 def _is_shallow(module: nn.Module) -> bool:
     """Whether a copy of `module` may share everything with it but its tensors, and what it contains."""
-    kind = type(module)
+    kind: Any = type(module)
+    attributes = vars(module)
+    return (
+        _copies_plainly(kind)
+        and attributes.get("_compiled_call_impl") is None
+        and attributes.keys() >= OWN
+        and all(key in OWN or is_constant(value) for key, value in attributes.items())
+        and not any(attributes[key] for key in _HOOKS)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _copies_plainly(kind: type[nn.Module]) -> bool:
+    """Whether a class leaves copying to Python and torch."""
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
         and all(_is_torchs(getattr(kind, name, None)) for name in ("__getstate__", "__setstate__"))
-        and vars(module).get("_compiled_call_impl") is None
         and "__slots__" not in vars(kind)
-        and vars(module).keys() >= OWN
-        and all(key in OWN or is_constant(value) for key, value in vars(module).items())
-        and not any(vars(module)[key] for key in OWN if "hooks" in key)
     )
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.copies import OWN, is_constant
-from aimgraph.operations import Operation, Recorder
+from aimgraph.operations import Operation, Recorder, leaves
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Derived:
         if value.requires_grad or value.storage_offset():
             return False
         own = _storage(value)
-        if any(_storage(leaf) == own for leaf in tree_leaves(given) if isinstance(leaf, Tensor)):
+        if any(_storage(leaf) == own for leaf in leaves(given) if isinstance(leaf, Tensor)):
             return False
         operations = None if recorder is None else recorder.operations[start:]
         known = recorder is not None and id(value) in recorder.known

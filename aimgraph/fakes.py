@@ -217,11 +217,12 @@ class FakeRun:
             recorder: Lists the operations.
         """
         args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
-        module = self._called(node)
-        key = None if self._contexts else self._key(node, module, args, kwargs, recorder)
+        called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        key = None if self._contexts else self._key(node, self._copied(called), args, kwargs, recorder)
         known = self._derived.recall(key, self.mode, recorder)
         if known is not None:
             return known
+        module = None if called is None else self._fake(called)
         before = {n: _version(self.values[n]) for n in node.all_input_nodes}
         start = len(recorder.operations) if recorder is not None else 0
         with recorder or nullcontext(), self.mode, torch.set_grad_enabled(self._grad):
@@ -242,12 +243,12 @@ class FakeRun:
             return self._derived.key(node.op, node.target, args, kwargs, recorder)
         return self._derived.key(node.op, module, args, kwargs, recorder, train=self.train)
 
-    def _called(self, node: fx.Node) -> nn.Module | None:
-        """The module that a node calls, as it is to run."""
-        if node.op != "call_module":
-            return None
-        module: nn.Module = self._fake(self.root.get_submodule(str(node.target)))
-        return module
+    def _copied(self, module: nn.Module | None) -> nn.Module | None:
+        """The fake copy of a module that has run already, or the module itself, which such a copy is like."""
+        if module is None or (not self._real and id(module) not in self._copies):
+            return module
+        copied: nn.Module = self._fake(module)
+        return copied
 
     def _call(self, node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
         target: Any = node.target

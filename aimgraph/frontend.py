@@ -151,7 +151,8 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
             raise _refusal(root, sample, failed.error)
         callers = {path for seen in observed.values() for path in seen.calls.callers}
         try:
-            traced = trace(faker, kinds, sample, frozenset(map(root.get_submodule, callers)), places)
+            entered = frozenset(map(root.get_submodule, callers))
+            traced = trace(faker, kinds, sample, entered, places, observed["train"].operations)
         except TraceError as error:
             if _keep(root, opaque, error.where or "", error, needs_values=False):
                 continue

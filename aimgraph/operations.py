@@ -32,7 +32,7 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:
             return result
-        given = _leaves(args) + _leaves(kwargs)
+        given = leaves(args) + leaves(kwargs)
         if any(id(leaf) in self.known for leaf in given):
             made = self.note(result)
             constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
@@ -41,7 +41,7 @@ class Recorder(TorchDispatchMode):
 
     def note(self, value: Any) -> list[Tensor]:
         """Watch what is done to the tensors in `value`, too."""
-        made = [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
         self.alive += made
         self.known.update(map(id, made))
         return made
@@ -50,10 +50,16 @@ class Recorder(TorchDispatchMode):
 _CONSTANTS = frozenset((bool, int, float, complex, str, torch.dtype))
 
 
-def _leaves(given: Any) -> list[Any]:
-    """What stands in a tensor's place: a fraction of the time of `tree_leaves` for the usual flat arguments."""
-    if isinstance(given, Tensor):
+def leaves(given: Any) -> list[Any]:
+    """What stands in tuples, lists and dicts: all that an operation takes; a fraction of the time of `tree_leaves`."""
+    if isinstance(given, dict):
+        given = given.values()
+    elif not isinstance(given, tuple | list):
         return [given]
-    if isinstance(given, tuple | list) and not any(isinstance(item, tuple | list | dict) for item in given):
-        return list(given)
-    return tree_leaves(given) if given else []
+    found: list[Any] = []
+    for item in given:
+        if isinstance(item, tuple | list | dict):
+            found += leaves(item)
+        else:
+            found.append(item)
+    return found

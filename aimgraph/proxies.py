@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +46,12 @@ class LayerProxy(fx.Proxy):
             return None
         return LayerAttribute(self, name)
 
+    def __iter__(self) -> Iterator[Any]:
+        caller = sys._getframe(1)
+        count = _unpacked(caller.f_code, caller.f_lasti)
+        items: Any = self
+        return self.tracer.iter(self) if count is None else (items[i] for i in range(count))
+
     def __len__(self) -> int:
         length: int = self.tracer.ask(self, "len()")
         return length
@@ -79,6 +88,16 @@ class LayerProxy(fx.Proxy):
         if orig_method in COMPOSITE:
             return opened(orig_method)(*(args or ()), **(kwargs or {}))
         return super().__torch_function__(orig_method, types, args, kwargs)
+
+
+@lru_cache(maxsize=4096)
+def _unpacked(code: CodeType, offset: int) -> int | None:
+    """Into how many names the instruction at `offset` unpacks, as in ``B, C, H, W = x.shape``; None for another one."""
+    found = (one for one in dis.get_instructions(code) if one.offset == offset)
+    instruction = next(found, None)
+    if instruction is None or instruction.opname != "UNPACK_SEQUENCE":
+        return None
+    return int(instruction.argval)
 
 
 class LayerAttribute(LayerProxy):

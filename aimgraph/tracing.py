@@ -5,13 +5,15 @@ import operator
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
+from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 
 from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
 from aimgraph.attributes import kept_attributes, refuse_assigned, unused_randomness, watched_modes
@@ -78,6 +80,7 @@ class LayerTracer(fx.Tracer):
         arguments: list[Argument],
     ) -> None:
         super().__init__()
+        root = names.module
         self.arguments = arguments
         self.kinds = kinds
         self.callers = callers
@@ -92,6 +95,9 @@ class LayerTracer(fx.Tracer):
         self.asked: set[tuple[fx.Node, str]] = set()
         self.varying: set[fx.Node] = set()  # nodes on which an input of the model has influence
         self.probes: list[tuple[fx.Node, types.FrameType, int]] = []
+        self.leaves: dict[nn.Module, bool] = {}
+        held = chain(root.named_parameters(), root.named_buffers())
+        self.held = {id(tensor): (name, tensor) for name, tensor in held}
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """An input per argument of the example, passed as the example passes it.
@@ -113,6 +119,11 @@ class LayerTracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
+        if module not in self.leaves:
+            self.leaves[module] = self._is_leaf(module, path)
+        return self.leaves[module]
+
+    def _is_leaf(self, module: nn.Module, path: str) -> bool:
         if path in self.opaque:
             return True
         if module in self.kinds:
@@ -210,9 +221,17 @@ class LayerTracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A parameter or buffer as a proxy."""
-        if self.aside or isinstance(attr_val, fx.Proxy):  # a proxy: what the forward has set before
+        name = None if self.aside else self._name_of(attr_val)  # a proxy has none: what the forward has set before
+        if name is None:
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def _name_of(self, value: Any) -> str | None:
+        """The name of a parameter or buffer."""
+        name, tensor = self.held.get(id(value), (None, None))
+        return name if tensor is value else None
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         """Record one operation and stand in for what it gives, unless that is None."""
@@ -238,10 +257,13 @@ class LayerTracer(fx.Tracer):
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:
         """While the base's own code runs for its shapes."""
-        asked, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE  # as fast as ever: no proxies are met
+        # as fast as ever: no proxies are met, and no mode has to see the sizes that are asked for
+        asked, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE
+        watched = isinstance(_get_current_function_mode(), RecordFactories)
         self.aside = True
         try:
-            yield
+            with _pop_mode_temporarily() if watched else nullcontext():
+                yield
         finally:
             self.aside = False
             builtins.isinstance = asked
@@ -253,7 +275,11 @@ class LayerTracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record one operation; name it, if it is a convolution or linear function."""
         self.checkpoints |= torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        node = super().create_node(*args, **kwargs)
+        posing, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE  # torch.fx asks it of every argument
+        try:
+            node = super().create_node(*args, **kwargs)
+        finally:
+            builtins.isinstance = posing
         if node.op == "placeholder" or any(one in self.varying for one in node.all_input_nodes):
             self.varying.add(node)
         if node.op == "get_attr" and not self.aside:
@@ -273,6 +299,10 @@ class LayerTracer(fx.Tracer):
         """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""
         if PLAIN_ISINSTANCE(a, fx.Proxy):  # before anything asks for the type that it poses as
             return a.node
+        if type(a) in _PLAIN:
+            return a
+        if (name := self._name_of(a)) is not None:
+            return self.create_node("get_attr", name, (), {})
         if isinstance(a, dict) and any(isinstance(key, fx.Proxy) for key in a):
             keys = [self.ask(key, "the value") if isinstance(key, LayerProxy) else key for key in a]
             a = type(a)(zip(keys, a.values(), strict=True))
@@ -303,6 +333,9 @@ class LayerTracer(fx.Tracer):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
         return result
 
+
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+"""Types of arguments that a graph holds as they are."""
 
 _DEVICES = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "get_device")
 
@@ -342,8 +375,9 @@ def trace(
     inputs: Arguments,
     callers: frozenset[nn.Module] = frozenset(),
     opaque: frozenset[str] = frozenset(),
+    in_train: list[Operation] | None = None,
 ) -> Traced:
-    """Trace a module in train and in eval mode.
+    """Trace a module in eval and in train mode; once, where nothing that is entered looks at its mode.
 
     Flags, attributes and all random states are as before afterwards, whatever the forward does.
 
@@ -355,6 +389,7 @@ def trace(
             and strings that they give.
         callers: Modules that call a convolution or linear function themselves.
         opaque: Paths of modules that are kept as one call whatever is in them; `WHOLE` for the base itself.
+        in_train: The operations of the forward in train mode; without them it is traced in both.
 
     Raises:
         ExampleInputError: The inputs don't fit the forward's signature.
@@ -362,35 +397,86 @@ def trace(
             numpy's random numbers.
     """
     root = faker.root
-    arguments = arguments_of(root, inputs)
-    values = {argument.name: argument.passed for argument in arguments}
     flags = {module: module.training for module in root.modules()}
-    graphs: dict[str, fx.Graph] = {}
-    notes: list[str] = []
-    moded: dict[nn.Module, None] = {}
-    runs, operations = {}, {}
+    tracing = _Tracing(faker, kinds, arguments_of(root, inputs), callers, opaque)
     try:
-        for mode in ("train", "eval"):
-            root.train(mode == "train")
-            runs[mode], fake = FakeRun(root, values, faker, train=mode == "train"), faker.copy(train=mode == "train")
-            recorder = Recorder(faker.tensors, runs[mode].inputs)
-            operations[mode] = recorder.operations
-            with (
-                runs[mode].adopted(fake),
-                kept_attributes(root, notes),
-                unused_randomness(root),
-                watched_modes(moded),
-            ):
-                tracer = LayerTracer(kinds, callers, opaque, runs[mode], recorder, names_in(root, kinds), arguments)
-                graphs[mode] = _trace_once(root, tracer, notes)
+        graphs = {"eval": tracing.trace("eval")}
+        same = not tracing.moded and not _notices_mode(root) and in_train is not None
+        if not same or tracing.replay("train", graphs["eval"]) != in_train:
+            graphs = {"train": tracing.trace("train"), **graphs}
     finally:
         for module, flag in flags.items():
             module.training = flag
     paths = {module: path for path, module in root.named_modules()}
-    if _source(graphs["train"]) == _source(graphs["eval"]):
+    runs, moded = tracing.runs, tracing.moded
+    if "train" not in graphs or _source(graphs["train"]) == _source(graphs["eval"]):
         graphs, runs, moded = {"both": graphs["eval"]}, {"both": runs["eval"]}, {}
     moded_paths = tuple(paths[module] for module in moded if module in paths)
-    return Traced(graphs, moded_paths, tuple(dict.fromkeys(notes)), runs, operations)
+    return Traced(graphs, moded_paths, tuple(dict.fromkeys(tracing.notes)), runs, tracing.operations)
+
+
+class _Tracing:
+    """Traces one module on one set of inputs, mode after mode.
+
+    Args:
+        faker: As for `trace`.
+        kinds: As for `trace`.
+        arguments: Of the module's forward.
+        callers: As for `trace`.
+        opaque: As for `trace`.
+    """
+
+    def __init__(
+        self,
+        faker: Faker,
+        kinds: dict[nn.Module, LayerKind],
+        arguments: list[Argument],
+        callers: frozenset[nn.Module],
+        opaque: frozenset[str],
+    ) -> None:
+        self.faker, self.kinds, self.arguments, self.callers, self.opaque = faker, kinds, arguments, callers, opaque
+        self.notes: list[str] = []
+        self.moded: dict[nn.Module, None] = {}
+        self.runs: dict[str, FakeRun] = {}
+        self.operations: dict[str, list[Operation]] = {}
+
+    def trace(self, mode: str) -> fx.Graph:
+        """The graph of a mode."""
+        root = self.faker.root
+        root.train(mode == "train")
+        run, recorder = self._started(mode)
+        names = names_in(root, self.kinds)
+        tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, recorder, names, self.arguments)
+        with (
+            run.adopted(self.faker.copy(train=mode == "train")),
+            kept_attributes(root, self.notes),
+            unused_randomness(root),
+            watched_modes(self.moded, tracer),
+        ):
+            return _trace_once(root, tracer, self.notes)
+
+    def replay(self, mode: str, graph: fx.Graph) -> list[Operation] | None:
+        """What the nodes of a graph do in a mode; None if they don't run in it, which tracing in that mode explains."""
+        run, recorder = self._started(mode)
+        try:
+            with quiet():
+                run.run(graph, recorder)
+        except Exception:  # whatever the base's own code raises
+            return None
+        return recorder.operations
+
+    def _started(self, mode: str) -> tuple[FakeRun, Recorder]:
+        values = {argument.name: argument.passed for argument in self.arguments}
+        run = self.runs[mode] = FakeRun(self.faker.root, values, self.faker, train=mode == "train")
+        recorder = Recorder(self.faker.tensors, run.inputs)
+        self.operations[mode] = recorder.operations
+        return run, recorder
+
+
+def _notices_mode(root: nn.Module) -> bool:
+    """Whether a module does more than keep a flag when its mode is set."""
+    own = {(type(module).train, type(module).eval) for module in root.modules()}
+    return own != {(nn.Module.train, nn.Module.eval)}
 
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Graph:

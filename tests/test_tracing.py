@@ -1,10 +1,14 @@
 """From a module to graphs."""
 
+from typing import Self
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import aimgraph
 from aimgraph.errors import TraceError
+from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.layers import classify, classify_layers
 from aimgraph.runtime.inplace import INPLACE
@@ -42,6 +46,65 @@ def test_flags_are_restored_after_a_failure() -> None:
     with pytest.raises(TraceError):
         graphs_of(root, torch.zeros(2, 2))
     assert (root.training, root.mix.training) == (False, True)
+
+
+_ran: list[str] = []
+"""Types of what `_Chosen` ran on: attributes of its own would be put back."""
+
+
+class _Chosen(nn.Module):
+    """Multiplies by one of two parameters of the same shape, by what `chosen` makes of the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 3)
+        self.one, self.other = nn.Parameter(torch.full((3,), 2.0)), nn.Parameter(torch.full((3,), 3.0))
+
+    def chosen(self) -> bool:
+        return True
+
+    def forward(self, x: Tensor) -> Tensor:
+        _ran.append(type(x).__name__)
+        return self.mix(x) * (self.one if self.chosen() else self.other)
+
+
+class _ByFlag(_Chosen):
+    def chosen(self) -> bool:
+        return self.training
+
+
+class _BySetting(_Chosen):
+    chosen_now = True
+
+    def train(self, mode: bool = True) -> Self:
+        self.chosen_now = mode
+        return super().train(mode)
+
+    def chosen(self) -> bool:
+        return self.chosen_now
+
+
+class _Unseen(_Chosen):
+    """Looks at its mode where no property tells, and does something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.relu() if vars(self)["training"] else x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(_Chosen, ["both"])] + [(kind, ["train", "eval"]) for kind in (_ByFlag, _BySetting, _Unseen)]
+)
+def test_traced_once_where_the_mode_decides_nothing(kind: type[_Chosen], expected: list[str]) -> None:
+    root, x = kind(), torch.randn(2, 3)
+    faker, kinds = Faker(root), classify_layers(root)
+    in_train = observe(faker, kinds, ((x,), {}))["train"].operations
+    _ran.clear()
+    found = trace(faker, kinds, ((x,), {}), in_train=in_train)
+    assert list(found.graphs) == expected
+    assert _ran == ["LayerProxy"] * len(expected)
+    aim = aimgraph.transform(root, x)
+    for mode in (True, False):
+        assert torch.equal(aim.train(mode)(x), root.train(mode)(x))
 
 
 @pytest.mark.parametrize("function", INPLACE, ids=lambda f: f.__name__)
