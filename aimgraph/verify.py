@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -17,14 +17,19 @@ from aimgraph.arguments import Arguments
 from aimgraph.calls import plain_attention
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError
+from aimgraph.fakes import drawn_like
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.randomness import seeded
-from aimgraph.surgery import disable_memory, strip
+from aimgraph.reference import no_reference, reference
+from aimgraph.surgery import disable_memory, enable_memory, strip
 
 BATCH_SIZES = (2, 3)
 """Batch sizes at which outputs are compared."""
+
+READ_STD = 0.05
+"""Of the read weights that stand for trained ones, where all are zero."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,11 @@ class Report:
 def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Report:
     """Compare `aim` with the `base` it was made from, bit for bit.
 
-    Both are copied first; neither changes. With all read weights zero the output with memory must
+    Both are copied first; neither changes, and a base that is frozen or a memory that is disabled is at work in
+    the copy. With all read weights zero the output with memory must
     equal the base's, in train and eval mode, at two batch sizes, and so must its gradients and
-    running statistics. After training that holds with the memory disabled.
+    running statistics. After training that holds with the memory disabled. With memory, the output must be what
+    the base gives when its reads are added to it call by call, without the emitted graphs.
 
     Args:
         base: The model before the transform.
@@ -90,7 +97,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     if any(tensor.is_meta for tensor in (*base.parameters(), *aim.parameters())):
         raise PlanError("verify compares values, and there are none on the meta device: build both on another one")
     inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
-    base, aim = copy_module(base), copy_module(aim)
+    base, aim = copy_module(base), _at_work(base, aim)
     with plain_attention():  # on both sides: the fused form rounds differently
         try:
             expected = {train: _run(base, inputs, train) for train in (False, True)}
@@ -110,7 +117,39 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
             checks += [_outputs("output, with memory", expected[train], seen[train], train) for train in seen]
             with _deterministic():
                 checks.append(_gradients(base, aim, inputs))
+        checks += _reads(base, aim, inputs)
         return Report(tuple(checks), _gap(expected[False].outputs[0], seen[False].outputs[0]))
+
+
+def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check]:
+    """Does what is read arrive at every call, and nowhere else? With weights drawn at random where all are zero."""
+    reason = no_reference(aim)
+    module = _with_reads(aim) if _is_zero(aim) else aim
+    for train in (False, True):
+        name = f"output, with reads added by hand ({'train' if train else 'eval'})"
+        if reason:
+            yield Check(name, True, f"not compared: {reason}")
+            continue
+        by_hand = reference(copy_module(base).train(train), module, train=train)
+        other, device = copy_module(module).train(train), _device(base)
+        for batch in BATCH_SIZES:
+            sample = random_inputs(inputs, batch, seed=batch, device=device)
+            expected, seen = outputs(by_hand, sample), outputs(other, sample)
+            if not _all_same(expected, seen):
+                yield Check(name, False, f"differs at batch size {batch} by {_gap(expected, seen):.3g}")
+                break
+        else:
+            yield Check(name, True, f"bit-identical at batch sizes {list(BATCH_SIZES)}")
+
+
+def _with_reads(aim: AimModule) -> AimModule:
+    """A copy with random read weights."""
+    module, generator = copy_module(aim), torch.Generator().manual_seed(0)
+    for name, parameter in module.named_parameters():
+        if _is_read(name):
+            with torch.no_grad():
+                parameter.copy_(drawn_like(parameter, parameter.shape, generator) * READ_STD)
+    return module
 
 
 def _verify_parts(base: nn.Module, whole: nn.Module, example_inputs: Any) -> Report:
@@ -202,8 +241,8 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     return Check("gradients of the base", not different, f"differ: {different[:3]}" if different else "bit-identical")
 
 
-def outputs(module: nn.Module, sample: Arguments, *, grad: bool = False) -> list[Tensor]:
-    """The tensors that `module` gives, from a fixed random state, detached."""
+def outputs(module: Callable[..., Any], sample: Arguments, *, grad: bool = False) -> list[Tensor]:
+    """The tensors that a module gives, from a fixed random state, detached."""
     with torch.set_grad_enabled(grad), seeded():
         output = module(*sample[0], **sample[1])
     return [leaf.detach() for leaf in tensors_in(output)]
@@ -222,6 +261,17 @@ def tensors_in(value: Any) -> list[Tensor]:
         elif isinstance(leaf, list | tuple):
             found += tensors_in([*leaf])
     return found
+
+
+def _at_work(base: nn.Module, aim: AimModule) -> AimModule:
+    """A copy whose memory takes part, and whose base trains as `base` does: neither disabled nor frozen."""
+    module = enable_memory(copy_module(aim))
+    module._record.frozen = False
+    own = dict(module.named_parameters())
+    for name, parameter in base.named_parameters():
+        if name in own:
+            own[name].requires_grad_(parameter.requires_grad)
+    return module
 
 
 def _disabled(aim: AimModule) -> AimModule:
@@ -249,8 +299,12 @@ def _deterministic() -> Iterator[None]:
 
 def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
-    reads = [p for name, p in aim.named_parameters() if ".reads." in name and name.startswith(f"{AIM}.")]
+    reads = [parameter for name, parameter in aim.named_parameters() if _is_read(name)]
     return not aim._record.widened and not any(bool(p.detach().any()) for p in reads)
+
+
+def _is_read(name: str) -> bool:
+    return name.startswith(f"{AIM}.") and ".reads." in name
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.runtime.layers import accumulate
 from tests.nets import build, randomise
 
 
@@ -21,7 +22,7 @@ def test_a_fresh_transform_verifies(name: str) -> None:
     aim = aimgraph.transform(base, x)
     report = aimgraph.verify(base, aim)
     assert report.ok, str(report)
-    assert len(report.checks) == 8
+    assert len(report.checks) == 10
     assert report.max_difference == 0
     assert report.to_dict()["ok"] is True
     assert "bit-identical" in str(report)
@@ -45,6 +46,49 @@ def test_a_changed_base_is_found() -> None:
     assert not report.ok
     assert {check.name for check in report.checks if not check.ok} >= {"base weights are unchanged"}
     assert "FAILED" in str(report)
+
+
+@pytest.mark.parametrize("name", ["residual", "functional_dropout", "tokens", "grouped"])
+def test_a_read_that_does_not_arrive_is_found(name: str) -> None:
+    base, x = build(name)
+    aim = aimgraph.transform(base, x)
+    for graph in aim._record.graphs.values():
+        term = graph.find_nodes(op="call_function", target=accumulate)[-1]
+        term.replace_all_uses_with(term.args[0])
+        graph.erase_node(term)
+    aim._select()
+    wrong = {check.name for check in aimgraph.verify(base, aim).checks if not check.ok}
+    assert wrong == {f"output, with reads added by hand ({mode})" for mode in ("eval", "train")}
+
+
+def test_a_read_with_the_weight_of_another_is_found() -> None:
+    base, x = build("residual")
+    aim = randomise(aimgraph.transform(base, x))
+    first, *others = (read for read in aimgraph.plan(aim).memories[0].reads)
+    other = next(read for read in others if (read.channels, read.parameters) == (first.channels, first.parameters))
+    for graph in aim._record.graphs.values():
+        for node in graph.find_nodes(op="call_module", target=f"aim.memory.reads.{first.name}"):
+            node.target = f"aim.memory.reads.{other.name}"
+    aim._select()
+    wrong = {check.name for check in aimgraph.verify(base, aim).checks if not check.ok}
+    assert wrong == {f"output, with reads added by hand ({mode})" for mode in ("eval", "train")}
+
+
+def test_a_frozen_base_and_a_disabled_memory_are_at_work_in_the_copy() -> None:
+    base, x = build("residual")
+    aim = aimgraph.disable_memory(aimgraph.freeze_base(randomise(aimgraph.transform(base, x)))).aim
+    report = aimgraph.verify(base, aim)
+    assert report.ok, str(report)
+    assert report.max_difference > 1e-3
+    assert not aim.get_parameter("head.bias").requires_grad
+    assert torch.equal(aim.eval()(x), base.eval()(x))
+
+
+@pytest.mark.parametrize("options", [{"lowering": "concat"}, {"updates": "stages"}])
+def test_what_is_not_compared_is_told(options: dict[str, Any]) -> None:
+    base, x = build("residual")
+    checks = aimgraph.verify(base, aimgraph.transform(base, x, **options)).checks
+    assert [check.detail.partition(":")[0] for check in checks if "by hand" in check.name] == ["not compared"] * 2
 
 
 def test_nothing_changes() -> None:
