@@ -23,6 +23,8 @@ class SiteCall:
         folded: Whether the batch is folded into the channels, one group of the convolution per sample;
             the axes are then those of the memory's own term.
         leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
+        name: What the call is named after: the site's path, unless calls of one name are several sites.
+        turn: Which call of that name it is, of those in a forward on inputs of as many dimensions, from 0.
     """
 
     graph: str
@@ -34,6 +36,8 @@ class SiteCall:
     channel_axis: int
     folded: bool = False
     leaf: str = ""
+    name: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class ReadCall:
         note: Why it reads something else than the latest per-sample value; empty otherwise.
         folded: Whether the batch is folded into the channels of the call.
         leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
+        name: What the call is named after: the site's path, unless calls of one name are several sites.
+        turn: Which call of that name it is, of those in a forward on inputs of as many dimensions, from 0.
     """
 
     graph: str
@@ -120,6 +126,8 @@ class ReadCall:
     note: str = ""
     folded: bool = False
     leaf: str = ""
+    name: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The base itself, with what it reads added call by call: what a transformed module computes, without its graphs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from aimgraph.calls import layer_paths
 from aimgraph.layers import classify_layers
 from aimgraph.module import AimModule
-from aimgraph.plan import Read, ReadCall
+from aimgraph.plan import Read
 from aimgraph.program import AIM
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 
@@ -40,22 +41,33 @@ def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., 
         value = aim.get_submodule(f"{AIM}.{memory.name}.source")()
         for read in memory.reads:
             layer = aim.get_submodule(f"{AIM}.{memory.name}.reads.{read.name}")
-            for calls in _by_rank(read, graphs):
+            for (name, _), turns in _turns(read, graphs).items():
                 values.append(value)
-                reads.append(LeafRead(read.site, layer, calls))
+                reads.append(_ByTurn(name, layer, tuple(turns.values()), turns))
     layers = layer_paths(base, classify_layers(base))
     return partial(MemoryLeaf(base, "", tuple(reads), layers, needs_values=False), values)
 
 
-def _by_rank(read: Read, graphs: tuple[str, ...]) -> list[tuple[LeafCall, ...]]:
-    """How the calls of a site read in these graphs, those with inputs of as many dimensions together."""
-    found: dict[int, list[LeafCall]] = {}
+@dataclass(frozen=True)
+class _ByTurn(LeafRead):
+    """A read at some of the calls of one name.
+
+    Attributes:
+        turns: Number of a call -> how it reads.
+    """
+
+    turns: dict[int, LeafCall]
+
+    def call(self, number: int) -> LeafCall | None:
+        """How the call of this number reads, if it does."""
+        return self.turns.get(number)
+
+
+def _turns(read: Read, graphs: tuple[str, ...]) -> dict[tuple[str, int], dict[int, LeafCall]]:
+    """How the calls of a site in these graphs read, by their name, the dimensions of the input, and their turn."""
+    found: dict[tuple[str, int], dict[int, LeafCall]] = {}
     for call in read.calls:
         if call.graph in graphs:
-            made = _leaf_call(call)
-            found.setdefault(made.rank, []).append(made)
-    return [tuple(calls) for calls in found.values()]
-
-
-def _leaf_call(call: ReadCall) -> LeafCall:
-    return LeafCall(call.spec, call.mean, call.folded)
+            made = LeafCall(call.spec, call.mean, call.folded)
+            found.setdefault((call.name, made.rank), {})[call.turn] = made
+    return found

@@ -87,6 +87,7 @@ class _Finder:
     reached: set[str] = field(default_factory=set)
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     turns: Counter[tuple[str, str]] = field(default_factory=Counter)
+    made: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     stand_ins: dict[str, AffineLayer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,15 +121,23 @@ class _Finder:
         self.reached.add(path)
         for mode in _modes(graph):
             self.found[mode, path] += 1
-        call = _site_call(graph, node, self.program)
+        call, turn = _site_call(graph, node, self.program), self._turn(_modes(graph), path, _rank(node))
         if isinstance(call, str):
             self.skipped.append(Skipped(path, kind, call))
             return
+        call = replace(call, name=path, turn=turn)
         layer = site_layer(self.program.root, node, self.program.signature.batch)
         if node.op == "call_function":
             path = self._place(path, node, layer)
         self.layers.setdefault(path, layer)
         self.calls.setdefault(path, []).append(call)
+
+    def _turn(self, modes: tuple[str, ...], name: str, rank: int) -> int:
+        """Count a call, and say how many of its name there were before it, on inputs of as many dimensions."""
+        turn = self.made[modes[0], name, rank]
+        for mode in modes:
+            self.made[mode, name, rank] += 1
+        return turn
 
     def _enter(self, graph: str, node: fx.Node) -> None:
         """Note what is called inside a module that is kept as one call.
@@ -145,24 +154,31 @@ class _Finder:
                 others = [call for call in second.get(name, ()) if call.leaf == (leaf, turn)]
                 if mine:
                     self.found[mode, name] += len(mine)
-                    self._note_inner(graph, node, name, mine, others)
+                    turns = [0 if call.hidden else self._turn((mode,), name, len(call.input)) for call in mine]
+                    self._note_inner(graph, node, name, mine, others, turns)
 
     def _note_inner(
-        self, graph: str, node: fx.Node, name: str, made: list[FunctionCall], others: list[FunctionCall]
+        self,
+        graph: str,
+        node: fx.Node,
+        name: str,
+        made: list[FunctionCall],
+        others: list[FunctionCall],
+        turns: list[int],
     ) -> None:
         self.reached.add(name)
         module = self.modules.get(name)
         layer = module if isinstance(module, AffineLayer) else None
         called = made[0].function if layer is None else self.kinds[layer].name
-        known = Counter(self.calls.get(name, ()))
-        for call in self._inner_calls(graph, node, name, made, others, layer):
+        known = Counter(replace(call, turn=0) for call in self.calls.get(name, ()))
+        for call, turn in zip(self._inner_calls(graph, node, name, made, others, layer), turns, strict=False):
             if isinstance(call, str):
                 self.skipped.append(Skipped(name, called, call))
             elif known[call] > 0:
                 known[call] -= 1
             else:
                 self.layers.setdefault(name, layer or self.stand_ins[name])
-                self.calls.setdefault(name, []).append(call)
+                self.calls.setdefault(name, []).append(replace(call, turn=turn))
 
     def _inner_calls(
         self,
@@ -207,7 +223,7 @@ class _Finder:
         else:
             chance = self.program.signature.opaque[leaf].needs_values
             call = _layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
-        return call if isinstance(call, str) else replace(call, leaf=leaf)
+        return call if isinstance(call, str) else replace(call, leaf=leaf, name=name)
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
@@ -264,6 +280,12 @@ class _Finder:
 
 def _modes(graph: str) -> tuple[str, ...]:
     return ("eval", "train") if graph == "both" else (graph,)
+
+
+def _rank(node: fx.Node) -> int:
+    """Dimensions of the features that a call is given, as far as they are known."""
+    features = argument(node, "input")
+    return len(features.meta[SHAPES][0]) if isinstance(features, fx.Node) and SHAPES in features.meta else 0
 
 
 def _leaf_name(leaf: str) -> str:

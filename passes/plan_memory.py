@@ -199,7 +199,8 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 parameters=first.channels * site.taps,
                 lowering="split" if split else "concat",
                 calls=tuple(
-                    replace(values.read(c, s), folded=c.folded, leaf=c.leaf) for c, s in zip(calls, specs, strict=True)
+                    replace(values.read(c, s), folded=c.folded, leaf=c.leaf, name=c.name, turn=c.turn)
+                    for c, s in zip(calls, specs, strict=True)
                 ),
                 raw=site.raw,
                 function=site.function,
