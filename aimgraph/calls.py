@@ -31,8 +31,9 @@ def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: froz
         for below, twin in real_twins(module):
             original = root.get_submodule(".".join(filter(None, (path, below))))
             paths[twin] = paths[original]
-            for name, parameter in twin._parameters.items():
-                parameters[id(parameter)] = parameters.get(id(original._parameters.get(name)), "")
+            own = dict(original.named_parameters(recurse=False))
+            for name, parameter in twin.named_parameters(recurse=False):
+                parameters[id(parameter)] = parameters.get(id(own.get(name)), "")
     return CallNames(root, paths, layer_paths(root, kinds), leaves, parameters)
 
 

@@ -40,6 +40,7 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
     """
     memo = {} if memo is None else memo
     copy_results(module, memo)
+    _copy_scripted(module, memo)
     for part in reversed(list(modules_of(module))):  # those below a module come before it
         if id(part) not in memo and _is_shallow(part) and all(id(below) in memo for below in part.children()):
             memo[id(part)] = _copy_shallow(part, memo)
@@ -68,6 +69,25 @@ def copy_results(module: nn.Module, memo: dict[int, Any]) -> None:
         for value in vars(part).values():
             if type(value) not in _PLAIN and isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
                 memo[id(value)] = value.detach().clone()
+
+
+def _copy_scripted(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Add copies of scripted modules to the memo: torch's own have parameters that no optimiser takes.
+
+    One whose tensors all stay as they are stays itself.
+    """
+    inside: set[nn.Module] = set()
+    for part in modules_of(module):
+        if isinstance(part, torch.jit.ScriptModule) and part not in inside and id(part) not in memo:
+            inside.update(part.modules())
+            tensors = [*part.parameters(), *part.buffers()]
+            if tensors and all(memo.get(id(tensor)) is tensor for tensor in tensors):
+                memo[id(part)] = part
+                continue
+            with torch.no_grad():
+                made = memo[id(part)] = copy.deepcopy(part, memo)
+            for one, other in zip(part.parameters(), made.parameters(), strict=True):
+                other.requires_grad_(one.requires_grad)
 
 
 def is_constant(value: Any) -> bool:

@@ -355,10 +355,22 @@ def test_a_compiled_part_is_named() -> None:
         aimgraph.transform(base, X)
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_scripted_parts_are_listed(inside: bool) -> None:
+class Deciding(Leaf):
+    """What it does depends on values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() < 1e9 else -x)
+
+
+@pytest.mark.parametrize("around", [Leaf, Deciding, nn.Sequential])
+def test_scripted_parts_are_listed(around: type[nn.Module]) -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
-    base = nn.Sequential(nn.Linear(4, 4), Leaf(scripted) if inside else scripted)
+    base = nn.Sequential(nn.Linear(4, 4), around(scripted))
     plan = aimgraph.plan(base, X)
     (item,) = [item for item in plan.skipped if "scripted" in item.reason]
-    assert item.path == ("1.parts.0" if inside else "1")
+    assert item.path == ("1.0" if around is nn.Sequential else "1.parts.0")
+    aim = aimgraph.transform(base, X)
+    assert aimgraph.verify(base, aim).ok
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in aim.parameters())
+    shared = aimgraph.transform(base, X, inplace=True)
+    assert {id(p) for p in base.parameters()} < {id(p) for p in shared.parameters()}
