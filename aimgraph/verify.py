@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -221,24 +222,34 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
 
 
 def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
-    gradients: list[dict[str, Tensor | None]] = []
-    for module in (copy_module(base).train(), copy_module(aim).train()):
-        sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
-        with seeded():
-            output = module(*sample[0], **sample[1])
-        leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
-        if not leaves:
-            return Check("gradients of the base", True, "no output requires a gradient")
-        torch.autograd.backward([leaf.float().square().mean() for leaf in leaves])
-        gradients.append({name: p.grad for name, p in module.named_parameters() if not name.startswith(f"{AIM}.")})
-    plain, with_memory = gradients
+    name = "gradients of the base"
+    sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
+    plain = _backward(base, sample)
+    if isinstance(plain, str):
+        return Check(name, True, f"not compared, the base alone gives none: {plain}")
+    with_memory = _backward(aim, sample)
+    if isinstance(with_memory, str):
+        return Check(name, False, with_memory)
     widened = {f"{site.site}.weight" for site in aim._record.widened}
     different = [
-        name
-        for name, gradient in plain.items()
-        if name not in widened and not _same_optional(gradient, with_memory.get(name))
+        key for key, gradient in plain.items() if key not in widened and not _same_optional(gradient, with_memory[key])
     ]
-    return Check("gradients of the base", not different, f"differ: {different[:3]}" if different else "bit-identical")
+    return Check(name, not different, f"differ: {different[:3]}" if different else "bit-identical")
+
+
+def _backward(module: nn.Module, sample: Arguments) -> dict[str, Tensor | None] | str:
+    """Name -> gradient of a copy's parameters after one pass in train mode, or why there are none."""
+    module = copy_module(module).train()
+    with seeded():  # the backward pass, too: a function's own may draw random numbers
+        output = module(*sample[0], **sample[1])
+        leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
+        if not leaves:
+            return "no output requires a gradient"
+        try:
+            torch.autograd.backward([leaf.float().square().mean() for leaf in leaves])
+        except RuntimeError as error:  # torch's own word for what was overwritten before its gradient was taken
+            return str(error).partition("\n")[0]
+    return defaultdict(lambda: None, {name: parameter.grad for name, parameter in module.named_parameters()})
 
 
 def outputs(module: Callable[..., Any], sample: Arguments, *, grad: bool = False) -> list[Tensor]:

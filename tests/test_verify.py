@@ -143,6 +143,40 @@ def test_tensors_in_structures_of_ones_own_are_compared(kind: type) -> None:
     assert {"output, with memory (eval)", "output, with memory (train)", "gradients of the base"} <= wrong
 
 
+class Shaken(torch.autograd.Function):
+    """Draws random numbers in both passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * torch.rand(len(x), 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.rand(len(gradient), 1)
+
+
+class Backward(nn.Module):
+    """Its backward pass draws random numbers, or finds overwritten what it needs."""
+
+    def __init__(self, overwrites: bool) -> None:
+        super().__init__()
+        self.mix, self.overwrites = nn.Linear(4, 4), overwrites
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(x).exp()
+        return x.mul_(2) if self.overwrites else Shaken.apply(x)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("overwrites", [True, False])
+def test_backward_passes_of_ones_own(overwrites: bool) -> None:
+    base, x = nn.Sequential(nn.Linear(4, 4), Backward(overwrites)), torch.randn(3, 4)
+    report = aimgraph.verify(base, aimgraph.transform(base, x))
+    assert report.ok, str(report)
+    (check,) = (check for check in report.checks if check.name == "gradients of the base")
+    assert ("modified by an inplace operation" in check.detail) == overwrites
+    assert ("bit-identical" in check.detail) != overwrites
+
+
 def test_a_norm_that_the_base_keeps_in_eval_mode_stays_there() -> None:
     base, x = Wrapped(Output), torch.randn(3, 4)
     made = aimgraph.transform(base, x)
