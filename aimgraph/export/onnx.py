@@ -223,7 +223,8 @@ def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, undocumented classes
-        raise ExportError(f"onnxruntime can't load the exported graph: {error}") from error
+        what = str(error).replace(str(path), path.name)  # a temporary one
+        raise ExportError(f"onnxruntime can't load the exported graph: {what}") from error
     worst, relative = 0.0, 0.0
     for batch in BATCH_SIZES:
         sample = random_inputs(inputs, batch, seed=batch, device=device)

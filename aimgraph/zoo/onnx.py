@@ -24,6 +24,6 @@ def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:
             try:
                 export_onnx(base, Path(folder) / "base.onnx", random_inputs(aim._record.inputs, 2, seed=0))
             except ExportError as limit:
-                return f"the base alone can't be exported: {limit}", True
-            return str(error), False
+                return f"the base alone can't be exported: {limit}".replace(f"{folder}/", ""), True
+            return str(error).replace(f"{folder}/", ""), False
     return "", False
