@@ -303,8 +303,6 @@ def check_base(base: nn.Module) -> None:
     kind = type(base).__name__
     if not isinstance(base, nn.Module):
         raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
-    if "_orig_mod" in base._modules:  # by name: importing the compiler takes seconds
-        raise PlanError(f"the model is compiled ({kind}): transform model._orig_mod, then compile the result")
     for path, module in base.named_modules():
         _check_submodule(path, module)
     for wrapper, message in _REFUSED.items():
@@ -325,11 +323,10 @@ def check_base(base: nn.Module) -> None:
 
 
 def _check_submodule(path: str, module: nn.Module) -> None:
-    if path and "_orig_mod" in module._modules:  # by name: importing the compiler takes seconds
-        raise PlanError(
-            f"its submodule {path!r} is compiled: transform the model with {path}._orig_mod in its place, then compile "
-            "the result, or parts of it"
-        )
+    if "_orig_mod" in module._modules:  # by name: importing the compiler takes seconds
+        what = f"its submodule {path!r}" if path else f"the model ({type(module).__name__})"
+        instead = f"the model with {path}._orig_mod in its place" if path else "model._orig_mod"
+        raise PlanError(f"{what} is compiled: transform {instead}, then compile the result, or parts of it")
     if isinstance(module, fx.GraphModule) and AIM in module._modules:
         place = f"its submodule {path!r}" if path else "the model"
         raise PlanError(

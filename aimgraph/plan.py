@@ -54,7 +54,6 @@ class Site:
         raw: Whether the layer transforms its weight before use; the read weight is used as it is.
         split_only: Why its weight can't be widened; empty if it can.
         function: Whether it is the call of a function.
-        leaf: Path of a module around a call of it that can't be traced and is kept as one call; empty if there is none.
     """
 
     path: str
@@ -66,7 +65,11 @@ class Site:
     raw: bool = False
     split_only: str = ""
     function: bool = False
-    leaf: str = ""
+
+    @property
+    def leaf(self) -> str:
+        """Path of a module around a call of it that is kept as one call; empty if there is none."""
+        return next((call.leaf for call in self.calls if call.leaf), "")
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,6 @@ class Read:
         raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
         function: Whether the site is the call of a function.
-        leaf: Path of a module around a call of it that is kept as one call; empty if there is none.
     """
 
     site: str
@@ -160,7 +162,11 @@ class Read:
     raw: bool = False
     note: str = ""
     function: bool = False
-    leaf: str = ""
+
+    @property
+    def leaf(self) -> str:
+        """Path of a module around a call of it that is kept as one call; empty if there is none."""
+        return next((call.leaf for call in self.calls if call.leaf), "")
 
 
 @dataclass(frozen=True)

@@ -244,12 +244,12 @@ class _Finder:
             leaf = next((call.leaf for call in calls if call.leaf), "")
             if path in self.functions:
                 name, why = self.functions[path][0], "a function is called, there is no layer to widen"
-                found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True, leaf=leaf))
+                found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True))
             else:
                 kind = self.kinds[layer]
                 why = f"inside {_leaf_name(leaf)}, which can't be traced" if leaf else elsewhere.get(layer, "")
                 why = _split_only(kind, path in partly, why)
-                found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why, leaf=leaf))
+                found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why))
         return tuple(found)
 
     def left_alone(self, called: dict[str, None]) -> list[Skipped]:

@@ -204,7 +204,6 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 ),
                 raw=site.raw,
                 function=site.function,
-                leaf=site.leaf,
                 note=note if config.lowering == "concat" else "",
             )
         )

@@ -100,7 +100,7 @@ CASES: dict[str, tuple[nn.Module, object, dict[str, object], type[Exception], st
         X,
         {},
         PlanError,
-        r"compiled \(OptimizedModule\): transform model\._orig_mod",
+        r"the model \(OptimizedModule\) is compiled: transform model\._orig_mod",
     ),
     "traced": (torch.fx.symbolic_trace(nn.Linear(3, 3)), X, {}, PlanError, r"torch\.fx\.GraphModule itself"),
     "scripted": (torch.jit.script(nn.Linear(3, 3)), X, {}, PlanError, r"scripted model"),
