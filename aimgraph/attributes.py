@@ -115,6 +115,8 @@ def watched_modes(seen: dict[nn.Module, None], tracer: LayerTracer) -> Iterator[
     def get(module: nn.Module) -> bool:
         if not tracer.aside:
             seen[module] = None
+        if "training" not in vars(module):
+            raise AttributeError("training")  # a scripted module then looks for its own
         return bool(vars(module)["training"])
 
     def put(module: nn.Module, flag: bool) -> None:

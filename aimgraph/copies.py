@@ -8,7 +8,6 @@ import types
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -41,8 +40,9 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
     memo = {} if memo is None else memo
     copy_results(module, memo)
     _copy_scripted(module, memo)
+    plain: dict[type, bool] = {}
     for part in reversed(list(modules_of(module))):  # those below a module come before it
-        if id(part) not in memo and _is_shallow(part) and all(id(below) in memo for below in part.children()):
+        if id(part) not in memo and _is_shallow(part, plain) and all(id(below) in memo for below in part.children()):
             memo[id(part)] = _copy_shallow(part, memo)
     return copy.deepcopy(module, memo)
 
@@ -113,12 +113,18 @@ def is_of_torch(module: nn.Module) -> bool:
     )
 
 
-def _is_shallow(module: nn.Module) -> bool:
-    """Whether a copy of `module` may share everything with it but its tensors, and what it contains."""
-    kind: Any = type(module)
-    attributes = vars(module)
+def _is_shallow(module: nn.Module, plain: dict[type, bool]) -> bool:
+    """Whether a copy of `module` may share everything with it but its tensors, and what it contains.
+
+    Args:
+        module: The module.
+        plain: What was found of classes so far.
+    """
+    kind, attributes = type(module), vars(module)
+    if kind not in plain:
+        plain[kind] = _copies_plainly(kind)
     return (
-        _copies_plainly(kind)
+        plain[kind]
         and attributes.get("_compiled_call_impl") is None
         and attributes.keys() >= OWN
         and all(key in OWN or is_constant(value) for key, value in attributes.items())
@@ -126,7 +132,6 @@ def _is_shallow(module: nn.Module) -> bool:
     )
 
 
-@lru_cache(maxsize=4096)
 def _copies_plainly(kind: type[nn.Module]) -> bool:
     """Whether a class leaves copying to Python and torch."""
     return (

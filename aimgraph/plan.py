@@ -24,7 +24,8 @@ class SiteCall:
             the axes are then those of the memory's own term.
         leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
         name: What the call is named after: the site's path, unless calls of one name are several sites.
-        turn: Which call of that name it is, of those in a forward on inputs of as many dimensions, from 0.
+        turn: Which call of that name it is, of those outside of `leaf` modules on inputs of as many dimensions, from 0;
+            inside one, which call of that module it belongs to.
     """
 
     graph: str
@@ -118,7 +119,8 @@ class ReadCall:
         folded: Whether the batch is folded into the channels of the call.
         leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
         name: What the call is named after: the site's path, unless calls of one name are several sites.
-        turn: Which call of that name it is, of those in a forward on inputs of as many dimensions, from 0.
+        turn: Which call of that name it is, of those outside of `leaf` modules on inputs of as many dimensions, from 0;
+            inside one, which call of that module it belongs to.
     """
 
     graph: str

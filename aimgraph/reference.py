@@ -1,7 +1,7 @@
 """The base itself, with what it reads added call by call: what a transformed module computes, without its graphs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from aimgraph.module import AimModule
 from aimgraph.plan import Read
 from aimgraph.program import AIM
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
+from aimgraph.runtime.watch import CallNames
 
 
 def no_reference(aim: AimModule) -> str:
@@ -21,6 +22,8 @@ def no_reference(aim: AimModule) -> str:
         return "its read weights are part of the base's own weights"
     if any(memory.updates for memory in aim._record.plan.memories):
         return "it reads what the features have written"
+    if not all(call.name for memory in aim._record.plan.memories for read in memory.reads for call in read.calls):
+        return "it was made before plans named their calls"
     return ""
 
 
@@ -41,11 +44,20 @@ def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., 
         value = aim.get_submodule(f"{AIM}.{memory.name}.source")()
         for read in memory.reads:
             layer = aim.get_submodule(f"{AIM}.{memory.name}.reads.{read.name}")
-            for (name, _), turns in _turns(read, graphs).items():
+            for item in _reads(read, layer, graphs):
                 values.append(value)
-                reads.append(_ByTurn(name, layer, tuple(turns.values()), turns))
+                reads.append(item)
     layers = layer_paths(base, classify_layers(base))
-    return partial(MemoryLeaf(base, "", tuple(reads), layers, needs_values=False), values)
+    return partial(_ByHand(base, "", tuple(reads), layers, needs_values=False), values)
+
+
+class _ByHand(MemoryLeaf):
+    """The whole base, in which what `aim` keeps as one call counts its calls for itself, as it does there."""
+
+    def _names(self) -> CallNames:
+        names = super()._names()
+        leaves = frozenset(read.leaf[0] for read in self.reads if read.leaf is not None)
+        return CallNames(names.module, names.paths, names.layers, leaves)
 
 
 @dataclass(frozen=True)
@@ -56,18 +68,25 @@ class _ByTurn(LeafRead):
         turns: Number of a call -> how it reads.
     """
 
-    turns: dict[int, LeafCall]
+    turns: dict[int, LeafCall] = field(default_factory=dict)
 
     def call(self, number: int) -> LeafCall | None:
         """How the call of this number reads, if it does."""
         return self.turns.get(number)
 
 
-def _turns(read: Read, graphs: tuple[str, ...]) -> dict[tuple[str, int], dict[int, LeafCall]]:
-    """How the calls of a site in these graphs read, by their name, the dimensions of the input, and their turn."""
-    found: dict[tuple[str, int], dict[int, LeafCall]] = {}
+def _reads(read: Read, layer: nn.Module, graphs: tuple[str, ...]) -> Iterator[LeafRead]:
+    """How a site reads in these graphs: by the name of its calls, the dimensions of the input, and what they are in."""
+    traced: dict[tuple[str, int], dict[int, LeafCall]] = {}
+    inside: dict[tuple[str, int, tuple[str, int]], list[LeafCall]] = {}
     for call in read.calls:
         if call.graph in graphs:
             made = LeafCall(call.spec, call.mean, call.folded)
-            found.setdefault((call.name, made.rank), {})[call.turn] = made
-    return found
+            if call.leaf:
+                inside.setdefault((call.name, made.rank, (call.leaf, call.turn)), []).append(made)
+            else:
+                traced.setdefault((call.name, made.rank), {})[call.turn] = made
+    for (name, _), turns in traced.items():
+        yield _ByTurn(name, layer, tuple(turns.values()), turns=turns)
+    for (name, _, leaf), calls in inside.items():
+        yield LeafRead(name, layer, tuple(calls), leaf)

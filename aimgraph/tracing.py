@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
+from torch.utils._pytree import tree_flatten
 
 from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
 from aimgraph.attributes import kept_attributes, refuse_assigned, unused_randomness, watched_modes
@@ -402,7 +403,7 @@ def trace(
     try:
         graphs = {"eval": tracing.trace("eval")}
         same = not tracing.moded and not _notices_mode(root) and in_train is not None
-        if not same or tracing.replay("train", graphs["eval"]) != in_train:
+        if not same or tracing.replay("train", graphs["eval"]) != in_train or tracing.differ("train", "eval"):
             graphs = {"train": tracing.trace("train"), **graphs}
     finally:
         for module, flag in flags.items():
@@ -465,6 +466,11 @@ class _Tracing:
             return None
         return recorder.operations
 
+    def differ(self, mode: str, other: str) -> bool:
+        """Whether anything that is no tensor, or the structure of what a node gives, differs between two modes."""
+        one, two = self.runs[mode].values, self.runs[other].values
+        return any(_described(one[node]) != _described(two[node]) for node in one if node in two)
+
     def _started(self, mode: str) -> tuple[FakeRun, Recorder]:
         values = {argument.name: argument.passed for argument in self.arguments}
         run = self.runs[mode] = FakeRun(self.faker.root, values, self.faker, train=mode == "train")
@@ -475,8 +481,23 @@ class _Tracing:
 
 def _notices_mode(root: nn.Module) -> bool:
     """Whether a module does more than keep a flag when its mode is set."""
-    own = {(type(module).train, type(module).eval) for module in root.modules()}
-    return own != {(nn.Module.train, nn.Module.eval)}
+    plain = nn.Module.train, nn.Module.eval
+    return any(
+        (type(module).train, type(module).eval) != plain or not {"train", "eval"}.isdisjoint(vars(module))
+        for module in root.modules()
+    )
+
+
+def _described(value: Any) -> Any:
+    """What a forward can decide by without looking into tensors."""
+    leaves, structure = tree_flatten(value)
+    return structure, [(type(leaf), *_seen_of(leaf)) for leaf in leaves]
+
+
+def _seen_of(leaf: Any) -> tuple[Any, ...]:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype
+    return (leaf if type(leaf) in _PLAIN or isinstance(leaf, torch.dtype | torch.device) else id(leaf),)
 
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Graph:

@@ -154,8 +154,7 @@ class _Finder:
                 others = [call for call in second.get(name, ()) if call.leaf == (leaf, turn)]
                 if mine:
                     self.found[mode, name] += len(mine)
-                    turns = [0 if call.hidden else self._turn((mode,), name, len(call.input)) for call in mine]
-                    self._note_inner(graph, node, name, mine, others, turns)
+                    self._note_inner(graph, node, name, mine, others, turn)
 
     def _note_inner(
         self,
@@ -164,21 +163,23 @@ class _Finder:
         name: str,
         made: list[FunctionCall],
         others: list[FunctionCall],
-        turns: list[int],
+        turn: int,
     ) -> None:
         self.reached.add(name)
         module = self.modules.get(name)
         layer = module if isinstance(module, AffineLayer) else None
         called = made[0].function if layer is None else self.kinds[layer].name
-        known = Counter(replace(call, turn=0) for call in self.calls.get(name, ()))
-        for call, turn in zip(self._inner_calls(graph, node, name, made, others, layer), turns, strict=False):
+        known = Counter(self.calls.get(name, ()))
+        for call in self._inner_calls(graph, node, name, made, others, layer):
             if isinstance(call, str):
                 self.skipped.append(Skipped(name, called, call))
-            elif known[call] > 0:
+                continue
+            call = replace(call, turn=turn)
+            if known[call] > 0:
                 known[call] -= 1
             else:
                 self.layers.setdefault(name, layer or self.stand_ins[name])
-                self.calls.setdefault(name, []).append(replace(call, turn=turn))
+                self.calls.setdefault(name, []).append(call)
 
     def _inner_calls(
         self,

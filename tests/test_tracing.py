@@ -1,6 +1,8 @@
 """From a module to graphs."""
 
-from typing import Self
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, Self
 
 import pytest
 import torch
@@ -30,6 +32,36 @@ def test_two_graphs_where_they_differ_and_flags_are_restored() -> None:
     found = graphs_of(root, torch.zeros(2, 3, 8, 8))
     assert list(found) == ["train", "eval"]
     assert (root.training, root.norm.training, root.conv.training) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    "tell", [lambda t: t, lambda t: 1 if t else None, lambda t: [1] if t else (1,), lambda t: 1.0 if t else 2.0]
+)
+def test_what_a_module_tells_of_its_mode(tell: Callable[[bool], Any]) -> None:
+    root, x = _Told(tell), torch.randn(2, 3)
+    report = aimgraph.verify(root, aimgraph.transform(root, x))
+    assert report.ok, str(report)
+
+
+def test_a_mode_that_is_kept_on_an_instance() -> None:
+    root, x = nn.Sequential(nn.Linear(3, 3), _OnInstance()), torch.randn(2, 3)
+    report = aimgraph.verify(root, aimgraph.transform(root, x))
+    assert report.ok, str(report)
+
+
+def test_the_mode_of_a_scripted_part() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.part = nn.Linear(3, 3), torch.jit.script(nn.Sequential(nn.Linear(3, 3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.part(self.mix(x))
+            return x.relu() if self.part.training else x
+
+    root, x = Net(), torch.randn(2, 3)
+    report = aimgraph.verify(root, aimgraph.transform(root, x))
+    assert report.ok, str(report)
 
 
 def test_flags_are_restored_after_a_failure() -> None:
@@ -82,6 +114,41 @@ class _BySetting(_Chosen):
 
     def chosen(self) -> bool:
         return self.chosen_now
+
+
+class _Told(_Chosen):
+    """A layer of its own says what mode it is in."""
+
+    def __init__(self, tell: Callable[[bool], Any]) -> None:
+        super().__init__()
+        self.teller = _Teller(tell)
+
+    def chosen(self) -> bool:
+        return self.teller() in (True, 1.0, [1])
+
+
+class _Teller(nn.Module):
+    def __init__(self, tell: Callable[[bool], Any]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def forward(self) -> Any:
+        return self.tell(self.training)
+
+
+class _OnInstance(_Chosen):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = True
+        self.train = MethodType(_set, self)  # type: ignore[method-assign]
+
+    def chosen(self) -> bool:
+        return self.now
+
+
+def _set(module: nn.Module, mode: bool = True) -> nn.Module:
+    module.now = mode  # type: ignore[assignment]
+    return nn.Module.train(module, mode)
 
 
 class _Unseen(_Chosen):

@@ -3,13 +3,15 @@
 import copy
 import pickle
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.runtime.layers import accumulate
@@ -141,6 +143,82 @@ def test_tensors_in_structures_of_ones_own_are_compared(kind: type) -> None:
         aim.get_parameter("mix.bias").add_(1)
     wrong = {check.name for check in aimgraph.verify(base, aim, x).checks if not check.ok}
     assert {"output, with memory (eval)", "output, with memory (train)", "gradients of the base"} <= wrong
+
+
+class Longer(nn.Module):
+    """Values decide how often its layer is called."""
+
+    def __init__(self, mix: nn.Module) -> None:
+        super().__init__()
+        self.mix = mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        return self.mix(torch.tanh(y)) if x.mean() > 0 else y
+
+
+class Around(nn.Module):
+    """The same layer inside what can't be traced, before, between and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.part, self.out = Longer(self.mix), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.part(self.mix(torch.relu(self.part(self.mix(x))))))
+
+
+class ByMode(nn.Module):
+    """The calls of its layer are others in train mode; on sequences they differ by their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.out = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e9:
+            x = x * 2
+        early = self.mix(x[:, None].expand(-1, 3, -1)[:, :2]).mean(1) if self.training else 0
+        return self.out(self.mix(x[:, None].expand(-1, 3, -1)).mean(1) + early)
+
+
+class Directly(nn.Module):
+    """Calls the forward of a layer, which is no call of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix.forward(x) + self.mix(torch.tanh(self.mix.forward(x * 2))) + F.linear(x, self.mix.weight)
+
+
+class DirectlyUntraced(Directly):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() < 1e9 else -x)
+
+
+@pytest.mark.parametrize("kind", [Around, ByMode, Directly, DirectlyUntraced])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_calls_are_found_where_they_are_made(kind: Callable[[], nn.Module], seed: int, wrapped: bool) -> None:
+    torch.manual_seed(seed)
+    base, x = kind(), torch.randn(2, 4)
+    base = nn.Sequential(nn.Linear(4, 4), base) if wrapped else base
+    report = aimgraph.verify(base, aimgraph.transform(base, x, shape=(7, 1, 1)))
+    assert report.ok, str(report)
+
+
+def test_one_that_was_made_before_calls_had_names() -> None:
+    base, x = build("residual")
+    aim = aimgraph.transform(base, x)
+    (memory,) = aim._record.plan.memories
+    reads = tuple(replace(r, calls=tuple(replace(c, name="") for c in r.calls)) for r in memory.reads)
+    aim._record.plan = replace(aim._record.plan, memories=(replace(memory, reads=reads),))
+    report = aimgraph.verify(base, aim)
+    assert report.ok
+    assert "made before plans named their calls" in str(report)
 
 
 class Shaken(torch.autograd.Function):

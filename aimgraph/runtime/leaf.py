@@ -69,11 +69,14 @@ class LeafRead:
         site: Path of the layer that reads, or name of the function's call that does.
         read: Its read layer.
         calls: How each of the site's calls at one rank reads, in order.
+        leaf: The module that is kept as one call in which it reads, and the number of that module's call; None where
+            all that runs is one such call.
     """
 
     site: str
     read: nn.Module
     calls: tuple[LeafCall, ...]
+    leaf: tuple[str, int] | None = None
 
     def call(self, number: int) -> LeafCall | None:
         """How the call of this number reads; None where that can't be told from the others."""
@@ -84,7 +87,8 @@ class LeafRead:
 
 
 Reads: TypeAlias = list[tuple[LeafRead, Tensor]]
-Then: TypeAlias = tuple[list[Frame], Counter[tuple[str, int]]]
+Made: TypeAlias = Counter[tuple[str, int, tuple[str, int] | None]]
+Then: TypeAlias = tuple[list[Frame], Made]
 
 
 class MemoryLeaf(nn.Module):
@@ -199,7 +203,7 @@ class _Functions(WatchFunctions):
     def __init__(self, names: CallNames, sites: dict[str, Reads]) -> None:
         super().__init__(names)
         self.sites = sites
-        self.made: Counter[tuple[str, int]] = Counter()
+        self.made: Made = Counter()
         self.aside = False
 
     def now(self) -> Then:
@@ -242,11 +246,12 @@ class _Functions(WatchFunctions):
         """
         if self.names.hidden:
             return output
-        key = name, x.dim()
+        leaf = self.names.leaf
+        key = name, x.dim(), leaf
         number = self.made[key]
         self.made[key] += 1
         for read, value in self.sites[name]:
-            call = read.call(number) if read.calls[0].rank == x.dim() else None
+            call = read.call(number) if (read.calls[0].rank, read.leaf) == (x.dim(), leaf) else None
             if call is None or (weight is not None and not _serves(read, call, *weight)):
                 continue
             shown = read_view(batch_mean(value) if call.mean else value, call.spec)
@@ -266,10 +271,13 @@ def _serves(read: LeafRead, call: LeafCall, weight: Tensor, groups: int) -> bool
 
 
 def _summed(layer: nn.Module, path: str, watch: _Functions) -> Callable[..., Tensor]:
-    forward, name = layer.forward, input_name(layer)
+    forward: Callable[..., Tensor] = layer.forward
+    name = input_name(layer)
 
     def read_and_forward(*args: Any, **kwargs: Any) -> Tensor:
         output = forward(*args, **kwargs)
+        if watch.names.module is not layer:  # nobody called the layer: what its forward calls is the caller's
+            return output
         rest = {key: value for key, value in kwargs.items() if key != name}
         return watch.sum(path, output, first_input(layer, args, kwargs), args[1:], rest)
 
