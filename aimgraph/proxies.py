@@ -49,8 +49,10 @@ class LayerProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         caller = sys._getframe(1)
         count = _unpacked(caller.f_code, caller.f_lasti)
+        if count is None or _is_given(self.node):  # what is given may have another length at another call
+            return self.tracer.iter(self)
         items: Any = self
-        return self.tracer.iter(self) if count is None else (items[i] for i in range(count))
+        return (items[i] for i in range(count))
 
     def __len__(self) -> int:
         length: int = self.tracer.ask(self, "len()")
@@ -88,6 +90,13 @@ class LayerProxy(fx.Proxy):
         if orig_method in COMPOSITE:
             return opened(orig_method)(*(args or ()), **(kwargs or {}))
         return super().__torch_function__(orig_method, types, args, kwargs)
+
+
+def _is_given(node: fx.Node) -> bool:
+    """Whether a node is an input, or a part of one."""
+    while node.op == "call_function" and node.target is operator.getitem:
+        node = node.all_input_nodes[0]
+    return node.op == "placeholder"
 
 
 @lru_cache(maxsize=4096)

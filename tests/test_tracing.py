@@ -13,6 +13,7 @@ from aimgraph.errors import TraceError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.layers import classify, classify_layers
+from aimgraph.runtime.decisions import decided
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.tracing import OUTPUT_OF, module_path, trace
 from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Standardised
@@ -62,6 +63,27 @@ def test_the_mode_of_a_scripted_part() -> None:
     root, x = Net(), torch.randn(2, 3)
     report = aimgraph.verify(root, aimgraph.transform(root, x))
     assert report.ok, str(report)
+
+
+class _Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, pair: list[Tensor], shape_of: list[Tensor]) -> Tensor:
+        first, second = pair
+        rows, columns = shape_of[0].shape
+        return self.mix(first + second).reshape(rows, columns)
+
+
+def test_unpacking_asks_for_the_length_of_what_is_given() -> None:
+    base, x = _Pair(), torch.randn(2, 3)
+    aim = aimgraph.transform(base, (([x, x], [x])))
+    assert torch.equal(aim([x, x], [x]), base([x, x], [x]))
+    with pytest.raises(Exception, match=r"len\(\)"):
+        aim([x, x, x], [x])
+    questions = [node for node in aim.graph.nodes if node.target is decided]
+    assert len(questions) == 1, "the rank of a tensor is not asked for"
 
 
 def test_flags_are_restored_after_a_failure() -> None:
