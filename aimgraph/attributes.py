@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.randomness import kept_randomness
 
@@ -56,12 +57,11 @@ def _not_kept(path: str, key: str) -> str:
 
 
 _CONTAINERS = (list, dict, set, deque)
-_PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
 
 
 def _content(value: Any) -> Any:
     """What a container holds, to be put back; None for anything else."""
-    if type(value) in _PLAIN or not isinstance(value, _CONTAINERS):
+    if type(value) in USUAL or not isinstance(value, _CONTAINERS):
         return None
     return copy.copy(value) if value else ()
 

@@ -19,8 +19,10 @@ _CONSTANTS = (
     *(int, float, complex, bool, str, bytes, type(None), type, enum.Enum),
     *(types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device, torch.memory_format, torch.layout),
 )
-_USUAL = frozenset((int, float, bool, str, type(None)))
-_PLAIN = _USUAL | {dict, set, list, tuple, OrderedDict}
+USUAL = frozenset((int, float, bool, str, type(None)))
+"""Types of most settings of a module, and of most arguments: nothing can change their values."""
+
+_PLAIN = USUAL | {dict, set, list, tuple, OrderedDict}
 _HELD = ("_parameters", "_buffers", "_modules")
 OWN = frozenset(key for key, value in vars(nn.Module()).items() if isinstance(value, dict | set))
 """The containers that every module has to itself: tensors, modules below it, hooks. Any other may be shared."""
@@ -92,7 +94,7 @@ def _copy_scripted(module: nn.Module, memo: dict[int, Any]) -> None:
 
 def is_constant(value: Any) -> bool:
     """Whether nothing can change `value`: numbers, names, types, functions, and tuples and frozen records of such."""
-    if type(value) in _USUAL:
+    if type(value) in USUAL:
         return True
     if isinstance(value, tuple):
         return all(map(is_constant, value))

@@ -20,6 +20,7 @@ from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, che
 from aimgraph.attributes import kept_attributes, refuse_assigned, unused_randomness, watched_modes
 from aimgraph.calls import names_in, plain_attention
 from aimgraph.contexts import contexts_recorded, drop_empty_contexts
+from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, FakeRun, quiet
 from aimgraph.layers import LayerKind
@@ -300,7 +301,7 @@ class LayerTracer(fx.Tracer):
         """Keep subclasses of dict (an `OrderedDict` of outputs) as what they are."""
         if PLAIN_ISINSTANCE(a, fx.Proxy):  # before anything asks for the type that it poses as
             return a.node
-        if type(a) in _PLAIN:
+        if type(a) in USUAL:
             return a
         if (name := self._name_of(a)) is not None:
             return self.create_node("get_attr", name, (), {})
@@ -334,9 +335,6 @@ class LayerTracer(fx.Tracer):
             result.node.meta.setdefault(OUTPUT_OF, []).append(self.path_of_module(m))
         return result
 
-
-_PLAIN = frozenset((bool, int, float, str, type(None)))
-"""Types of arguments that a graph holds as they are."""
 
 _DEVICES = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "get_device")
 
@@ -497,7 +495,7 @@ def _described(value: Any) -> Any:
 def _seen_of(leaf: Any) -> tuple[Any, ...]:
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape), leaf.dtype
-    return (leaf if type(leaf) in _PLAIN or isinstance(leaf, torch.dtype | torch.device) else id(leaf),)
+    return (leaf if type(leaf) in USUAL or isinstance(leaf, torch.dtype | torch.device) else id(leaf),)
 
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Graph:

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -124,13 +123,12 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
 
 def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check]:
     """Does what is read arrive at every call, and nowhere else? With weights drawn at random where all are zero."""
-    reason = no_reference(aim)
+    names = {train: f"output, with reads added by hand ({'train' if train else 'eval'})" for train in (False, True)}
+    if reason := no_reference(aim):
+        yield from (Check(name, True, f"not compared: {reason}") for name in names.values())
+        return
     module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[-1]
-    for train in (False, True):
-        name = f"output, with reads added by hand ({'train' if train else 'eval'})"
-        if reason:
-            yield Check(name, True, f"not compared: {reason}")
-            continue
+    for train, name in names.items():
         by_hand = reference(copy_module(base).train(train), module, train=train)
         sample = random_inputs(inputs, batch, seed=batch, device=_device(base))
         expected, seen = outputs(by_hand, sample), outputs(copy_module(module).train(train), sample)
@@ -143,7 +141,7 @@ def _with_reads(aim: AimModule) -> AimModule:
     """A copy with random read weights."""
     module, generator = copy_module(aim), torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
-        if _is_read(name):
+        if is_read(name):
             with torch.no_grad():
                 parameter.copy_(drawn_like(parameter, parameter.shape, generator) * READ_STD)
     return module
@@ -228,7 +226,9 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
         return Check(name, False, with_memory)
     widened = {f"{site.site}.weight" for site in aim._record.widened}
     different = [
-        key for key, gradient in plain.items() if key not in widened and not _same_optional(gradient, with_memory[key])
+        key
+        for key, gradient in plain.items()
+        if key not in widened and not _same_optional(gradient, with_memory.get(key))
     ]
     return Check(name, not different, f"differ: {different[:3]}" if different else "bit-identical")
 
@@ -245,7 +245,7 @@ def _backward(module: nn.Module, sample: Arguments) -> dict[str, Tensor | None] 
             torch.autograd.backward([leaf.float().square().mean() for leaf in leaves])
         except RuntimeError as error:  # torch's own word for what was overwritten before its gradient was taken
             return str(error).partition("\n")[0]
-    return defaultdict(lambda: None, {name: parameter.grad for name, parameter in module.named_parameters()})
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
 def outputs(module: Callable[..., Any], sample: Arguments, *, grad: bool = False) -> list[Tensor]:
@@ -306,11 +306,12 @@ def _deterministic() -> Iterator[None]:
 
 def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
-    reads = [parameter for name, parameter in aim.named_parameters() if _is_read(name)]
+    reads = [parameter for name, parameter in aim.named_parameters() if is_read(name)]
     return not aim._record.widened and not any(bool(p.detach().any()) for p in reads)
 
 
-def _is_read(name: str) -> bool:
+def is_read(name: str) -> bool:
+    """Whether a parameter of a transformed module is a read weight."""
     return name.startswith(f"{AIM}.") and ".reads." in name
 
 

@@ -154,16 +154,10 @@ class _Finder:
                 others = [call for call in second.get(name, ()) if call.leaf == (leaf, turn)]
                 if mine:
                     self.found[mode, name] += len(mine)
-                    self._note_inner(graph, node, name, mine, others, turn)
+                    self._note_inner(graph, node, name, mine, others)
 
     def _note_inner(
-        self,
-        graph: str,
-        node: fx.Node,
-        name: str,
-        made: list[FunctionCall],
-        others: list[FunctionCall],
-        turn: int,
+        self, graph: str, node: fx.Node, name: str, made: list[FunctionCall], others: list[FunctionCall]
     ) -> None:
         self.reached.add(name)
         module = self.modules.get(name)
@@ -173,9 +167,7 @@ class _Finder:
         for call in self._inner_calls(graph, node, name, made, others, layer):
             if isinstance(call, str):
                 self.skipped.append(Skipped(name, called, call))
-                continue
-            call = replace(call, turn=turn)
-            if known[call] > 0:
+            elif known[call] > 0:
                 known[call] -= 1
             else:
                 self.layers.setdefault(name, layer or self.stand_ins[name])
@@ -224,7 +216,8 @@ class _Finder:
         else:
             chance = self.program.signature.opaque[leaf].needs_values
             call = _layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
-        return call if isinstance(call, str) else replace(call, leaf=leaf, name=name)
+        assert one.leaf is not None
+        return call if isinstance(call, str) else replace(call, leaf=leaf, name=name, turn=one.leaf[1])
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""

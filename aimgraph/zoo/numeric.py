@@ -13,7 +13,7 @@ from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.randomness import seeded
-from aimgraph.verify import BATCH_SIZES, outputs, same, tensors_in
+from aimgraph.verify import BATCH_SIZES, is_read, outputs, same, tensors_in
 
 SEED = 7
 
@@ -33,7 +33,7 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
         inputs: Example inputs as for a transform.
     """
     for name, parameter in aim.named_parameters():
-        if name.startswith(f"{AIM}.") and ".reads." in name and bool(parameter.detach().any()):
+        if is_read(name) and bool(parameter.detach().any()):
             return f"read weights start at zero: {name} does not"
     report = aimgraph.verify(base, aim, inputs)
     wrong = [check for check in report.checks if not check.ok]
@@ -89,7 +89,7 @@ def _gradients(aim: AimModule, inputs: Arguments) -> str:
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
         dead = not bool(parameter.detach().any())
-        if dead or (".reads." in name and name.startswith(f"{AIM}.")):
+        if dead or is_read(name):
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     found = ""
