@@ -3,9 +3,10 @@
 Networks repeat themselves: most of their layers differ in nothing that a fake tensor shows.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 from aimgraph.copies import OWN, is_constant
-from aimgraph.operations import Operation, Recorder, leaves
+from aimgraph.operations import HELD, Operation, Recorder, Source, leaves
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,14 @@ class _Outcome:
 
     Attributes:
         like: Shape, strides, dtype and device.
-        operations: The operations, None if no recorder watched.
-        known: Whether the recorder watches the result.
+        operations: The operations, None if no recorder watched. Their sources count from the first of them; `HELD`
+            are those of the arguments, followed by the module's own.
+        source: Which of their results it is; None if the recorder does not watch it.
     """
 
     like: tuple[Any, ...]
     operations: list[Operation] | None
-    known: bool
+    source: Source | None
 
     def make(self, mode: FakeTensorMode) -> Tensor:
         """A new fake tensor."""
@@ -63,7 +65,7 @@ class Derived:
         if function in self._barren or _in_context():
             return function(*args, **kwargs)
         key = self.key("call_function", function, args, kwargs, recorder)
-        value = self.recall(key, mode, recorder)
+        value = self.recall(key, mode, recorder, (args, kwargs))
         if value is None:
             start = len(recorder.operations)
             value = function(*args, **kwargs)
@@ -87,44 +89,97 @@ class Derived:
         if op not in ("call_module", "call_function", "call_method"):
             return None
         try:
-            given = _describe(args, recorder), _describe(kwargs, recorder)
+            seen: dict[int, int] = {}
+            given = _describe(args, seen, recorder), _describe(kwargs, seen, recorder)
             return op, target if train is None else _configuration(target, train), given
         except _UnclearError:
             return None
 
-    def recall(self, key: Any, mode: FakeTensorMode, recorder: Recorder | None) -> Tensor | None:
-        """A tensor like the one that was given before, its operations recorded again; None if there was none."""
+    def recall(
+        self,
+        key: Any,
+        mode: FakeTensorMode,
+        recorder: Recorder | None,
+        given: Any,
+        own: Callable[[], list[Tensor]] = list,
+    ) -> Tensor | None:
+        """A tensor like the one that was given before, its operations recorded again; None if there was none.
+
+        Args:
+            key: As `key` made it.
+            mode: The fake tensor's.
+            recorder: What lists the operations.
+            given: The arguments.
+            own: Gives the module's own tensors, of which each is as often there as it has names.
+        """
         outcome = self._outcomes.get(key) if key is not None else None
         if outcome is None or (recorder is not None and outcome.operations is None):
             return None
         value = outcome.make(mode)
-        if recorder is not None:
-            recorder.operations += outcome.operations or []
-            if outcome.known:
-                recorder.note(value)
+        if recorder is not None and outcome.operations:
+            start = len(recorder.operations)
+            held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own()]
+
+            def found(source: Source | None) -> Source | None:
+                if source is None:
+                    return None
+                number, place = source
+                return held[place] if number == HELD else (number + start, place)
+
+            recorder.operations += [one._replace(sources=tuple(map(found, one.sources))) for one in outcome.operations]
+            if outcome.source is not None:
+                recorder.note([value], outcome.source[0] + start, outcome.source[1])
         return value
 
-    def keep(self, key: Any, given: Any, value: Any, recorder: Recorder | None, start: int) -> bool:
+    def keep(
+        self, key: Any, given: Any, value: Any, recorder: Recorder | None, start: int, own: Sequence[Tensor] = ()
+    ) -> bool:
         """Remember what an operation gave, if that is one new tensor; whether it is.
 
         Args:
             key: As `key` made it.
-            given: The arguments and the module's own tensors: the outcome must not share memory with them.
+            given: The arguments.
             value: What it gave.
             recorder: What listed its operations.
             start: How many operations there were before.
+            own: The module's own tensors, as for `recall`.
+
+        The outcome must not share memory with the arguments or the module's own tensors.
         """
         if key is None or type(value) is not FakeTensor or not _is_ordinary(value):
             return False
         if value.requires_grad or value.storage_offset():
             return False
-        own = _storage(value)
-        if any(_storage(leaf) == own for leaf in leaves(given) if isinstance(leaf, Tensor)):
+        storage = _storage(value)
+        if any(_storage(leaf) == storage for leaf in (*leaves(given), *own) if isinstance(leaf, Tensor)):
             return False
-        operations = None if recorder is None else recorder.operations[start:]
-        known = recorder is not None and id(value) in recorder.known
-        self._outcomes[key] = _Outcome(_metadata(value), operations, known)
+        operations, source = None, None
+        if recorder is not None:
+            held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own]
+            places = {one: (HELD, place) for place, one in enumerate(held) if one is not None}
+            made = recorder.operations[start:]
+            results = [recorder.known.get(id(value))]
+            foreign = [
+                one
+                for one in chain(results, *(operation.sources for operation in made))
+                if one is not None and one[0] < start and one not in places
+            ]
+            if foreign or len(places) < len(held):  # it takes what the key says nothing of
+                return False
+
+            def placed(one: Source | None) -> Source | None:
+                return None if one is None else places.get(one, (one[0] - start, one[1]))
+
+            operations = [one._replace(sources=tuple(map(placed, one.sources))) for one in made]
+            source = placed(results[0])
+        self._outcomes[key] = _Outcome(_metadata(value), operations, source)
         return True
+
+
+def _sources(given: Any, recorder: Recorder) -> list[Source | None]:
+    """Which tensors the arguments are, in the order of their first places; constants are left out."""
+    known = (recorder.known.get(id(leaf)) for leaf in leaves(given) if isinstance(leaf, Tensor))
+    return list(dict.fromkeys(source for source in known if source is not None))
 
 
 class _UnclearError(Exception):
@@ -136,20 +191,27 @@ _CONSTANTS = frozenset(
 )
 
 
-def _describe(value: Any, recorder: Recorder | None) -> Any:
-    """What an operation can see of a value, as something that can be looked up."""
+def _describe(value: Any, seen: dict[int, int], recorder: Recorder | None) -> Any:
+    """What an operation can see of a value, as something that can be looked up.
+
+    Args:
+        value: An argument, or part of one.
+        seen: Identity of a tensor -> its place among those in the arguments; extended.
+        recorder: What lists the operations; it knows nothing of constants.
+    """
     if isinstance(value, Tensor):
         if type(value) is not FakeTensor or not _is_ordinary(value):
             raise _UnclearError
-        return Tensor, _metadata(value), recorder is None or id(value) in recorder.known
+        known = recorder is None or id(value) in recorder.known
+        return Tensor, _metadata(value), seen.setdefault(id(value), len(seen)) if known else None
     if type(value) in _CONSTANTS:
         return type(value), value
     if type(value) in (tuple, list, torch.Size):
-        return type(value), tuple(_describe(item, recorder) for item in value)
+        return type(value), tuple(_describe(item, seen, recorder) for item in value)
     if type(value) is dict:
-        return dict, tuple((key, _describe(item, recorder)) for key, item in value.items())
+        return dict, tuple((key, _describe(item, seen, recorder)) for key, item in value.items())
     if type(value) is slice:
-        return slice, _describe((value.start, value.stop, value.step), recorder)
+        return slice, _describe((value.start, value.stop, value.step), seen, recorder)
     raise _UnclearError
 
 

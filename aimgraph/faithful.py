@@ -4,20 +4,20 @@ A forward may decide something that a stand-in answers wrongly and silently: the
 whether a dictionary has a key. The operations that really reach the tensors tell.
 """
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, zip_longest
 
 import torch
 from torch import nn
 
-from aimgraph.arguments import Arguments
+from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.calls import Calls, WatchCalls, names_in, plain_attention
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, fake_inputs, quiet
 from aimgraph.layers import LayerKind
-from aimgraph.operations import Operation, Recorder
+from aimgraph.operations import HELD, Operation, Recorder, Source
 from aimgraph.randomness import kept_randomness
 
 
@@ -67,7 +67,7 @@ def _observe_once(
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, fake)
-    recorder = Recorder(faker.tensors, (args, kwargs))
+    recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
     watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
     try:
         with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
@@ -91,20 +91,32 @@ def check_faithful(
     Raises:
         TraceError: They apply different operations to the inputs, parameters and buffers.
     """
+    held = [name for name, _ in chain(root.named_parameters(), root.named_buffers())]
     for mode, operations in traced.items():
-        for number, (one, other) in enumerate(itertools.zip_longest(observed[mode].operations, operations)):
+        for number, (one, other) in enumerate(zip_longest(observed[mode].operations, operations)):
             if one != other:
+                forward, graph = _name(one, held), _name(other, held)
                 raise TraceError(
                     f"the {mode} graph of {type(root).__name__} does not do what its forward does at batch size "
-                    f"{batch}: operation {number} is {_name(one)} in the forward and {_name(other)} in the graph. "
+                    f"{batch}: operation {number} is {forward} in the forward and {graph} in the graph. "
                     "A branch on the type or the content of an input (isinstance, dict.get) is decided on a stand-in "
                     "while tracing, int() of a batch size or a loop over a batch at the example's: take it out of "
                     "the forward, or move it into a submodule without conv or linear layers"
                 )
 
 
-def _name(operation: Operation | None) -> str:
+def _name(operation: Operation | None, held: list[str]) -> str:
     if operation is None:
         return "missing"
-    constants = f" with {', '.join(map(repr, operation[2]))}" if operation[2] else ""
-    return f"{operation[0]}{constants} -> {', '.join(str(list(shape)) for shape in operation[1])}"
+    given = ", ".join([*(_source(one, held) for one in operation.sources), *map(repr, operation.constants)])
+    return f"{operation.name}({given}) -> {', '.join(str(list(shape)) for shape in operation.shapes)}"
+
+
+def _source(source: Source | None, held: list[str]) -> str:
+    """A tensor in words, in a few."""
+    if source is None:
+        return "a constant"
+    number, place = source
+    if number != HELD:
+        return f"result of {number}"
+    return held[place] if place < len(held) else f"input {place - len(held)}"

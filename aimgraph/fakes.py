@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -219,7 +220,7 @@ class FakeRun:
         args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
         called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         key = None if self._contexts else self._key(node, self._copied(called), args, kwargs, recorder)
-        known = self._derived.recall(key, self.mode, recorder)
+        known = self._derived.recall(key, self.mode, recorder, (args, kwargs), partial(self._own, called))
         if known is not None:
             return known
         module = None if called is None else self._fake(called)
@@ -233,8 +234,7 @@ class FakeRun:
         written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
         sets_nothing = module is None or key == self._key(node, module, args, kwargs, recorder)
         if key is not None and not written and sets_nothing:
-            own = [] if module is None else [*module.parameters(), *module.buffers()]
-            self._derived.keep(key, (args, kwargs, own), value, recorder, start)
+            self._derived.keep(key, (args, kwargs), value, recorder, start, self._own(module))
         self.writes += written
         return value
 
@@ -242,6 +242,13 @@ class FakeRun:
         if module is None:
             return self._derived.key(node.op, node.target, args, kwargs, recorder)
         return self._derived.key(node.op, module, args, kwargs, recorder, train=self.train)
+
+    def _own(self, module: nn.Module | None) -> list[Tensor]:
+        """The fake tensors of a module, each as often as it has names."""
+        if module is None:
+            return []
+        named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+        return [self._memo.get(id(tensor), tensor) for _, tensor in named]
 
     def _copied(self, module: nn.Module | None) -> nn.Module | None:
         """The fake copy of a module that has run already, or the module itself, which such a copy is like."""

@@ -1,15 +1,34 @@
 """The operations that reach the tensors of a module, one by one."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Operation = tuple[str, tuple[tuple[int, ...], ...], tuple[Any, ...]]
-"""Name of an operation, the shapes that it gave, and the numbers, flags and names among its arguments."""
+Source = tuple[int, int]
+"""Which tensor: the number of the operation that gave it and its place there; `HELD` and its place among the tensors
+of the module and the inputs."""
+
+HELD = -1
+
+
+class Operation(NamedTuple):
+    """One operation on tensors.
+
+    Attributes:
+        name: Of the operation.
+        shapes: That it gave.
+        constants: The numbers, flags and names among its arguments.
+        sources: The tensors among its arguments; None for a constant.
+    """
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    constants: tuple[Any, ...]
+    sources: tuple[Source | None, ...]
 
 
 class Recorder(TorchDispatchMode):
@@ -19,32 +38,35 @@ class Recorder(TorchDispatchMode):
 
     Args:
         tensors: The parameters and buffers.
-        inputs: The inputs, in any structure.
+        inputs: The inputs by name, in any structure.
     """
 
     def __init__(self, tensors: Iterable[Tensor], inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.alive = [*tensors, *(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))]
-        self.known = {id(tensor) for tensor in self.alive}
+        self.known: dict[int, Source] = {}
+        self.note(self.alive, HELD)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:
             return result
         given = leaves(args) + leaves(kwargs)
-        if any(id(leaf) in self.known for leaf in given):
-            made = self.note(result)
+        sources = tuple(self.known.get(id(leaf)) for leaf in given if isinstance(leaf, Tensor))
+        if any(sources):
+            made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
+            self.note(made, len(self.operations))
             constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
-            self.operations.append((str(func), tuple(tuple(tensor.shape) for tensor in made), constants))
+            shapes = tuple(tuple(tensor.shape) for tensor in made)
+            self.operations.append(Operation(str(func), shapes, constants, sources))
         return result
 
-    def note(self, value: Any) -> list[Tensor]:
-        """Watch what is done to the tensors in `value`, too."""
-        made = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+    def note(self, made: list[Tensor], number: int, first: int = 0) -> None:
+        """Watch what is done to the tensors that an operation gave, too; one overwritten in place keeps its source."""
         self.alive += made
-        self.known.update(map(id, made))
-        return made
+        for place, tensor in enumerate(made, first):
+            self.known.setdefault(id(tensor), (number, place))
 
 
 _CONSTANTS = frozenset((bool, int, float, complex, str, torch.dtype))

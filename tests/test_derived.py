@@ -3,6 +3,7 @@
 import copy
 import gc
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from torch.nn.utils import parametrize
 import aimgraph
 from aimgraph.copies import copy_module, paused_collection
 from aimgraph.derived import Derived
+from aimgraph.faithful import observe
+from aimgraph.fakes import Faker
+from aimgraph.layers import classify_layers
+from aimgraph.operations import Operation
 from aimgraph.program import SHAPES, Pass, Program
+from aimgraph.tracing import trace
 
 X = torch.linspace(-1, 1, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)
 
@@ -104,6 +110,68 @@ def test_the_program_is_the_one_that_is_derived_step_by_step(monkeypatch: pytest
     recalled = program(base)
     assert {"find-sites train", "find-sites eval"} <= set(recalled[1])
     assert recalled == program(base, monkeypatch)
+
+
+class Same(nn.Module):
+    """The same operations on other tensors, or on the same tensor twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.ModuleList(nn.Linear(5, 5) for _ in range(3))
+        self.scores = nn.ModuleList([Scores(), Scores(), Scores(), Scores()])
+        self.scores[0].first = self.scores[0].second
+        self.scores[2].first = self.scores[1].second
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.norm(x))
+        x, y = torch.add(x, x) + torch.add(x, y), torch.add(y, y) - torch.add(y, x)
+        x, y = torch.sub(x, y), torch.sub(y, x)
+        for mix in self.mix:
+            x = mix(x) + F.linear(y, mix.weight, mix.bias) + F.linear(y, self.mix[0].weight, mix.bias)
+        for score in self.scores:
+            x = score(x, y) + score(y, score.first) + score(score.second, x)
+        return torch.cat([x, y, x]) + torch.cat([x, y, y])
+
+
+class Scores(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(2, 4, 6, 5)), nn.Parameter(torch.randn(2, 4, 6, 5))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x * self.first - y * self.second).exp()
+
+
+@pytest.mark.parametrize("base", [Repeated, Same])
+def test_the_operations_take_the_tensors_that_they_take_step_by_step(
+    base: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalled = operations(base())
+    with monkeypatch.context() as patch:
+        patch.setattr(Derived, "key", lambda *_, **__: None)
+        assert recalled == operations(base())
+    counted: list[Tensor | None] = []
+    recall = Derived.recall
+
+    def count(*args: Any, **kwargs: Any) -> Tensor | None:
+        counted.append(recall(*args, **kwargs))
+        return counted[-1]
+
+    monkeypatch.setattr(Derived, "recall", count)
+    assert recalled == operations(base())
+    assert sum(found is not None for found in counted) > 10
+
+
+def operations(base: nn.Module) -> list[list[Operation]]:
+    """Of the forward, and of the graph, in both modes."""
+    faker, kinds = Faker(base), classify_layers(base)
+    observed = observe(faker, kinds, ((X,), {}))
+    traced = trace(faker, kinds, ((X,), {}), in_train=observed["train"].operations)
+    assert all(seen.error is None for seen in observed.values())
+    for mode, found in traced.operations.items():
+        assert found == observed[mode].operations
+    return [seen.operations for seen in observed.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -518,9 +518,49 @@ class _ListInput(Base):
         return self.mix(x[0])
 
 
+class _OtherParameter(Base):
+    """The same operation on a tensor of the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * (self.std if type(x) is Tensor or "Fake" in type(x).__name__ else self.mix.bias)
+
+
+class _OtherResult(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.mix(x), x.sin()
+        return first - second if type(x) is Tensor or "Fake" in type(x).__name__ else second - first
+
+
+class _Keeps(nn.Module):
+    kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = x.sin()
+        return x
+
+
+class _StaleResult(Base):
+    """What a part below kept of the last call; a trace sees what was kept before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = _Keeps()
+        self.part.kept = X.cos()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.part(x)) * self.part.kept
+
+
 @pytest.mark.parametrize(
     ("kind", "inputs"),
-    [(_KindOfInput, (X,)), (_KeyOfInput, ({"x": X},)), (_ListInput, ([X, X],))],
+    [
+        (_KindOfInput, (X,)),
+        (_KeyOfInput, ({"x": X},)),
+        (_ListInput, ([X, X],)),
+        (_OtherParameter, (X,)),
+        (_OtherResult, (X,)),
+        (_StaleResult, (X,)),
+    ],
 )
 def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tuple[object, ...]) -> None:
     base = kind()

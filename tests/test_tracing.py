@@ -174,14 +174,24 @@ def _set(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 class _Unseen(_Chosen):
-    """Looks at its mode where no property tells, and does something else."""
+    """Looks at its mode where no property tells."""
+
+    def chosen(self) -> bool:
+        return bool(vars(self)["training"])
+
+
+class _UnseenInput(_Unseen):
+    """Multiplies in train mode what it multiplies by in eval mode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.relu() if vars(self)["training"] else x)
+        _ran.append(type(x).__name__)
+        first, second = self.mix(x), self.mix(x + 1)
+        return first - second if self.chosen() else second - first
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [(_Chosen, ["both"])] + [(kind, ["train", "eval"]) for kind in (_ByFlag, _BySetting, _Unseen)]
+    ("kind", "expected"),
+    [(_Chosen, ["both"])] + [(kind, ["train", "eval"]) for kind in (_ByFlag, _BySetting, _Unseen, _UnseenInput)],
 )
 def test_traced_once_where_the_mode_decides_nothing(kind: type[_Chosen], expected: list[str]) -> None:
     root, x = kind(), torch.randn(2, 3)
