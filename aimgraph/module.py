@@ -3,17 +3,18 @@
 import copy
 import functools
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import PythonCode
 from torch.nn.modules.module import _WrappedHook
 
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_results
 from aimgraph.errors import TraceError
-from aimgraph.graph_data import dump_graph, load_graph
+from aimgraph.graph_data import dump_graph, load_graph, plain_copy
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.contexts import closed_contexts, enter_context
@@ -23,11 +24,10 @@ from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.watch import WHOLE
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+_COMPILED = ("_code", "_lineno_map", "_prologue_start")
 _GRAPH_STATE = (
+    *_COMPILED,
     "_graph",
-    "_code",
-    "_lineno_map",
-    "_prologue_start",
     "_tracer_cls",
     "_tracer_extras",
     "meta",
@@ -74,6 +74,8 @@ class Record:
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
         enabled: Whether the memory takes part.
+        compiled: What was compiled from the graphs: the forward, and the attributes that torch keeps about it.
+        shared: Whether a copy has the same graphs.
     """
 
     plan: Plan
@@ -88,11 +90,12 @@ class Record:
     held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
     enabled: bool = True
-    compiled: dict[str, tuple[Any, str]] = field(default_factory=dict, compare=False)
+    compiled: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict, compare=False)
+    shared: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        state["compiled"] = {}
+        state |= {"compiled": {}, "shared": False}
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
         return state
@@ -101,6 +104,35 @@ class Record:
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
         self.__dict__.update(state)
+
+    def selected(self, *, train: bool) -> tuple[str, fx.Graph]:
+        """What the forward of a mode is called, and its graph."""
+        name, graphs = self._present(train=train)
+        return f"{'aim' if self.enabled else 'base'}.{name}", graphs[name]
+
+    def select(self, graph: fx.Graph, *, train: bool) -> None:
+        """Let `graph` be that of a mode."""
+        name, graphs = self._present(train=train)
+        graphs[name] = graph
+
+    def _present(self, *, train: bool) -> tuple[str, dict[str, fx.Graph]]:
+        graphs = self.graphs if self.enabled else self.base_graphs
+        mode = "train" if train and not self.frozen else "eval"
+        return (mode if mode in graphs else "both"), graphs
+
+    def copy(self) -> "Record":
+        """One with the same graphs, which nobody changes any more; see `own_graphs`."""
+        self.shared = True
+        for graph in (*self.graphs.values(), *self.base_graphs.values()):
+            graph.owning_module = None  # it would live as long as any copy
+        return replace(self, graphs=dict(self.graphs), base_graphs=dict(self.base_graphs), compiled=dict(self.compiled))
+
+    def own_graphs(self) -> None:
+        """Have graphs that may be changed without changing those of copies."""
+        if self.shared:
+            self.graphs = {mode: plain_copy(graph) for mode, graph in self.graphs.items()}
+            self.base_graphs = {mode: plain_copy(graph) for mode, graph in self.base_graphs.items()}
+            self.shared = False
 
 
 EXTRA_STATE = ("get_extra_state", "set_extra_state")
@@ -136,6 +168,38 @@ class AimModule(fx.GraphModule):
         self.register_load_state_dict_pre_hook(_join_widened)
         self._select()
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of the present mode. After changing it call `recompile`; copies of the module stay as they are."""
+        record = vars(self).get("_record")
+        if record is not None and record.shared:
+            record.own_graphs()
+            self._graph = record.selected(train=self.training)[1]
+        self._graph.owning_module = self
+        return self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        if record := vars(self).get("_record"):
+            record.select(graph, train=self.training)
+        fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
+
+    def recompile(self) -> PythonCode:
+        """Make the forward of the present mode from its graph."""
+        code = super().recompile()
+        if record := vars(self).get("_record"):
+            forward = type(self).forward
+            if not record.enabled and record.widened:
+                forward = _without_widening(forward)
+            if record.moded:
+                forward = _mode_checked(forward)
+            if any(node.target is enter_context for node in self._graph.nodes):
+                forward = _contexts_closed(forward)
+            type(self).forward = forward
+            key, _ = record.selected(train=self.training)
+            record.compiled[key] = forward, {name: vars(self)[name] for name in _COMPILED}
+        return code
+
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, as the base does; one frozen by `aimgraph.freeze_base` stays in eval."""
         super().train(mode)
@@ -161,25 +225,11 @@ class AimModule(fx.GraphModule):
         whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
         if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
             whole.aim_borrowed[0].training = self.training and not record.frozen
-        graphs = record.graphs if record.enabled else record.base_graphs
-        mode = "train" if self.training and not record.frozen else "eval"
-        name = mode if mode in graphs else "both"
-        key = f"{'aim' if record.enabled else 'base'}.{name}"
-        if key in record.compiled:
-            self._graph = graphs[name]
-            forward, self._code = record.compiled[key]
-            type(self).forward = forward
-            return
-        self.graph = graphs[name]
-        forward = type(self).forward
-        if not record.enabled and record.widened:
-            forward = _without_widening(forward)
-        if record.moded:
-            forward = _mode_checked(forward)
-        if any(node.target is enter_context for node in graphs[name].nodes):
-            forward = _contexts_closed(forward)
-        type(self).forward = forward
-        record.compiled[key] = (forward, self._code)
+        key, self._graph = record.selected(train=self.training)
+        if key not in record.compiled:
+            self.recompile()
+        type(self).forward, attributes = record.compiled[key]
+        vars(self).update(attributes)
 
     def _attributes(self) -> dict[str, Any]:
         """Everything that is not derived from the graphs."""
@@ -199,18 +249,13 @@ class AimModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
         copy_results(self, memo)
-        attributes = copy.deepcopy(self._attributes(), memo)
-        record = Record.__new__(Record)
-        record.__setstate__(self._record.__getstate__())
-        return AimModule(attributes, record)
+        return AimModule(copy.deepcopy(self._attributes(), memo), self._record.copy())
 
     def __copy__(self) -> "AimModule":
         attributes = self._attributes()
         for name in _MODULE_DICTS:
             attributes[name] = copy.copy(attributes[name])
-        record = Record.__new__(Record)
-        record.__setstate__(self._record.__getstate__())
-        return AimModule(attributes, record)
+        return AimModule(attributes, self._record.copy())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return (AimModule, (self._attributes(), self._record))

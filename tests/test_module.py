@@ -1,9 +1,11 @@
 """The emitted module: copies, pickles, modes, attributes, state dicts."""
 
 import copy
+import gc
 import io
 import multiprocessing
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -45,6 +47,44 @@ def test_copies_are_bit_identical(name: str, lowering: str) -> None:
             buffers = dict(twin.named_buffers())
             assert all(torch.equal(value, buffers[key]) for key, value in reference.named_buffers())
         assert not any(p is q for p, q in zip(aim.parameters(), copies[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("of_the_copy", [True, False])
+def test_a_graph_that_is_changed_is_not_that_of_a_copy(of_the_copy: bool) -> None:
+    _, aim, x = make("functional_dropout")
+
+    def given(module: nn.Module, mode: bool) -> Tensor:
+        return run(copy.deepcopy(module).train(mode), x)  # a forward in train mode moves the statistics
+
+    expected = {mode: given(aim, mode) for mode in (True, False)}
+    other = copy.deepcopy(aim.train())
+    changed, kept = (other, aim) if of_the_copy else (aim, other)
+    (out,) = changed.graph.find_nodes(op="output")
+    with changed.graph.inserting_before(out):
+        out.args = (changed.graph.call_function(torch.neg, out.args),)
+    changed.graph.lint()
+    changed.recompile()
+    for mode in (True, False, True):
+        assert torch.equal(given(kept, mode), expected[mode])
+        assert torch.equal(given(changed, mode), -expected[mode] if mode else expected[mode])
+        assert ("neg" in changed.train(mode).code) == mode
+        assert "neg" not in kept.train(mode).code
+    again = pickle.loads(pickle.dumps(copy.deepcopy(changed.train())))
+    assert torch.equal(given(again, True), -expected[True])
+    assert torch.equal(given(again, False), expected[False])
+    changed.graph = copy.deepcopy(kept.eval().graph)
+    assert torch.equal(given(changed, False), expected[False])
+
+
+def test_a_copy_does_not_keep_what_it_was_copied_from() -> None:
+    _, aim, x = make("functional_dropout")
+    run(aim, x)
+    weight = weakref.ref(next(aim.parameters()))
+    other = copy.deepcopy(aim)
+    run(other.eval().train(), x)
+    del aim
+    gc.collect()
+    assert weight() is None
 
 
 def test_a_shallow_copy_shares_its_tensors() -> None:
