@@ -13,12 +13,14 @@ from torch import nn
 
 import aimgraph
 from aimgraph.arguments import Arguments
+from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, TraceError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.inputs import input_shapes
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
+from aimgraph.verify import outputs
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export
@@ -133,9 +135,20 @@ def small_model(entry: Entry) -> tuple[nn.Module, Arguments | None]:
     if is_images(entry.inputs):
         for side in (side for side in IMAGE_SIDES if side < min(full[0][0].shape[-2:])):
             inputs: Arguments = tuple(torch.zeros(*t.shape[:-2], side, side) for t in full[0]), {}
-            if runs(entry.part(model), inputs):
+            if _computes(entry.part(model), inputs):
                 return model, inputs
     return model, full
+
+
+def _computes(model: nn.Module, inputs: Arguments) -> bool:
+    """Whether a model with values takes these inputs, in train and in eval mode."""
+    copy = copy_module(model)
+    try:
+        for train in (True, False):
+            outputs(copy.train(train), inputs)
+    except Exception:  # whatever it says about this size
+        return False
+    return True
 
 
 def _built(entry: Entry, *, small: bool) -> nn.Module:
