@@ -119,14 +119,7 @@ class Derived:
         if recorder is not None and outcome.operations:
             start = len(recorder.operations)
             held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own()]
-
-            def found(source: Source | None) -> Source | None:
-                if source is None:
-                    return None
-                number, place = source
-                return held[place] if number == HELD else (number + start, place)
-
-            recorder.operations += [one._replace(sources=tuple(map(found, one.sources))) for one in outcome.operations]
+            recorder.operations += [one.take(_absolute, start, held) for one in outcome.operations]
             if outcome.source is not None:
                 recorder.note([value], outcome.source[0] + start, outcome.source[1])
         return value
@@ -136,6 +129,8 @@ class Derived:
     ) -> bool:
         """Remember what an operation gave, if that is one new tensor; whether it is.
 
+        Not one that shares memory with the arguments or the module's own tensors.
+
         Args:
             key: As `key` made it.
             given: The arguments.
@@ -143,8 +138,6 @@ class Derived:
             recorder: What listed its operations.
             start: How many operations there were before.
             own: The module's own tensors, as for `recall`.
-
-        The outcome must not share memory with the arguments or the module's own tensors.
         """
         if key is None or type(value) is not FakeTensor or not _is_ordinary(value):
             return False
@@ -155,25 +148,32 @@ class Derived:
             return False
         operations, source = None, None
         if recorder is not None:
+            made = recorder.operations[start:]
             held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own]
             places = {one: (HELD, place) for place, one in enumerate(held) if one is not None}
-            made = recorder.operations[start:]
-            results = [recorder.known.get(id(value))]
-            foreign = [
-                one
-                for one in chain(results, *(operation.sources for operation in made))
-                if one is not None and one[0] < start and one not in places
-            ]
-            if foreign or len(places) < len(held):  # it takes what the key says nothing of
-                return False
-
-            def placed(one: Source | None) -> Source | None:
-                return None if one is None else places.get(one, (one[0] - start, one[1]))
-
-            operations = [one._replace(sources=tuple(map(placed, one.sources))) for one in made]
-            source = placed(results[0])
+            source = recorder.known.get(id(value))
+            taken = chain([source], *(operation.sources for operation in made))
+            if any(one is not None and one[0] < start and one not in places for one in taken):
+                return False  # tensors that the key says nothing of
+            if len(places) < len(held):
+                return False  # it says nothing of which of them are the same, either
+            operations = [one.take(_relative, start, places) for one in made]
+            source = _relative(source, start, places)
         self._outcomes[key] = _Outcome(_metadata(value), operations, source)
         return True
+
+
+def _relative(source: Source | None, start: int, places: dict[Source, Source]) -> Source | None:
+    """A source as it is kept: counted from the operation `start`, or by its place among what was given."""
+    return None if source is None else places.get(source, (source[0] - start, source[1]))
+
+
+def _absolute(source: Source | None, start: int, held: list[Source | None]) -> Source | None:
+    """The inverse of `_relative` at another `start`, with other tensors given."""
+    if source is None:
+        return None
+    number, place = source
+    return held[place] if number == HELD else (number + start, place)
 
 
 def _sources(given: Any, recorder: Recorder) -> list[Source | None]:

@@ -158,6 +158,9 @@ class FakeRun:
         faker: Has made the tensors of the root fake already; by default they are made fake when needed.
         real: Paths of modules that depend on values, as for `Faker`; those of the faker by default.
         train: The mode that modules run in.
+
+    Attributes:
+        draws: How many calls drew from Python's or numpy's random numbers; here each draws what the first does.
     """
 
     def __init__(
@@ -182,6 +185,7 @@ class FakeRun:
         self._memo: dict[int, Any] = {} if faker is None else dict(faker.memo)
         self._alive: list[Any] = [] if faker is None else [faker]  # keeps the identities above from being used again
         self.train = train
+        self.draws = 0
         self._real = {id(root.get_submodule(path)) for path in (real if faker is None else faker.real)}
 
     def run(self, graph: fx.Graph, recorder: Recorder | None = None) -> None:
@@ -219,11 +223,13 @@ class FakeRun:
         """
         args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
         called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        key = None if self._contexts else self._key(node, self._copied(called), args, kwargs, recorder)
-        known = self._derived.recall(key, self.mode, recorder, (args, kwargs), partial(self._own, called))
+        copied = self._copied(called)
+        key = None if self._contexts else self._key(node, copied, args, kwargs, recorder)
+        known = self._derived.recall(key, self.mode, recorder, (args, kwargs), partial(self._own, copied))
         if known is not None:
             return known
         module = None if called is None else self._fake(called)
+        own, draws = self._own(module), self.draws
         before = {n: _version(self.values[n]) for n in node.all_input_nodes}
         start = len(recorder.operations) if recorder is not None else 0
         with recorder or nullcontext(), self.mode, torch.set_grad_enabled(self._grad):
@@ -232,9 +238,12 @@ class FakeRun:
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1
         written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
-        sets_nothing = module is None or key == self._key(node, module, args, kwargs, recorder)
-        if key is not None and not written and sets_nothing:
-            self._derived.keep(key, (args, kwargs), value, recorder, start, self._own(module))
+        sets_nothing = module is None or (
+            key == self._key(node, module, args, kwargs, recorder)
+            and all(one is other for one, other in zip(own, self._own(module), strict=True))
+        )
+        if key is not None and not written and sets_nothing and self.draws == draws:
+            self._derived.keep(key, (args, kwargs), value, recorder, start, own)
         self.writes += written
         return value
 
@@ -266,8 +275,12 @@ class FakeRun:
                 return self._fake(_attribute(self.root, target))
             case "call_module":
                 assert module is not None
-                with nullcontext() if is_of_torch(module) else kept_python_randomness():
+                if is_of_torch(module):
                     return module(*args, **kwargs)
+                with kept_python_randomness() as drawn:
+                    value = module(*args, **kwargs)
+                self.draws += bool(drawn)
+                return value
             case "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             case "call_function":

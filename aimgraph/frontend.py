@@ -158,12 +158,13 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
                 continue
             raise
         try:
-            check_faithful(root, traced.operations, observed, batch_size(sample))
+            sources = _draws_nothing(traced.runs) and WHOLE not in places
+            check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
             canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
             larger = example_batch(canonical) + 1
             modes = MODES if opaque else operations
             again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
-            check_faithful(root, operations, again, larger)
+            check_faithful(root, operations, again, larger, sources=sources and _draws_nothing(runs))
             _check_one_sample(faker, traced, canonical)
         except TraceError as error:
             if _keep(root, opaque, error.where or "", error, needs_values=False):
@@ -175,6 +176,11 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
                 continue
             raise
         return _Found(traced, observed, opaque, canonical, runs, again)
+
+
+def _draws_nothing(runs: dict[str, FakeRun]) -> bool:
+    """Whether no module that is one call draws from Python's random numbers, which may choose between tensors."""
+    return not any(run.draws for run in runs.values())
 
 
 def _check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import types
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -57,6 +58,30 @@ class WidenedSite:
     channels: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What was compiled from a graph.
+
+    Attributes:
+        forward: The function.
+        attributes: What torch keeps about it on the module.
+    """
+
+    forward: Any
+    attributes: dict[str, Any]
+
+    def copy(self) -> "Compiled":
+        """The same for another module: ``torch.compile`` counts what it makes of one code object, and gives up at 8."""
+        forward = self.forward
+        code = forward.__code__.replace()
+        made = types.FunctionType(
+            code, forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+        )
+        made.__kwdefaults__ = forward.__kwdefaults__
+        vars(made).update(vars(forward))
+        return Compiled(made, self.attributes)
+
+
 @dataclass
 class Record:
     """What an `AimModule` knows besides its modules.
@@ -74,8 +99,10 @@ class Record:
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
         enabled: Whether the memory takes part.
-        compiled: What was compiled from the graphs: the forward, and the attributes that torch keeps about it.
+        present: Name of the graph that runs: ``aim.`` or ``base.`` and its key.
+        compiled: Name of a graph -> what was compiled from it.
         shared: Whether a copy has the same graphs.
+        given_out: Whether somebody may hold a graph, and change it.
     """
 
     plan: Plan
@@ -90,12 +117,14 @@ class Record:
     held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
     enabled: bool = True
-    compiled: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict, compare=False)
-    shared: bool = False
+    present: str = field(default="", compare=False)
+    compiled: dict[str, Compiled] = field(default_factory=dict, compare=False)
+    shared: bool = field(default=False, compare=False)
+    given_out: bool = field(default=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        state |= {"compiled": {}, "shared": False}
+        state |= {"compiled": {}, "shared": False, "given_out": False}
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
         return state
@@ -105,34 +134,50 @@ class Record:
             state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
         self.__dict__.update(state)
 
-    def selected(self, *, train: bool) -> tuple[str, fx.Graph]:
-        """What the forward of a mode is called, and its graph."""
-        name, graphs = self._present(train=train)
-        return f"{'aim' if self.enabled else 'base'}.{name}", graphs[name]
+    def choose(self, *, train: bool) -> None:
+        """Let the graph of a mode be the one that runs."""
+        kind, graphs = ("aim", self.graphs) if self.enabled else ("base", self.base_graphs)
+        mode = "train" if train and not self.frozen else "eval"
+        self.present = f"{kind}.{mode if mode in graphs else 'both'}"
 
-    def select(self, graph: fx.Graph, *, train: bool) -> None:
-        """Let `graph` be that of a mode."""
-        name, graphs = self._present(train=train)
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that runs."""
+        graphs, name = self._place()
+        return graphs[name]
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        graphs, name = self._place()
         graphs[name] = graph
 
-    def _present(self, *, train: bool) -> tuple[str, dict[str, fx.Graph]]:
-        graphs = self.graphs if self.enabled else self.base_graphs
-        mode = "train" if train and not self.frozen else "eval"
-        return (mode if mode in graphs else "both"), graphs
+    def _place(self) -> tuple[dict[str, fx.Graph], str]:
+        kind, name = self.present.split(".")
+        return (self.graphs if kind == "aim" else self.base_graphs), name
+
+    def give_out(self) -> fx.Graph:
+        """The graph that runs, to be changed by whoever asks; copies have their own from now on."""
+        if self.shared:
+            self.graphs = {name: plain_copy(graph) for name, graph in self.graphs.items()}
+            self.base_graphs = {name: plain_copy(graph) for name, graph in self.base_graphs.items()}
+        self.shared, self.given_out = False, True
+        return self.graph
 
     def copy(self) -> "Record":
-        """One with the same graphs, which nobody changes any more; see `own_graphs`."""
+        """One with the same graphs, which nobody can change, or with graphs of its own."""
+        if self.given_out:
+            made = Record.__new__(Record)
+            made.__setstate__(self.__getstate__())
+            return made
         self.shared = True
         for graph in (*self.graphs.values(), *self.base_graphs.values()):
             graph.owning_module = None  # it would live as long as any copy
-        return replace(self, graphs=dict(self.graphs), base_graphs=dict(self.base_graphs), compiled=dict(self.compiled))
-
-    def own_graphs(self) -> None:
-        """Have graphs that may be changed without changing those of copies."""
-        if self.shared:
-            self.graphs = {mode: plain_copy(graph) for mode, graph in self.graphs.items()}
-            self.base_graphs = {mode: plain_copy(graph) for mode, graph in self.base_graphs.items()}
-            self.shared = False
+        return replace(
+            self,
+            graphs=dict(self.graphs),
+            base_graphs=dict(self.base_graphs),
+            compiled={name: made.copy() for name, made in self.compiled.items()},
+        )
 
 
 EXTRA_STATE = ("get_extra_state", "set_extra_state")
@@ -171,18 +216,17 @@ class AimModule(fx.GraphModule):
     @property
     def graph(self) -> fx.Graph:
         """The graph of the present mode. After changing it call `recompile`; copies of the module stay as they are."""
-        record = vars(self).get("_record")
-        if record is not None and record.shared:
-            record.own_graphs()
-            self._graph = record.selected(train=self.training)[1]
+        if record := vars(self).get("_record"):
+            self._graph = record.give_out()
         self._graph.owning_module = self
         return self._graph
 
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
-        if record := vars(self).get("_record"):
-            record.select(graph, train=self.training)
         fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
+        if record := vars(self).get("_record"):
+            record.give_out()
+            self._graph = record.graph = graph
 
     def recompile(self) -> PythonCode:
         """Make the forward of the present mode from its graph."""
@@ -196,8 +240,7 @@ class AimModule(fx.GraphModule):
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = _contexts_closed(forward)
             type(self).forward = forward
-            key, _ = record.selected(train=self.training)
-            record.compiled[key] = forward, {name: vars(self)[name] for name in _COMPILED}
+            record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in _COMPILED})
         return code
 
     def train(self, mode: bool = True) -> Self:
@@ -225,11 +268,13 @@ class AimModule(fx.GraphModule):
         whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
         if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
             whole.aim_borrowed[0].training = self.training and not record.frozen
-        key, self._graph = record.selected(train=self.training)
-        if key not in record.compiled:
+        record.choose(train=self.training)
+        self._graph = record.graph
+        if record.present not in record.compiled:
             self.recompile()
-        type(self).forward, attributes = record.compiled[key]
-        vars(self).update(attributes)
+        made = record.compiled[record.present]
+        type(self).forward = made.forward
+        vars(self).update(made.attributes)
 
     def _attributes(self) -> dict[str, Any]:
         """Everything that is not derived from the graphs."""

@@ -1,6 +1,6 @@
 """The operations that reach the tensors of a module, one by one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,10 @@ class Operation(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     constants: tuple[Any, ...]
     sources: tuple[Source | None, ...]
+
+    def take(self, name: Callable[..., Source | None], *args: Any) -> "Operation":
+        """The operation with its sources named otherwise."""
+        return Operation(self.name, self.shapes, self.constants, tuple(name(one, *args) for one in self.sources))
 
 
 class Recorder(TorchDispatchMode):

@@ -19,29 +19,24 @@ def _generators() -> list[tuple[str, Callable[[], Any], Callable[[Any], None]]]:
 
 
 @contextmanager
-def kept_python_randomness() -> Iterator[None]:
-    """Put Python's and numpy's random states back."""
-    before = [(put, get()) for _, get, put in _generators()]
-    try:
-        yield
-    finally:
-        for put, state in before:
-            put(state)
-
-
-@contextmanager
-def kept_randomness() -> Iterator[list[str]]:
-    """Put every random state back; the list names those afterwards that no graph can show."""
+def kept_python_randomness() -> Iterator[list[str]]:
+    """Put Python's and numpy's random states back; the list names those afterwards that were drawn from."""
     before = [(name, get, put, get()) for name, get, put in _generators()]
     drawn: list[str] = []
     try:
-        with torch.random.fork_rng(devices=[]):
-            yield drawn
+        yield drawn
     finally:
         for name, get, put, state in before:
             if _plain(get()) != _plain(state):
                 put(state)
                 drawn.append(name)
+
+
+@contextmanager
+def kept_randomness() -> Iterator[list[str]]:
+    """Put every random state back; the list names those afterwards that no graph can show."""
+    with kept_python_randomness() as drawn, torch.random.fork_rng(devices=[]):
+        yield drawn
 
 
 def _plain(state: Any) -> Any:

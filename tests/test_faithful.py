@@ -571,6 +571,57 @@ def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tupl
     assert (plan.covered, plan.fallback) == (1, 1)
 
 
+class _Centred(nn.Module):
+    """Assigns a buffer at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = x.mean(0)
+        return x - self.mean
+
+
+class _Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.one if random.random() < 0.5 else self.other)
+
+
+@pytest.mark.parametrize("part", [_Centred, _Chooses])
+def test_parts_that_are_calls_of_the_graph(part: type[nn.Module]) -> None:
+    base = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(4, 4), part())), nn.Linear(4, 4))
+    aim = aimgraph.transform(base, X)
+    assert (aimgraph.plan(aim).covered, aimgraph.plan(aim).fallback) == (5, 0)
+    outputs = []
+    for module in (base, aim):
+        random.seed(3)
+        outputs.append(module(X))
+    assert torch.equal(*outputs)
+
+
+class _AnyOrder(Base):
+    """Goes through a set, whose order is another in each copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(4, 4) for _ in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in set(self.parts):
+            x = x + part(x)
+        return self.mix(x)
+
+
+def test_a_set_of_layers() -> None:
+    plan = aimgraph.plan(aimgraph.transform(_AnyOrder(), X))
+    assert plan.covered == 10
+
+
 class _Asks(Base):
     """Asks its inputs what they are, and gets the answers that it gets without a trace."""
 

@@ -49,6 +49,12 @@ def test_copies_are_bit_identical(name: str, lowering: str) -> None:
         assert not any(p is q for p, q in zip(aim.parameters(), copies[0].parameters(), strict=True))
 
 
+def _negated(graph: torch.fx.Graph) -> None:
+    (out,) = graph.find_nodes(op="output")
+    with graph.inserting_before(out):
+        out.args = (graph.call_function(torch.neg, out.args),)
+
+
 @pytest.mark.parametrize("of_the_copy", [True, False])
 def test_a_graph_that_is_changed_is_not_that_of_a_copy(of_the_copy: bool) -> None:
     _, aim, x = make("functional_dropout")
@@ -59,9 +65,7 @@ def test_a_graph_that_is_changed_is_not_that_of_a_copy(of_the_copy: bool) -> Non
     expected = {mode: given(aim, mode) for mode in (True, False)}
     other = copy.deepcopy(aim.train())
     changed, kept = (other, aim) if of_the_copy else (aim, other)
-    (out,) = changed.graph.find_nodes(op="output")
-    with changed.graph.inserting_before(out):
-        out.args = (changed.graph.call_function(torch.neg, out.args),)
+    _negated(changed.graph)
     changed.graph.lint()
     changed.recompile()
     for mode in (True, False, True):
@@ -74,6 +78,52 @@ def test_a_graph_that_is_changed_is_not_that_of_a_copy(of_the_copy: bool) -> Non
     assert torch.equal(given(again, False), expected[False])
     changed.graph = copy.deepcopy(kept.eval().graph)
     assert torch.equal(given(changed, False), expected[False])
+
+
+@pytest.mark.parametrize("asked_again", [True, False])
+def test_a_graph_stays_the_one_that_was_given_out(asked_again: bool) -> None:
+    base, aim, x = make("residual")
+    aim.eval()
+    expected, graph = run(aim, x), aim.graph
+    other = copy.deepcopy(aim)
+    aimgraph.verify(base, aim)
+    assert not asked_again or aim.graph is graph
+    _negated(graph)
+    unfinished = copy.deepcopy(aim)  # what was not compiled yet is compiled in a copy
+    assert torch.equal(run(unfinished, x), -expected)
+    assert torch.equal(run(aim, x), expected)
+    aim.recompile()
+    assert torch.equal(run(aim, x), -expected)
+    assert aim.graph is graph
+    other.recompile()
+    for kept in (other, copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+        assert torch.equal(run(kept, x), expected)
+    other.graph = given = copy.deepcopy(graph)
+    assert other.graph is given
+    assert torch.equal(run(other, x), -expected)
+
+
+def test_what_is_no_graph_changes_nothing() -> None:
+    _, aim, x = make("functional_dropout")
+    expected = run(aim.eval(), x)
+    with pytest.raises(AssertionError):
+        aim.graph = 5
+    assert torch.equal(run(aim.train().eval(), x), expected)
+
+
+def test_a_forward_belongs_to_its_graph_whatever_the_flag_says() -> None:
+    _, aim, x = make("functional_dropout")
+    expected = run(aim.eval(), x)
+    aim.train()
+    aim.training = False
+    aim.recompile()
+    assert torch.equal(run(aim.train().eval(), x), expected)
+
+
+def test_many_copies_compile() -> None:
+    _, aim, x = make("residual")
+    for other in [aim.eval(), *(copy.deepcopy(aim) for _ in range(9))]:
+        torch.compile(other, backend="eager", fullgraph=True)(x)
 
 
 def test_a_copy_does_not_keep_what_it_was_copied_from() -> None:

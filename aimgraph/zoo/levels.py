@@ -135,12 +135,12 @@ def small_model(entry: Entry) -> tuple[nn.Module, Arguments | None]:
     if is_images(entry.inputs):
         for side in (side for side in IMAGE_SIDES if side < min(full[0][0].shape[-2:])):
             inputs: Arguments = tuple(torch.zeros(*t.shape[:-2], side, side) for t in full[0]), {}
-            if _computes(entry.part(model), inputs):
+            if _runs_with_values(entry.part(model), inputs):
                 return model, inputs
     return model, full
 
 
-def _computes(model: nn.Module, inputs: Arguments) -> bool:
+def _runs_with_values(model: nn.Module, inputs: Arguments) -> bool:
     """Whether a model with values takes these inputs, in train and in eval mode."""
     copy = copy_module(model)
     try:
