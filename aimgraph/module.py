@@ -14,11 +14,13 @@ from torch.nn.modules.module import _WrappedHook
 
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_results
+from aimgraph.elsewhere import run_anywhere
 from aimgraph.errors import TraceError
 from aimgraph.graph_data import dump_graph, load_graph, plain_copy
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.contexts import closed_contexts, enter_context
+from aimgraph.runtime.decisions import DecisionError, constant, decided
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
@@ -103,6 +105,8 @@ class Record:
         compiled: Name of a graph -> what was compiled from it.
         shared: Whether a copy has the same graphs.
         given_out: Whether somebody may hold a graph, and change it.
+        led: Graph and sizes of inputs -> what the graph says where they lead elsewhere.
+        told: What of this the user has heard of.
     """
 
     plan: Plan
@@ -121,10 +125,12 @@ class Record:
     compiled: dict[str, Compiled] = field(default_factory=dict, compare=False)
     shared: bool = field(default=False, compare=False)
     given_out: bool = field(default=False, compare=False)
+    led: dict[Any, DecisionError | None] = field(default_factory=dict, compare=False)
+    told: set[str] = field(default_factory=set, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        state |= {"compiled": {}, "shared": False, "given_out": False}
+        state |= {"compiled": {}, "shared": False, "given_out": False, "led": {}, "told": set()}
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
         return state
@@ -177,6 +183,7 @@ class Record:
             graphs=dict(self.graphs),
             base_graphs=dict(self.base_graphs),
             compiled={name: made.copy() for name, made in self.compiled.items()},
+            led=dict(self.led),
         )
 
 
@@ -239,6 +246,9 @@ class AimModule(fx.GraphModule):
                 forward = _mode_checked(forward)
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = _contexts_closed(forward)
+            if any(node.target in (decided, constant) for node in self._graph.nodes):
+                forward = _anywhere(forward)
+            record.led.clear()
             type(self).forward = forward
             record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in _COMPILED})
         return code
@@ -418,6 +428,16 @@ def _mode_checked(forward: Any) -> Any:
                     "whole model, or aimgraph.freeze_base to keep the base in eval mode"
                 )
         return forward(self, *args, **kwargs)
+
+    return run
+
+
+def _anywhere(forward: Any) -> Any:
+    """A forward that has the base's own stand in for it where the inputs lead elsewhere."""
+
+    @functools.wraps(forward)
+    def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
+        return run_anywhere(forward, self, args, kwargs)
 
     return run
 

@@ -49,7 +49,8 @@ class LayerProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         caller = sys._getframe(1)
         count = _unpacked(caller.f_code, caller.f_lasti)
-        if count is None or _is_given(self.node):  # what is given may have another length at another call
+        tensor = isinstance(self.tracer.known(self), Tensor)
+        if count is None or tensor or _is_given(self.node):  # what is given may have another length at another call
             return self.tracer.iter(self)
         items: Any = self
         return (items[i] for i in range(count))

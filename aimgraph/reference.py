@@ -71,8 +71,8 @@ class _ByTurn(LeafRead):
     turns: dict[int, LeafCall] = field(default_factory=dict)
 
     def call(self, number: int) -> LeafCall | None:
-        """How the call of this number reads, if it does."""
-        return self.turns.get(number)
+        """How the call of this number reads; one more than there were reads as inside a leaf."""
+        return self.turns.get(number) if number <= max(self.turns) else super().call(number)
 
 
 def _reads(read: Read, layer: nn.Module, graphs: tuple[str, ...]) -> Iterator[LeafRead]:

@@ -28,20 +28,20 @@ def strip(aim: nn.Module) -> nn.Module:
     """
     _parts(aim)
     if isinstance(aim, AimModule):
-        base = copy_module(_bare(aim))
+        base = copy_module(bare(aim))
         rebind_hooks(base)
         _narrow(base, aim)
         return base
     whole = copy_module(aim)
     for part in _parts(whole):
-        base = _bare(part)
+        base = bare(part)
         rebind_hooks(base)
         _narrow(base, part)
         replace_module(whole, part, base)
     return whole
 
 
-def _bare(aim: AimModule) -> nn.Module:
+def bare(aim: AimModule) -> nn.Module:
     """An instance of the base's class around the modules and tensors of `aim`."""
     kind = aim._record.base_class
     base = kind.__new__(kind)

@@ -219,7 +219,10 @@ class LayerTracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a shape, a tuple or a tensor, each a proxy."""
         items: Any = obj
-        return iter([items[i] for i in range(self.ask(obj, "len()"))])
+        count = self.ask(obj, "len()")
+        if isinstance(self.known(obj), Tensor):
+            items = self.create_proxy("call_method", "unbind", (obj, 0), {})  # what a tensor gives its items by
+        return iter([items[i] for i in range(count)])
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A parameter or buffer as a proxy."""

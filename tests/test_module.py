@@ -314,8 +314,9 @@ def test_keyword_inputs_dict_outputs_and_defaults() -> None:
         assert list(expected) == list(seen)
         assert all(torch.equal(expected[key], seen[key]) for key in expected)
         assert torch.equal(aim(image, vector=vector, scale=2.0)["logits"], expected["logits"])
-        with pytest.raises(aimgraph.ExampleInputError, match=r"'scale' was 2\.0 in the example inputs"):
-            aim(image, vector=vector, scale=3.0)  # a constant since the transform: refused, not ignored
+        expected = base(image, vector=vector, scale=3.0)
+        with pytest.warns(UserWarning, match=r"'scale' was 2\.0 in the example inputs"):  # a constant of the graph
+            assert torch.equal(aim(image, vector=vector, scale=3.0)["logits"], expected["logits"])
 
 
 def test_unused_modules_buffers_and_aliases_are_kept() -> None:

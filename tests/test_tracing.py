@@ -80,7 +80,7 @@ def test_unpacking_asks_for_the_length_of_what_is_given() -> None:
     base, x = _Pair(), torch.randn(2, 3)
     aim = aimgraph.transform(base, (([x, x], [x])))
     assert torch.equal(aim([x, x], [x]), base([x, x], [x]))
-    with pytest.raises(Exception, match=r"len\(\)"):
+    with pytest.raises(ValueError, match="too many values to unpack"), pytest.warns(UserWarning, match=r"len\(\)"):
         aim([x, x, x], [x])
     questions = [node for node in aim.graph.nodes if node.target is decided]
     assert len(questions) == 1, "the rank of a tensor is not asked for"

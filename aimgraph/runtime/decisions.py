@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from aimgraph.errors import ExampleInputError
 
@@ -74,7 +74,8 @@ def constant(value: Any, name: str, expected: Any, fixed: bool) -> None:
         return
     if value is not expected and (expected is ... or type(value) is not type(expected) or value != expected):
         told = "left at its default" if expected is ... else repr(expected)
-        given = repr(value) if isinstance(value, bool | int | float | str | None) else f"a {type(value).__name__}"
+        kind = "Tensor" if isinstance(value, Tensor) else type(value).__name__
+        given = repr(value) if isinstance(value, bool | int | float | str | None) else f"a {kind}"
         raise DecisionError(
             f"the argument {name!r} was {told} in the example inputs of the transform, and is a constant of its "
             f"result; this call gives {given}: transform the model with example inputs that give it"

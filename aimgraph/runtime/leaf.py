@@ -125,7 +125,7 @@ class MemoryLeaf(nn.Module):
         yield from (tensor for tensor in _tensors_of(root) if inside and id(tensor) not in inside)
 
     @_disable_dynamo
-    def forward(self, values: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+    def forward(self, values: list[Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """What the module gives, its sites' outputs summed with their reads.
 
         Args:

@@ -104,8 +104,7 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
 
     It follows `like` to its device and dtype, where layers of one model differ in these.
 
-    Raises:
-        ValueError: The grids differ and have more than three dimensions.
+    Resampling is separable: a grid of more than three dimensions is resampled one dimension after the other.
     """
     if view.dtype != like.dtype or view.device != like.device:
         view = view.to(like)
@@ -117,10 +116,9 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
         sizes = dict(zip(axes, grid, strict=True))
         return view.new_zeros([sizes.get(axis, size) for axis, size in enumerate(view.shape)])
     if len(axes) not in _INTERPOLATION:
-        raise ValueError(
-            f"a memory read on a grid of {len(axes)} dimensions can't be resampled from "
-            f"{[view.shape[axis] for axis in axes]} to {grid}: run the model at the size it was transformed at"
-        )
+        for axis, size in zip(axes, grid, strict=True):
+            view = _resampled_along(view, axis, size)
+        return view
     outer = [channel_axis] if batch_axis is None else [batch_axis, channel_axis]
     moved = view.permute(outer + axes)
     if batch_axis is None:
@@ -130,6 +128,15 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
         moved = moved.squeeze(0)
     order = outer + axes
     return moved.permute([order.index(axis) for axis in range(like.dim())])
+
+
+def _resampled_along(view: Tensor, axis: int, size: int) -> Tensor:
+    """`view` with `size` entries along one dimension."""
+    if view.shape[axis] == size:
+        return view
+    rows = view.movedim(axis, -1)
+    made = F.interpolate(rows.reshape(1, -1, rows.shape[-1]), size=size, mode="linear", align_corners=False)
+    return made.reshape(*rows.shape[:-1], size).movedim(-1, axis)
 
 
 def expand_batch(view: Tensor, like: Tensor, batch_axis: int | None) -> Tensor:

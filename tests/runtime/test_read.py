@@ -137,9 +137,20 @@ def test_fit_resamples_every_layout_alike(batch_axis: int | None) -> None:
     assert torch.equal(fit(view, like, 2, batch_axis), expected.permute(0, 2, 1).movedim(0, batch_axis))
 
 
-def test_fit_refuses_to_resample_four_dimensions() -> None:
-    with pytest.raises(ValueError, match=r"4 dimensions can't be resampled from \[2, 2, 2, 2\] to \[3, 2, 2, 2\]"):
-        fit(torch.zeros(1, 2, 2, 2, 2, 3), torch.zeros(1, 3, 2, 2, 2, 9), 5, 0)
+def test_four_dimensions_are_resampled_one_after_the_other() -> None:
+    view = torch.randn(1, 2, 4, 3, 5, 6)  # [1, *S, k]
+    assert torch.equal(fit(view, torch.zeros(2, 2, 4, 3, 5, 9), 5, 0), view)
+    seen = fit(view, torch.zeros(2, 3, 7, 3, 2, 9), 5, 0)
+    expected = view.clone()
+    for axis, size in ((1, 3), (2, 7), (4, 2)):
+        lines = expected.movedim(axis, -1).flatten(0, -2).unsqueeze(0)
+        resized = F.interpolate(lines, size=size, mode="linear", align_corners=False)[0]
+        expected = resized.unflatten(0, expected.movedim(axis, -1).shape[:-1]).movedim(-1, axis)
+    assert seen.shape == (1, 3, 7, 3, 2, 6)
+    torch.testing.assert_close(seen, expected)
+    cube = view[:, :, :, :, 0]
+    flat = fit(view[:, :, :, :, :1], torch.zeros(2, 5, 2, 6, 1, 9), 5, 0)
+    torch.testing.assert_close(flat[:, :, :, :, 0], fit(cube, torch.zeros(2, 5, 2, 6, 9), 4, 0))
 
 
 def test_expand_batch() -> None:

@@ -1,0 +1,96 @@
+"""Inputs that lead a forward another way than the example inputs did, for which there is no graph.
+
+The base's own forward runs for them, with what each call reads added to it. That is slower than a graph, and
+nothing that can be exported, but it is what the base does, whatever its forward decides.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from aimgraph.arguments import bound_arguments
+from aimgraph.copies import USUAL
+from aimgraph.fakes import FakeRun, quiet
+from aimgraph.runtime.decisions import DecisionError
+
+if TYPE_CHECKING:
+    from aimgraph.module import AimModule
+
+
+def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a graph gives, or, for inputs that it does not stand for, the base's own forward with its reads.
+
+    In train mode a forward that fails half-way has moved statistics already: there the graph is tried on fake
+    tensors first, once for all inputs of the same sizes.
+
+    Args:
+        forward: The compiled graph.
+        aim: The transformed module.
+        args: Of the call.
+        kwargs: Of the call.
+
+    Raises:
+        DecisionError: There is no graph for these inputs, and the base's own forward can't stand in for it.
+    """
+    if torch.compiler.is_compiling():
+        return forward(aim, *args, **kwargs)
+    key, led = (aim._record.present, _sizes(args, kwargs)), aim._record.led
+    if key not in led and aim.training:
+        led[key] = _refused(aim, args, kwargs)
+    error = led.get(key)
+    if error is None:
+        try:
+            return forward(aim, *args, **kwargs)
+        except DecisionError as refused:
+            if aim.training:
+                raise
+            error = led[key] = refused.with_traceback(None)
+    return _by_hand(aim, args, kwargs, error)
+
+
+def _sizes(args: Any, kwargs: Any) -> Any:
+    """What a forward can decide by: sizes and kinds of tensors, numbers, flags, and what they stand in."""
+    leaves, structure = tree_flatten((args, kwargs))
+    return structure, tuple(
+        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf if type(leaf) in USUAL else None)
+        for leaf in leaves
+    )
+
+
+def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
+    """What the graph says to these inputs, if it does not stand for them."""
+    try:
+        with quiet():
+            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=aim.training).run(aim._graph)
+    except DecisionError as error:
+        return error.with_traceback(None)
+    except Exception:  # wrong in another way, or only on fake tensors: what the graph itself does will tell
+        return None
+    return None
+
+
+def _by_hand(aim: "AimModule", args: Any, kwargs: Any, error: DecisionError) -> Any:
+    from aimgraph.reference import no_reference, reference
+    from aimgraph.surgery import bare
+
+    record = aim._record
+    base = bare(aim)
+    base.training = aim.training and not record.frozen
+    for name, hooks in vars(base).items():
+        if name.endswith("_hooks"):  # they run around the graph
+            vars(base)[name] = type(hooks)()
+    if (record.enabled or record.widened) and (why := no_reference(aim)):
+        raise DecisionError(f"{error}. The model's own forward can't stand in for the graph here: {why}")
+    run: Any = reference(base, aim, train=base.training) if record.enabled else base.forward
+    question = str(error).partition(" and was ")[0]
+    if question not in record.told:
+        record.told.add(question)
+        warnings.warn(
+            f"{error}. Until then the forward of {record.base_class.__name__} itself runs for such inputs, and what "
+            "its layers read is added call by call, which is slower",
+            stacklevel=6,
+        )
+    return run(*args, **kwargs)
