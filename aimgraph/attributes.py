@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
-    """Put back plain attributes that a forward sets: they hold proxies now. torch.fx's own constants stay."""
+def kept_attributes(root: nn.Module, notes: list[str], setters: list[str]) -> Iterator[None]:
+    """Put back plain attributes that a forward sets: they hold proxies now. torch.fx's own constants stay.
+
+    Args:
+        root: The module.
+        notes: Extended by a note on each attribute.
+        setters: Extended by the path of the module that has it.
+    """
     before = {
         module: {key: (value, _content(value)) for key, value in vars(module).items()} for module in root.modules()
     }
@@ -46,6 +52,7 @@ def kept_attributes(root: nn.Module, notes: list[str]) -> Iterator[None]:
                 if key.startswith("_tensor_constant") or key in ("training", "_parameters", "_buffers", "_modules"):
                     continue
                 notes.append(_not_kept(path, key))
+                setters.append(path)
                 if key in old:
                     now[key] = _restored(*old[key])
                 else:

@@ -46,6 +46,7 @@ def observe(
     inputs: Arguments,
     modes: Iterable[str] = MODES,
     leaves: frozenset[str] = frozenset(),
+    times: int = 1,
 ) -> dict[str, Observed]:
     """Watch a forward in train and in eval mode, on fake tensors.
 
@@ -55,25 +56,27 @@ def observe(
         inputs: Example inputs.
         modes: Which of the two.
         leaves: Paths of modules that are kept as one call.
+        times: Which forward in a row: one may find what the one before has set.
     """
-    return {mode: _observe_once(faker, kinds, mode, inputs, leaves) for mode in modes}
+    return {mode: _observe_once(faker, kinds, mode, inputs, leaves, times) for mode in modes}
 
 
 def _observe_once(
-    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, leaves: frozenset[str]
+    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, leaves: frozenset[str], times: int
 ) -> Observed:
     root, fake = faker.root, faker.mode
     copy = faker.copy(train=mode == "train")
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
-    args, kwargs = fake_inputs(inputs, fake)
-    recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
-    watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
-    try:
-        with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
-            copy.forward(*args, **kwargs)
-    except Exception as error:  # any code may stand in a forward; told where the answer is needed
-        return Observed([], Calls(failed=watch.calls.failed or ""), error)
+    for _ in range(times):
+        args, kwargs = fake_inputs(inputs, fake)
+        recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
+        watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
+        try:
+            with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
+                copy.forward(*args, **kwargs)
+        except Exception as error:  # any code may stand in a forward; told where the answer is needed
+            return Observed([], Calls(failed=watch.calls.failed or ""), error)
     return Observed(recorder.operations, watch.calls)
 
 

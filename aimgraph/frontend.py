@@ -160,6 +160,7 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
         try:
             sources = _draws_nothing(traced.runs) and WHOLE not in places
             check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
+            _check_forgets(faker, kinds, traced, observed, sample, places)
             canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
             larger = example_batch(canonical) + 1
             modes = MODES if opaque else operations
@@ -176,6 +177,26 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
                 continue
             raise
         return _Found(traced, observed, opaque, canonical, runs, again)
+
+
+def _check_forgets(
+    faker: Faker,
+    kinds: dict[nn.Module, LayerKind],
+    traced: Traced,
+    observed: dict[str, Observed],
+    sample: Arguments,
+    places: frozenset[str],
+) -> None:
+    """Where a forward sets attributes, see that the next one does the same: a graph does not set them.
+
+    Raises:
+        TraceError: It does not.
+    """
+    if not traced.setters:
+        return
+    for mode, seen in observe(faker, kinds, sample, leaves=places, times=2).items():
+        if seen.error is not None or seen.operations != observed[mode].operations:
+            raise TraceError("a forward reads what the forward before has set", where=traced.setters[0])
 
 
 def _draws_nothing(runs: dict[str, FakeRun]) -> bool:

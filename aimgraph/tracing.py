@@ -360,6 +360,7 @@ class Traced:
         graphs: ``both`` where train and eval graph agree, else ``train`` and ``eval``.
         moded: Paths of entered modules that looked at their `training` flag.
         notes: What the graphs do not keep.
+        setters: Paths of entered modules that set attributes of their own.
         runs: Graph -> what each of its nodes gives on the example inputs.
         operations: Mode -> what the nodes of its graph do to tensors.
     """
@@ -367,6 +368,7 @@ class Traced:
     graphs: dict[str, fx.Graph]
     moded: tuple[str, ...]
     notes: tuple[str, ...]
+    setters: tuple[str, ...]
     runs: dict[str, FakeRun]
     operations: dict[str, list[Operation]]
 
@@ -414,7 +416,8 @@ def trace(
     if "train" not in graphs or _source(graphs["train"]) == _source(graphs["eval"]):
         graphs, runs, moded = {"both": graphs["eval"]}, {"both": runs["eval"]}, {}
     moded_paths = tuple(paths[module] for module in moded if module in paths)
-    return Traced(graphs, moded_paths, tuple(dict.fromkeys(tracing.notes)), runs, tracing.operations)
+    notes, setters = (tuple(dict.fromkeys(found)) for found in (tracing.notes, tracing.setters))
+    return Traced(graphs, moded_paths, notes, setters, runs, tracing.operations)
 
 
 class _Tracing:
@@ -438,6 +441,7 @@ class _Tracing:
     ) -> None:
         self.faker, self.kinds, self.arguments, self.callers, self.opaque = faker, kinds, arguments, callers, opaque
         self.notes: list[str] = []
+        self.setters: list[str] = []
         self.moded: dict[nn.Module, None] = {}
         self.runs: dict[str, FakeRun] = {}
         self.operations: dict[str, list[Operation]] = {}
@@ -451,7 +455,7 @@ class _Tracing:
         tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, recorder, names, self.arguments)
         with (
             run.adopted(self.faker.copy(train=mode == "train")),
-            kept_attributes(root, self.notes),
+            kept_attributes(root, self.notes, self.setters),
             unused_randomness(root),
             watched_modes(self.moded, tracer),
         ):

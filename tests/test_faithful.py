@@ -630,6 +630,39 @@ def test_unpacked_tensors() -> None:
         assert torch.equal(aim(torch.ones(2, 5, 4)), base(torch.ones(2, 5, 4)))
 
 
+class _Accumulates(Base):
+    """Goes on from what the call before has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        if self.trace is None:
+            self.trace = torch.zeros_like(x)
+        self.trace = self.trace * 0.9 + y.detach()
+        return y + self.trace
+
+
+class _Counted(Base):
+    """Sets attributes that decide nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = y = self.mix(x)
+        return y
+
+
+@pytest.mark.parametrize(("part", "fallback"), [(_Accumulates, 1), (_Counted, 0)])
+def test_what_a_forward_leaves_to_the_next(part: type[nn.Module], fallback: int) -> None:
+    base = nn.Sequential(nn.Linear(4, 4), part())
+    aim = aimgraph.transform(base, X)
+    for _ in range(3):
+        assert torch.equal(aim(X), base(X))
+    assert (aimgraph.plan(aim).covered, aimgraph.plan(aim).fallback) == (2, fallback)
+
+
 class _AnyOrder(Base):
     """Goes through a set, whose order is another in each copy."""
 

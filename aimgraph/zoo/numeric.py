@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 import aimgraph
 from aimgraph.arguments import Arguments
 from aimgraph.calls import plain_attention
 from aimgraph.copies import copy_module
-from aimgraph.inputs import random_inputs, resolve_inputs
+from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.randomness import seeded
@@ -19,6 +20,9 @@ SEED = 7
 
 TRIES = ((False, SEED), (True, SEED), (True, SEED + 1))
 """Train mode or not, and the seed of the inputs: gradients add up over these until none is missing."""
+
+LARGER = ((32, 64), (32, 32))
+"""Rows and columns to add to images, to see that a model runs at other sizes if its base does."""
 
 GRADIENTS = "gradients of the memory"
 """How the message of what does not learn begins."""
@@ -41,7 +45,12 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
         return f"{wrong[0].name}: {wrong[0].detail}"
     arguments = resolve_inputs(base, inputs) if inputs is not None else aim._record.inputs
     with plain_attention():
-        return _autocast(base, aim, arguments) or _step(aim, arguments) or _gradients(aim, arguments)
+        return (
+            _autocast(base, aim, arguments)
+            or _resized(base, aim, arguments)
+            or _step(aim, arguments)
+            or _gradients(aim, arguments)
+        )
 
 
 def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
@@ -58,6 +67,30 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
                 seen = outputs(other, sample)
             if len(expected) != len(seen) or not all(map(same, expected, seen)):
                 return f"output under bfloat16 autocast ({'train' if train else 'eval'}): differs at batch size {batch}"
+    return ""
+
+
+def _resized(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
+    """Bit identity at the first of `LARGER` sizes that the base takes; nothing to compare where it takes none."""
+    given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not all(leaf.dim() >= 4 and leaf.is_floating_point() for leaf in given):  # no images
+        return ""
+    one, other = copy_module(base).eval(), copy_module(aim).eval()
+    for rows, cols in LARGER:
+
+        def larger(leaf: Any, rows: int = rows, cols: int = cols) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return leaf.new_zeros((*leaf.shape[:-2], leaf.shape[-2] + rows, leaf.shape[-1] + cols))
+
+        args, kwargs = random_inputs(tree_map(larger, inputs), 2, seed=SEED)
+        try:
+            expected = outputs(one, (args, kwargs))
+        except Exception:  # whatever the base says about this size
+            continue
+        seen = outputs(other, (args, kwargs))
+        alike = len(expected) == len(seen) and all(map(same, expected, seen))
+        return "" if alike else f"output at another size (eval): differs for {input_shapes((args, kwargs))}"
     return ""
 
 
