@@ -272,7 +272,9 @@ def _refusal(root: nn.Module, sample: Arguments, error: Exception | None) -> Aim
         )
     return ExampleInputError(
         f"{name} does not run on inputs of shapes {[list(shape) for shape in _shapes(sample)]} at batch size "
-        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}{hidden_tensors(sample)}"
+        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}{hidden_tensors(sample)}. It has to "
+        "run in train and in eval mode; where only a part of it takes tensors alone (the backbone of a detector), give "
+        'that part the memory: within="backbone", with example inputs of its own'
     )
 
 

@@ -24,6 +24,7 @@ from aimgraph.passes.graph_tools import data_flow
 from aimgraph.patterns import select_paths
 from aimgraph.plan import Site, SiteCall, UpdateSpot
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
+from aimgraph.runtime.watch import WHOLE
 from aimgraph.tracing import OUTPUT_OF, module_path
 
 
@@ -44,7 +45,7 @@ class PlaceUpdates(BasePass):
         for config in program.configs:
             if config.updates is not None:
                 found = {name: _find(program, name, graph, config) for name, graph in program.graphs.items()}
-                spots += _merge(config, found)
+                spots += _merge(program, config, found)
         return PassResult(replace(program, plan=replace(program.plan, spots=tuple(spots))), False)
 
 
@@ -172,7 +173,7 @@ def _calls(sites: tuple[Site, ...], graph: str) -> dict[str, tuple[Site, SiteCal
     return {call.node: (site, call) for site in sites for call in site.calls if call.graph == graph}
 
 
-def _merge(config: AimConfig, found: dict[str, list[UpdateSpot]]) -> list[UpdateSpot]:
+def _merge(program: Program, config: AimConfig, found: dict[str, list[UpdateSpot]]) -> list[UpdateSpot]:
     """The same spots in every graph, under one entry each."""
     first, *others = found.values()
     merged = list(first)
@@ -184,6 +185,12 @@ def _merge(config: AimConfig, found: dict[str, list[UpdateSpot]]) -> list[Update
                 f"({[s.where for s in merged]} and {[s.where for s in spots]}); name module paths in updates="
             )
         merged = [replace(a, nodes=a.nodes | b.nodes) for a, b in zip(merged, spots, strict=True)]
+    if not merged and WHOLE in program.signature.opaque:
+        raise PlanError(
+            f"memory {config.name!r}: no tensor to update from: the model can't be traced and is kept as one call, "
+            f"inside which there are no updates: {program.signature.opaque[WHOLE].reason}; change that code, or give "
+            'a part of the model its memory with within="..."'
+        )
     if not merged:
         raise PlanError(
             f"memory {config.name!r}: no tensor to update from: no feature lies on every path from the "
