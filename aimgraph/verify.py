@@ -34,11 +34,19 @@ READ_STD = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """One claim, whether it holds, and what was seen."""
+    """One claim.
+
+    Attributes:
+        name: What it is about.
+        ok: Whether it holds, as far as it was looked at.
+        detail: What was seen.
+        compared: Whether there was anything to compare.
+    """
 
     name: str
     ok: bool
     detail: str
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class Report:
         """The report as a table."""
         table = Table("check", "", "seen")
         for check in self.checks:
-            table.add_row(check.name, "ok" if check.ok else "FAILED", check.detail)
+            seen = "ok" if check.compared else "-"
+            table.add_row(check.name, seen if check.ok else "FAILED", check.detail)
         table.add_row("largest |aim - base|, with memory (eval)", "", f"{self.max_difference:.3g}")
         console = Console(width=120, file=io.StringIO(), color_system=None)
         console.print(table)
@@ -127,7 +136,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check
     """Does what is read arrive at every call, and nowhere else? With weights drawn at random where all are zero."""
     names = {train: f"output, with reads added by hand ({'train' if train else 'eval'})" for train in (False, True)}
     if reason := no_reference(aim):
-        yield from (Check(name, True, f"not compared: {reason}") for name in names.values())
+        yield from (Check(name, True, f"not compared: {reason}", compared=False) for name in names.values())
         return
     module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[-1]
     for train, name in names.items():
@@ -227,7 +236,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
     plain = _backward(base, sample)
     if isinstance(plain, str):
-        return Check(name, True, f"not compared, the base alone gives none: {plain}")
+        return Check(name, True, f"not compared: the base alone gives none: {plain}", compared=False)
     with_memory = _backward(aim, sample)
     if isinstance(with_memory, str):
         return Check(name, False, with_memory)

@@ -95,16 +95,18 @@ def _numeric(entry: Entry) -> Row:
     started = time.perf_counter()
     aim = _transformed(entry, model, inputs)
     seconds = time.perf_counter() - started
-    problem = compare(entry.part(model), aim, inputs)
+    made = compare(entry.part(model), aim, inputs)
     full = example(entry.inputs) if entry.inputs else None
-    if problem.startswith(GRADIENTS) and full and inputs and input_shapes(full) != input_shapes(inputs):
+    if made.problem.startswith(GRADIENTS) and full and inputs and input_shapes(full) != input_shapes(inputs):
         # at a reduced size, windows can be cropped around a memory that is small itself: look at the full one
         model = _built(entry, small=False)
         aim = _transformed(entry, model, full)
-        problem = compare(entry.part(model), aim, full)
-    if problem:
-        raise FailedError(problem)
-    return _account(entry, "numeric", aim, seconds)
+        made = compare(entry.part(model), aim, full)
+    if made.problem:
+        raise FailedError(made.problem)
+    row = _account(entry, "numeric", aim, seconds)
+    without = [f"not compared: {'; '.join(made.without)}"] if made.without else []
+    return replace(row, reason=". ".join([row.reason] * bool(row.reason) + without))
 
 
 def _onnx(entry: Entry) -> Row:

@@ -1,5 +1,6 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,14 +29,33 @@ GRADIENTS = "gradients of the memory"
 """How the message of what does not learn begins."""
 
 
-def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
-    """The first thing that is wrong; empty if nothing is.
+@dataclass
+class Compared:
+    """What came of a comparison.
+
+    Attributes:
+        problem: The first thing that is wrong; empty if nothing is.
+        without: What could not be compared.
+    """
+
+    problem: str = ""
+    without: list[str] = field(default_factory=list)
+
+
+def compare(base: nn.Module, aim: AimModule, inputs: Any) -> Compared:
+    """Compare a model with its transform.
 
     Args:
         base: The untouched model.
         aim: Its transform, with all read weights zero.
         inputs: Example inputs as for a transform.
     """
+    made = Compared()
+    made.problem = _problem_of(base, aim, inputs, made.without)
+    return made
+
+
+def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]) -> str:
     for name, parameter in aim.named_parameters():
         if is_read(name) and bool(parameter.detach().any()):
             return f"read weights start at zero: {name} does not"
@@ -43,17 +63,18 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> str:
     wrong = [check for check in report.checks if not check.ok]
     if wrong:
         return f"{wrong[0].name}: {wrong[0].detail}"
+    without += [check.name for check in report.checks if not check.compared]
     arguments = resolve_inputs(base, inputs) if inputs is not None else aim._record.inputs
     with plain_attention():
         return (
-            _autocast(base, aim, arguments)
-            or _resized(base, aim, arguments)
+            _autocast(base, aim, arguments, without)
+            or _resized(base, aim, arguments, without)
             or _step(aim, arguments)
-            or _gradients(aim, arguments)
+            or _gradients(aim, arguments, without)
         )
 
 
-def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
+def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     """Bit identity under bf16 autocast; nothing to compare where the base does not run under it."""
     for train in (False, True):
         one, other = copy_module(base).train(train), copy_module(aim).train(train)
@@ -63,6 +84,7 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
                 try:
                     expected = outputs(one, sample)
                 except RuntimeError:  # the base's own limit: some operation of it takes no bfloat16
+                    without.append(f"bfloat16 autocast ({'train' if train else 'eval'}): the base does not run")
                     break
                 seen = outputs(other, sample)
             if len(expected) != len(seen) or not all(map(same, expected, seen)):
@@ -70,7 +92,7 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
     return ""
 
 
-def _resized(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
+def _resized(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     """Bit identity at the first of `LARGER` sizes that the base takes; nothing to compare where it takes none."""
     given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not all(leaf.dim() >= 4 and leaf.is_floating_point() for leaf in given):  # no images
@@ -91,6 +113,7 @@ def _resized(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
         seen = outputs(other, (args, kwargs))
         alike = len(expected) == len(seen) and all(map(same, expected, seen))
         return "" if alike else f"output at another size (eval): differs for {input_shapes((args, kwargs))}"
+    without.append("another image size: the base takes none")
     return ""
 
 
@@ -111,7 +134,7 @@ def _step(aim: AimModule, inputs: Arguments) -> str:
     return f"one optimiser step: {bad[0]} is not finite" if bad else ""
 
 
-def _gradients(aim: AimModule, inputs: Arguments) -> str:
+def _gradients(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     """In a copy without dead branches: a gradient for every read weight, and for every value that is read.
 
     Freshly initialised networks have units that are off, and attention that is saturated, wherever the
@@ -125,7 +148,7 @@ def _gradients(aim: AimModule, inputs: Arguments) -> str:
         if dead or is_read(name):
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    found = ""
+    found, idle = "", set[str]()
     for train, seed in TRIES:
         loss = _loss(module.train(train), random_inputs(inputs, 2, seed=seed))
         if loss is None:
@@ -135,6 +158,8 @@ def _gradients(aim: AimModule, inputs: Arguments) -> str:
         found = _without_gradient(module, inputs, idle)
         if not found and (train or not idle):  # what is idle in eval mode may be an auxiliary head
             break
+    if idle:
+        without.append(f"gradients at layers that the output does not depend on: {len(idle)}")
     return found
 
 

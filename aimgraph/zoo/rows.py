@@ -36,7 +36,8 @@ class Row:
         present: Convolutions and linear layers in the base.
         fallback: Of the rewritten ones, those inside a module that could not be traced.
         left: Layers that exist and do not read: how many for which reason.
-        reason: Why the status is not `PASSED`.
+        reason: Why the status is not `PASSED`; of a row that passed, which layers are called and do not read, and what
+            could not be compared.
         seconds: Time of the transform; not compared.
     """
 

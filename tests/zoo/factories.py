@@ -124,3 +124,17 @@ def loses_its_worker() -> nn.Module:
         os.kill(worker, signal.SIGKILL)
         time.sleep(300)
     return small()
+
+
+class Limited(nn.Module):
+    """Runs at one size only, not under autocast, and does not use all that it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.unused = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu") or x.shape[-1] != 8:
+            raise RuntimeError("not this way")
+        self.unused(x)
+        return self.mix(x)

@@ -42,6 +42,15 @@ def test_numeric_passes_on_a_good_model() -> None:
     assert row.seconds > 0
 
 
+def test_numeric_says_what_it_could_not_compare() -> None:
+    row = check(Entry("tests.zoo.factories:Limited", inputs="2x3x8x8", small="2x3x8x8"), "numeric")
+    assert (row.status, row.rewritten, row.called) == (PASSED, 2, 2)
+    assert row.reason == (
+        "not compared: bfloat16 autocast (eval): the base does not run; bfloat16 autocast (train): the base does not "
+        "run; another image size: the base takes none; gradients at layers that the output does not depend on: 1"
+    )
+
+
 def other_weight(aim: AimModule) -> None:
     with torch.no_grad():
         aim.get_parameter("0.weight")[0, 0, 0, 0] += 1e-3
@@ -60,9 +69,14 @@ def forgets_its_source(aim: AimModule) -> None:
     next(p for name, p in aim.named_parameters() if ".source." in name).requires_grad_(False)
 
 
+def only_at_its_size(aim: AimModule) -> None:
+    aim.register_forward_hook(lambda _, given, output: output if given[0].shape[-1] == 8 else output + 1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (only_at_its_size, "output at another size (eval): differs for [[2, 3, 40, 72]]"),
         (other_weight, "base weights are unchanged"),
         (reads_at_once, "read weights start at zero: aim.memory.reads"),
         (never_learns, "gradients of the memory: that of memory.reads"),
