@@ -15,6 +15,7 @@ from aimgraph.errors import (
     TraceError,
 )
 from aimgraph.export.onnx import export_onnx
+from aimgraph.fold import fold
 from aimgraph.module import AimModule
 from aimgraph.surgery import disable_memory, enable_memory, freeze_base, memory_parameters, strip
 from aimgraph.verify import verify
@@ -36,6 +37,7 @@ __all__ = [
     "draw",
     "enable_memory",
     "export_onnx",
+    "fold",
     "freeze_base",
     "memory_parameters",
     "models_zoo",

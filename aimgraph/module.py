@@ -245,7 +245,7 @@ class AimModule(fx.GraphModule):
             if record.moded:
                 forward = _mode_checked(forward)
             if any(node.target is enter_context for node in self._graph.nodes):
-                forward = _contexts_closed(forward)
+                forward = contexts_closed(forward)
             if any(node.target in (decided, constant) for node in self._graph.nodes):
                 forward = _anywhere(forward)
             record.led.clear()
@@ -442,7 +442,7 @@ def _anywhere(forward: Any) -> Any:
     return run
 
 
-def _contexts_closed(forward: Any) -> Any:
+def contexts_closed(forward: Any) -> Any:
     """A forward that leaves grad mode and autocast as they were, even if it fails in the middle of a region."""
 
     @functools.wraps(forward)

@@ -26,14 +26,14 @@ def strip(aim: nn.Module) -> nn.Module:
     Raises:
         PlanError: `aim` was not transformed.
     """
-    _parts(aim)
+    parts_of(aim)
     if isinstance(aim, AimModule):
         base = copy_module(bare(aim))
         rebind_hooks(base)
         _narrow(base, aim)
         return base
     whole = copy_module(aim)
-    for part in _parts(whole):
+    for part in parts_of(whole):
         base = bare(part)
         rebind_hooks(base)
         _narrow(base, part)
@@ -74,7 +74,7 @@ def memory_parameters(aim: nn.Module) -> Iterator[nn.Parameter]:
         PlanError: `aim` was not transformed.
         ConfigError: Read weights are part of widened weights (concat form).
     """
-    parts = _parts(aim)
+    parts = parts_of(aim)
     for part in parts:
         _refuse_widened(part, "memory_parameters can't tell read weights from the base's weights")
     return chain.from_iterable(part.get_submodule(AIM).parameters() for part in parts)
@@ -98,7 +98,7 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         PlanError: `aim` was not transformed.
         ConfigError: Read weights are part of widened weights (concat form).
     """
-    parts = _parts(aim)
+    parts = parts_of(aim)
     for part in parts:
         _refuse_widened(part, "freeze_base can't freeze a part of a weight")
     added = {id(p) for part in parts for p in part.get_submodule(AIM).parameters()}
@@ -127,7 +127,7 @@ class disable_memory:  # noqa: N801  (reads as a verb, and works as a context ma
 
     def __init__(self, aim: nn.Module) -> None:
         self.aim = aim
-        self.before = [(part, part._record.enabled) for part in _parts(aim)]
+        self.before = [(part, part._record.enabled) for part in parts_of(aim)]
         for part, _ in self.before:
             _enable(part, False)
 
@@ -147,7 +147,7 @@ def enable_memory(aim: M) -> M:
     Raises:
         PlanError: `aim` was not transformed.
     """
-    for part in _parts(aim):
+    for part in parts_of(aim):
         _enable(part, True)
     return aim
 
@@ -157,7 +157,7 @@ def _enable(aim: AimModule, enabled: bool) -> None:
     aim._select()
 
 
-def _parts(aim: Any) -> list[AimModule]:
+def parts_of(aim: Any) -> list[AimModule]:
     """The transformed parts of a model; the model itself, if it is one."""
     found = [module for module in aim.modules() if isinstance(module, AimModule)] if isinstance(aim, nn.Module) else []
     if not found:

@@ -1,0 +1,176 @@
+"""fold: a module for inference, in which a memory that never changes costs an addition, or nothing."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import fx, nn
+
+from aimgraph.arguments import bound_arguments
+from aimgraph.copies import copy_module, copy_results
+from aimgraph.errors import ConfigError
+from aimgraph.fakes import FakeRun
+from aimgraph.graph_data import NodeData, dump_graph, load_graph, plain_copy
+from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
+from aimgraph.module import AimModule, contexts_closed
+from aimgraph.passes.fold_memory import FoldMemory
+from aimgraph.passes.remove_dead import RemoveDead
+from aimgraph.pipeline import Pipeline
+from aimgraph.program import AIM, Program, Signature, Stage
+from aimgraph.runtime.contexts import enter_context
+from aimgraph.runtime.folded import BiasMap
+from aimgraph.surgery import parts_of, replace_module
+
+
+@dataclass(frozen=True)
+class Folds:
+    """What became of the reads.
+
+    Attributes:
+        biases: Layers whose bias holds what they read.
+        maps: Layers that have a map added to their output.
+        left: Layers that read as before -> why.
+    """
+
+    biases: tuple[str, ...]
+    maps: tuple[str, ...]
+    left: dict[str, str]
+
+
+_GRAPH = ("_graph", "_code", "_lineno_map", "_prologue_start")
+
+
+class FoldedModule(fx.GraphModule):
+    """What `fold` gives: for inference only, it stays in eval mode.
+
+    Args:
+        root: Owner of the modules.
+        graph: What runs.
+        name: Class name of the base.
+        folds: What became of the reads.
+    """
+
+    def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, name: str, folds: Folds) -> None:
+        super().__init__(root, graph, class_name=name)
+        self.folds = folds
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: what was folded holds for the statistics and weights of that moment."""
+        return super().train(False)
+
+    def recompile(self) -> Any:
+        """Make the forward from the graph."""
+        code = super().recompile()
+        if any(node.target is enter_context for node in self._graph.nodes):
+            type(self).forward = contexts_closed(type(self).forward)
+        return code
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedModule":
+        copy_results(self, memo)
+        return _loaded(copy.deepcopy(self._state(), memo), dump_graph(self._graph), type(self).__name__)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _loaded, (self._state(), dump_graph(self._graph), type(self).__name__)
+
+    def _state(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in _GRAPH}
+
+
+def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:
+    made = FoldedModule(nn.Module(), fx.Graph(), name, state["folds"])
+    vars(made).update(state)
+    made.graph = load_graph(nodes)
+    return made
+
+
+def fold(aim: nn.Module, example_inputs: Any = None) -> nn.Module:
+    """A module for inference in which memories that never change are bias maps: no memory arithmetic is left.
+
+    What a layer reads of such a memory is computed once. Where it is the same at every place, as it is for a linear
+    layer on [B, F], it becomes part of the layer's bias, and costs nothing; everywhere else it is one addition.
+    Memories with updates keep what comes after the first of them.
+
+    Args:
+        aim: A transformed module in split form, or a larger model with transformed parts; it is not changed.
+        example_inputs: Inputs of the size to fold for, as for `aimgraph.transform`; by default those of the transform.
+            Maps hold for that size; an input of another size is refused, unless no map depends on it.
+
+    Returns:
+        A module that shares nothing with `aim`, stays in eval mode, and can be copied, pickled and compiled; its
+        ``folds`` says what became of every read.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+        ConfigError: Its read weights are part of widened weights (concat form), or its memory is disabled.
+        ExampleInputError: It does not run on the example inputs.
+    """
+    if isinstance(aim, AimModule):
+        return _folded(aim, example_inputs)
+    parts = parts_of(aim)
+    if example_inputs is not None and len(parts) > 1:
+        raise ConfigError(f"example_inputs can't fit {len(parts)} transformed parts: fold them one by one")
+    whole = copy_module(aim)
+    for part in parts_of(whole):
+        replace_module(whole, part, _folded(part, example_inputs))
+    return whole
+
+
+def _folded(aim: AimModule, example_inputs: Any) -> FoldedModule:
+    record = aim._record
+    if record.widened:
+        raise ConfigError(
+            f'fold needs split form, and {record.widened[0].site} is in concat form: transform with lowering="split"; '
+            "the state dict of this module loads into it"
+        )
+    if not record.enabled:
+        raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
+    root = copy_module(aim).eval()
+    inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
+    program = Pipeline((FoldMemory(), RemoveDead())).run(_program(root, inputs))
+    graph = plain_copy(next(iter(program.graphs.values())))
+    return FoldedModule(root, graph, record.base_class.__name__, _folds(root, graph))
+
+
+def _folds(root: AimModule, graph: fx.Graph) -> Folds:
+    called = {str(node.target) for node in graph.find_nodes(op="call_module")}
+    biases, maps, left = [], [], {}
+    for memory in root._record.plan.memories:
+        for read in memory.reads:
+            mapped = [path for path in called if path.startswith(f"{AIM}.{memory.name}.maps.{read.name}")]
+            if f"{AIM}.{memory.name}.reads.{read.name}" in called:
+                left[read.name] = "it reads what features have written, or its call takes a size of the input"
+            elif any(call.leaf for call in read.calls):
+                left[read.name] = "inside a module that is kept as one call"
+            elif any(_is_map(root, path, read.name) for path in mapped):
+                maps.append(read.name)
+            else:
+                biases.append(read.name)
+    return Folds(tuple(biases), tuple(maps), left)
+
+
+def _is_map(root: nn.Module, path: str, name: str) -> bool:
+    module = root.get_submodule(path)
+    return isinstance(module, BiasMap) and module.site == name
+
+
+def _program(root: AimModule, inputs: Any) -> Program:
+    """The eval graph as a program again."""
+    record = root._record
+    graph = plain_copy(root._graph)
+    device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
+    sample = random_inputs(inputs, 1, seed=0, device=device)
+    run = FakeRun(root, bound_arguments(root, sample))
+    run.run(graph)
+    names = [name for name, _ in (*root.named_parameters(), *root.named_buffers()) if not name.startswith(f"{AIM}.")]
+    signature = Signature(
+        model=record.base_class.__name__,
+        placeholders={"eval": tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))},
+        parameters=tuple(names),
+        inputs=tuple(tuple(shape) for shape in input_shapes(inputs)),
+        batch=1,
+        moded=(),
+        example=sample,
+    )
+    return Program(root, {"eval": graph}, {}, {"eval": run}, signature, (), record.plan, Stage.LOWERED)

@@ -1,0 +1,61 @@
+"""What a memory that never changes comes down to: a number at every place of a layer's output."""
+
+import torch
+from torch import Tensor, nn
+
+from aimgraph.errors import ExampleInputError
+from aimgraph.runtime.function import fold_batch
+from aimgraph.runtime.layers import accumulate
+
+
+class BiasMap(nn.Module):
+    """y + m, with what a layer read of a static memory as a map.
+
+    Args:
+        value: m, of the shape of the layer's output with one sample.
+        site: The layer, for messages.
+        batch_axis: Dimension of the output that carries the batch, or None.
+        folded: Whether the output has all samples side by side in its channels.
+    """
+
+    def __init__(self, value: Tensor, site: str, batch_axis: int | None, *, folded: bool = False) -> None:
+        super().__init__()
+        self.site, self.batch_axis, self.folded = site, batch_axis, folded
+        self.value: Tensor
+        self.register_buffer("value", value)
+
+    def forward(self, output: Tensor) -> Tensor:
+        """The layer's output with the map.
+
+        Raises:
+            ExampleInputError: The output has another size than the map.
+        """
+        term = self.value
+        if self.folded:
+            return accumulate(output, fold_batch(term, output))
+        if output.dim() != term.dim() or any(
+            have != want
+            for axis, (have, want) in enumerate(zip(output.shape, term.shape, strict=True))
+            if axis != self.batch_axis
+        ):
+            raise ExampleInputError(
+                f"{self.site}: its memory was folded into a map of shape {list(term.shape)}, and its output is "
+                f"{list(output.shape)}: for inputs of another size fold again, aimgraph.fold(aim, example_inputs)"
+            )
+        return accumulate(output, term)
+
+    def extra_repr(self) -> str:
+        """The layer and the map's shape."""
+        return f"{self.site}, {list(self.value.shape)}"
+
+
+def constant_over_grid(value: Tensor, channel_axis: int) -> Tensor | None:
+    """The one number per channel that a map has everywhere; None if it has others, or a single place to have it.
+
+    Args:
+        value: The map.
+        channel_axis: Dimension of its channels.
+    """
+    rows = value.movedim(channel_axis, 0).flatten(1)
+    same = bool(torch.equal(rows, rows[:, :1].expand_as(rows)))
+    return rows[:, 0].clone() if same else None

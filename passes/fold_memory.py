@@ -1,0 +1,208 @@
+"""Turn what is read of a memory that never changes into a map per call: no memory arithmetic is left.
+
+Before:  m = source();  v = fit(view(m), x);  y = layer(x);  y += layer_m(v)
+After:   y = layer(x);  y += map                        map = layer_m(v), computed once
+or:      y = layer(x; W, b + c)                         where the map is c at every place
+
+    layer(x; W, b) + layer(m; Wm)  =  layer(x; W, b) + map
+
+A map has the size of the layer's output on the example inputs; what is the same at every place holds at any size.
+
+Declines: reads of what features have written, of carried state that eval-mode forwards write, and reads inside modules
+that are kept as one call.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from aimgraph.passes.graph_tools import insert_module
+from aimgraph.plan import Skipped
+from aimgraph.program import ADDED, AIM, BasePass, PassResult, Program, Stage
+from aimgraph.runtime.folded import BiasMap, constant_over_grid
+from aimgraph.runtime.function import fold_batch
+from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, accumulate
+from aimgraph.runtime.leaf import MemoryLeaf
+from aimgraph.runtime.memory import put_module
+from aimgraph.runtime.read import fit
+from aimgraph.runtime.state import StateCarry
+
+
+@dataclass(frozen=True)
+class FoldMemory(BasePass):
+    """LOWERED -> FOLDED."""
+
+    requires: Stage = Stage.LOWERED
+
+    def run(self, program: Program) -> PassResult:
+        """Replace every term that depends on parameters alone."""
+        modified, skipped = False, []
+        for name, graph in program.graphs.items():
+            folder = _Folder(program, name, graph)
+            modified = folder.fold() or modified
+            skipped += folder.skipped
+        root = program.root
+        names = [name for name, _ in (*root.named_parameters(), *root.named_buffers())]
+        kept = tuple(
+            name for name in names if not name.startswith(f"{AIM}.")
+        )  # a layer without a bias may have one now
+        program = replace(program, signature=replace(program.signature, parameters=kept), stage=Stage.FOLDED)
+        return PassResult(program, modified, tuple(skipped))
+
+
+class _Folder:
+    """Folds one graph."""
+
+    def __init__(self, program: Program, name: str, graph: fx.Graph) -> None:
+        self.program, self.root, self.graph = program, program.root, graph
+        self.run = program.runs[name]
+        self.static: dict[fx.Node, Tensor] = {}
+        self.skipped: list[Skipped] = []
+        self.uses = uses(program.root, graph)
+        self.sources = {f"{AIM}.{memory.name}.source" for memory in program.plan.memories}
+
+    def fold(self) -> bool:
+        """Fold what can be; whether anything was."""
+        with torch.no_grad():
+            for node in self.graph.nodes:
+                value = self._value(node)
+                if value is not None:
+                    self.static[node] = value
+                    node.meta[ADDED] = True
+        folded = False
+        for node in list(self.graph.nodes):
+            if node.op == "call_module" and str(node.target).startswith(f"{AIM}.") and ".reads." in str(node.target):
+                (user,) = node.users
+                done = node in self.static and self._fold_term(node, user)
+                folded |= done
+                if not done:
+                    self._note(node)
+        return folded
+
+    def _note(self, term: fx.Node) -> None:
+        site = str(term.target).partition(".reads.")[2]
+        view = term.all_input_nodes[0]
+        written = view.target is fit and view.args[0] not in self.static
+        reason = "it reads what features have written" if written else "an argument of its call depends on the input"
+        self.skipped.append(Skipped(site, "read", reason))
+
+    def _value(self, node: fx.Node) -> Tensor | None:
+        """What a node gives, if that depends on parameters alone."""
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if node.op == "call_module" and node.target in self.sources:
+            assert module is not None
+            return torch.as_tensor(module())
+        if isinstance(module, StateCarry) and (len(node.args) > 1 or module.write_in_eval):
+            return None
+        inputs = node.all_input_nodes
+        if node.target is fit:
+            given: Any = node.args
+            view, like, channel_axis, batch_axis = given
+            return fit(self.static[view], self._like(like), channel_axis, batch_axis) if view in self.static else None
+        if not inputs or any(one not in self.static for one in inputs):
+            return None
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: self.static[one])
+        call: Any = module if module is not None else node.target
+        if node.op == "call_method":
+            call, args = getattr(args[0], call), args[1:]
+        return torch.as_tensor(call(*args, **kwargs))
+
+    def _like(self, node: Any) -> Tensor:
+        """A tensor of the shape, dtype and device that the node's has, and of one number."""
+        seen = self.run.values[node]
+        device = next((p.device for p in self.root.parameters() if not p.is_meta), seen.device)
+        return torch.zeros((), dtype=seen.dtype, device=device).expand(seen.shape)
+
+    def _fold_term(self, term: fx.Node, user: fx.Node) -> bool:
+        folded = user.target is fold_batch
+        total = next(iter(user.users)) if folded else user
+        if total.target is not accumulate or total.args[1] is not (user if folded else term):
+            return False
+        output = total.args[0]
+        assert isinstance(output, fx.Node)
+        value, view = self.static[term].detach(), term.all_input_nodes[0]
+        assert view.target is fit
+        axes: Any = view.args[2:]
+        batch_axis: int | None = axes[1]
+        site = str(term.target).partition(".reads.")[2]
+        if not folded and self._into_bias(output, value):
+            total.replace_all_uses_with(output)
+            self.graph.erase_node(total)
+            return True
+        path = self._put(str(term.target), BiasMap(value.contiguous(), site, batch_axis, folded=folded))
+        with self.graph.inserting_before(total):
+            made = insert_module(self.graph, path, output)
+        total.replace_all_uses_with(made)
+        self.graph.erase_node(total)
+        if folded:
+            self.graph.erase_node(user)
+        return True
+
+    def _put(self, read: str, made: BiasMap) -> str:
+        """Where a map stands: beside the reads, under the same name; equal maps of one layer are one."""
+        memory, _, name = read.partition(".reads.")
+        number = 0
+        while True:
+            path = f"{memory}.maps.{name}" + (f"_call_{number}" if number else "")
+            there = _module_at(self.root, path)
+            if not isinstance(there, BiasMap):
+                put_module(self.root, path, made)
+                return path
+            same = (there.batch_axis, there.folded) == (made.batch_axis, made.folded)
+            if same and torch.equal(there.value, made.value):
+                return path
+            number += 1
+
+    def _into_bias(self, output: fx.Node, value: Tensor) -> bool:
+        """Add a map that is the same everywhere to the layer's bias, if the layer is plain and called once."""
+        if output.op != "call_module":
+            return False
+        path = str(output.target)
+        layer = self.root.get_submodule(path)
+        if (
+            not isinstance(layer, AffineLayer)
+            or not is_plain(layer)
+            or any(self.uses[id(p)] != 1 for p in layer.parameters())
+        ):
+            return False
+        axis = value.dim() - 1 - (0 if isinstance(layer, nn.Linear) else len(layer.kernel_size))
+        if value.numel() == value.shape[axis] and not (isinstance(layer, nn.Linear) and value.dim() <= 2):
+            return False  # the only place at this size, one of many at another
+        number = constant_over_grid(value, axis)
+        if number is None:
+            return False
+        with torch.no_grad():
+            bias = number if layer.bias is None else layer.bias + number
+        layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+        return True
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is one of torch's own, as it was made: its bias is added to its output, and that is all."""
+    hooks = any(value for key, value in vars(layer).items() if key.endswith("_hooks"))
+    return type(layer) in TORCH_KINDS and not hooks and "forward" not in vars(layer) and "weight" in layer._parameters
+
+
+def uses(root: nn.Module, graph: fx.Graph) -> Counter[int]:
+    """How often a graph uses each parameter, by identity: calls of what owns it, and what takes it by its name."""
+    found: Counter[int] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            called = root.get_submodule(str(node.target))
+            if isinstance(called, MemoryLeaf):
+                called = called.aim_borrowed[0].get_submodule(called.path)
+            found.update({id(parameter) for parameter in called.parameters()})
+        elif node.op == "get_attr":
+            found[id(attrgetter(str(node.target))(root))] += 1
+    return found
+
+
+def _module_at(root: nn.Module, path: str) -> nn.Module | None:
+    module: nn.Module | None = root
+    for name in path.split("."):
+        module = module._modules.get(name) if module is not None else None
+    return module
