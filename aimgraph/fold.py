@@ -14,10 +14,11 @@ from aimgraph.fakes import FakeRun
 from aimgraph.graph_data import NodeData, dump_graph, load_graph, plain_copy
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule, contexts_closed
+from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.passes.remove_dead import RemoveDead
 from aimgraph.pipeline import Pipeline
-from aimgraph.program import AIM, Program, Signature, Stage
+from aimgraph.program import AIM, Pass, Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.surgery import parts_of, replace_module
@@ -85,7 +86,7 @@ def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedMo
     return made
 
 
-def fold(aim: nn.Module, example_inputs: Any = None) -> nn.Module:
+def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = False) -> nn.Module:
     """A module for inference in which memories that never change are bias maps: no memory arithmetic is left.
 
     What a layer reads of such a memory is computed once. Where it is the same at every place, as it is for a linear
@@ -96,6 +97,8 @@ def fold(aim: nn.Module, example_inputs: Any = None) -> nn.Module:
         aim: A transformed module in split form, or a larger model with transformed parts; it is not changed.
         example_inputs: Inputs of the size to fold for, as for `aimgraph.transform`; by default those of the transform.
             Maps hold for that size; an input of another size is refused, unless no map depends on it.
+        fuse_batchnorm: Also take every batch normalisation into the layer before it, where there is one that nothing
+            else uses: conv, map and norm become conv and map.
 
     Returns:
         A module that shares nothing with `aim`, stays in eval mode, and can be copied, pickled and compiled; its
@@ -107,17 +110,17 @@ def fold(aim: nn.Module, example_inputs: Any = None) -> nn.Module:
         ExampleInputError: It does not run on the example inputs.
     """
     if isinstance(aim, AimModule):
-        return _folded(aim, example_inputs)
+        return _folded(aim, example_inputs, fuse_batchnorm)
     parts = parts_of(aim)
     if example_inputs is not None and len(parts) > 1:
         raise ConfigError(f"example_inputs can't fit {len(parts)} transformed parts: fold them one by one")
     whole = copy_module(aim)
     for part in parts_of(whole):
-        replace_module(whole, part, _folded(part, example_inputs))
+        replace_module(whole, part, _folded(part, example_inputs, fuse_batchnorm))
     return whole
 
 
-def _folded(aim: AimModule, example_inputs: Any) -> FoldedModule:
+def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> FoldedModule:
     record = aim._record
     if record.widened:
         raise ConfigError(
@@ -128,7 +131,8 @@ def _folded(aim: AimModule, example_inputs: Any) -> FoldedModule:
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
     root = copy_module(aim).eval()
     inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
-    program = Pipeline((FoldMemory(), RemoveDead())).run(_program(root, inputs))
+    passes: tuple[Pass, ...] = (FoldMemory(), *([FoldBatchnorm()] if fuse_batchnorm else []), RemoveDead())
+    program = Pipeline(passes).run(_program(root, inputs))
     graph = plain_copy(next(iter(program.graphs.values())))
     return FoldedModule(root, graph, record.base_class.__name__, _folds(root, graph))
 

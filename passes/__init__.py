@@ -4,6 +4,8 @@ if __name__ != "aimgraph.passes":
     raise ImportError("import aimgraph.passes instead: 'passes' would be a second copy of the same code")
 
 from aimgraph.passes.find_sites import FindSites
+from aimgraph.passes.fold_batchnorm import FoldBatchnorm
+from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.passes.insert_memory import InsertMemory
 from aimgraph.passes.insert_updates import InsertUpdates
 from aimgraph.passes.place_updates import PlaceUpdates
@@ -14,6 +16,8 @@ from aimgraph.passes.widen_layers import WidenLayers
 
 __all__ = [
     "FindSites",
+    "FoldBatchnorm",
+    "FoldMemory",
     "InsertMemory",
     "InsertUpdates",
     "PlaceUpdates",

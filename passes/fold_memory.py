@@ -45,13 +45,15 @@ class FoldMemory(BasePass):
             folder = _Folder(program, name, graph)
             modified = folder.fold() or modified
             skipped += folder.skipped
-        root = program.root
-        names = [name for name, _ in (*root.named_parameters(), *root.named_buffers())]
-        kept = tuple(
-            name for name in names if not name.startswith(f"{AIM}.")
-        )  # a layer without a bias may have one now
-        program = replace(program, signature=replace(program.signature, parameters=kept), stage=Stage.FOLDED)
-        return PassResult(program, modified, tuple(skipped))
+        return PassResult(replace(declared(program), stage=Stage.FOLDED), modified, tuple(skipped))
+
+
+def declared(program: Program) -> Program:
+    """The program with the names that its base has now: some layers have a bias only since a pass gave them one."""
+    root = program.root
+    names = [name for name, _ in (*root.named_parameters(), *root.named_buffers())]
+    kept = tuple(name for name in names if not name.startswith(f"{AIM}."))
+    return replace(program, signature=replace(program.signature, parameters=kept))
 
 
 class _Folder:
