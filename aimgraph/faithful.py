@@ -46,7 +46,6 @@ def observe(
     inputs: Arguments,
     modes: Iterable[str] = MODES,
     leaves: frozenset[str] = frozenset(),
-    times: int = 1,
 ) -> dict[str, Observed]:
     """Watch a forward in train and in eval mode, on fake tensors.
 
@@ -56,28 +55,53 @@ def observe(
         inputs: Example inputs.
         modes: Which of the two.
         leaves: Paths of modules that are kept as one call.
-        times: Which forward in a row: one may find what the one before has set.
     """
-    return {mode: _observe_once(faker, kinds, mode, inputs, leaves, times) for mode in modes}
+    return {mode: _observe_once(faker, kinds, mode, inputs, leaves) for mode in modes}
 
 
 def _observe_once(
-    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, leaves: frozenset[str], times: int
+    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, leaves: frozenset[str]
 ) -> Observed:
     root, fake = faker.root, faker.mode
     copy = faker.copy(train=mode == "train")
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
-    for _ in range(times):
-        args, kwargs = fake_inputs(inputs, fake)
-        recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
-        watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
-        try:
-            with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
-                copy.forward(*args, **kwargs)
-        except Exception as error:  # any code may stand in a forward; told where the answer is needed
-            return Observed([], Calls(failed=watch.calls.failed or ""), error)
+    args, kwargs = fake_inputs(inputs, fake)
+    recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
+    watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
+    try:
+        with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
+            copy.forward(*args, **kwargs)
+    except Exception as error:  # any code may stand in a forward; told where the answer is needed
+        return Observed([], Calls(failed=watch.calls.failed or ""), error)
     return Observed(recorder.operations, watch.calls)
+
+
+def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> None:
+    """See that no forward goes on from what the one before has left in attributes, which graphs don't keep.
+
+    Args:
+        faker: Of the module; copies of it run.
+        inputs: Example inputs.
+        setters: Paths of the modules that set attributes.
+
+    Raises:
+        TraceError: One does.
+    """
+    for mode in MODES if setters else ():
+        copy, recorder, start = faker.copy(train=mode == "train"), Recorder(faker.tensors, ()), 0
+        failed = None
+        for _ in range(2):
+            args, kwargs = fake_inputs(inputs, faker.mode)
+            recorder.take(bound_arguments(faker.root, (args, kwargs)))
+            start = len(recorder.operations)
+            try:
+                with kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad(), recorder:
+                    copy.forward(*args, **kwargs)
+            except Exception as error:  # only the second can fail: the first has been observed
+                failed = error
+        if failed is not None or recorder.goes_on(start):
+            raise TraceError("its forward reads what the forward before has set", where=setters[0]) from failed
 
 
 def check_faithful(

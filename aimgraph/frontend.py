@@ -16,7 +16,7 @@ from aimgraph.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
-from aimgraph.faithful import MODES, Observed, check_faithful, observe
+from aimgraph.faithful import MODES, Observed, check_faithful, check_forgets, observe
 from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
 from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
@@ -160,7 +160,7 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
         try:
             sources = _draws_nothing(traced.runs) and WHOLE not in places
             check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
-            _check_forgets(faker, kinds, traced, observed, sample, places)
+            check_forgets(faker, sample, traced.setters)
             canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
             larger = example_batch(canonical) + 1
             modes = MODES if opaque else operations
@@ -177,26 +177,6 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
                 continue
             raise
         return _Found(traced, observed, opaque, canonical, runs, again)
-
-
-def _check_forgets(
-    faker: Faker,
-    kinds: dict[nn.Module, LayerKind],
-    traced: Traced,
-    observed: dict[str, Observed],
-    sample: Arguments,
-    places: frozenset[str],
-) -> None:
-    """Where a forward sets attributes, see that the next one does the same: a graph does not set them.
-
-    Raises:
-        TraceError: It does not.
-    """
-    if not traced.setters:
-        return
-    for mode, seen in observe(faker, kinds, sample, leaves=places, times=2).items():
-        if seen.error is not None or seen.operations != observed[mode].operations:
-            raise TraceError("a forward reads what the forward before has set", where=traced.setters[0])
 
 
 def _draws_nothing(runs: dict[str, FakeRun]) -> bool:

@@ -48,9 +48,32 @@ class Recorder(TorchDispatchMode):
     def __init__(self, tensors: Iterable[Tensor], inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
-        self.alive = [*tensors, *(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))]
+        self.alive: list[Tensor] = []
         self.known: dict[int, Source] = {}
-        self.note(self.alive, HELD)
+        self.note(list(tensors), HELD)
+        self.held = len(self.alive)
+        self.take(inputs)
+
+    def take(self, inputs: Any) -> None:
+        """Watch what is done to these inputs; those of another forward of the same module are the same sources."""
+        self.note([leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)], HELD, self.held)
+
+    def goes_on(self, start: int) -> bool:
+        """Whether the forward whose operations begin at `start` goes on from what the one before has left.
+
+        What comes from parameters alone may be kept between forwards: computing it again gives the same.
+        """
+        first, second = self.operations[:start], self.operations[start:]
+        varying: set[int] = set()  # operations on which an input has influence
+        for number, operation in enumerate(first):
+            sources = [source for source in operation.sources if source is not None]
+            if any(made in varying or (made == HELD and place >= self.held) for made, place in sources):
+                varying.add(number)
+        left = {source[0] for operation in second for source in operation.sources if source is not None}
+        left = {number for number in left if HELD != number < start}
+        if left:
+            return not varying.isdisjoint(left)
+        return [operation[:3] for operation in first] != [operation[:3] for operation in second]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

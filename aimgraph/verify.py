@@ -138,7 +138,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check
     if reason := no_reference(aim):
         yield from (Check(name, True, f"not compared: {reason}", compared=False) for name in names.values())
         return
-    module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[-1]
+    module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[0]
     for train, name in names.items():
         by_hand = reference(copy_module(base).train(train), module, train=train)
         sample = random_inputs(inputs, batch, seed=batch, device=_device(base))
