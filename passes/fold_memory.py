@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.passes.graph_tools import insert_module
+from aimgraph.passes.graph_tools import insert_module, submodule_at
 from aimgraph.plan import Skipped
 from aimgraph.program import ADDED, AIM, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap, constant_over_grid
@@ -116,8 +116,7 @@ class _Folder:
     def _like(self, node: Any) -> Tensor:
         """A tensor of the shape, dtype and device that the node's has, and of one number."""
         seen = self.run.values[node]
-        device = next((p.device for p in self.root.parameters() if not p.is_meta), seen.device)
-        return torch.zeros((), dtype=seen.dtype, device=device).expand(seen.shape)
+        return torch.zeros((), dtype=seen.dtype, device=seen.device).expand(seen.shape)
 
     def _fold_term(self, term: fx.Node, user: fx.Node) -> bool:
         folded = user.target is fold_batch
@@ -150,7 +149,7 @@ class _Folder:
         number = 0
         while True:
             path = f"{memory}.maps.{name}" + (f"_call_{number}" if number else "")
-            there = _module_at(self.root, path)
+            there = submodule_at(self.root, path)
             if not isinstance(there, BiasMap):
                 put_module(self.root, path, made)
                 return path
@@ -201,10 +200,3 @@ def uses(root: nn.Module, graph: fx.Graph) -> Counter[int]:
         elif node.op == "get_attr":
             found[id(attrgetter(str(node.target))(root))] += 1
     return found
-
-
-def _module_at(root: nn.Module, path: str) -> nn.Module | None:
-    module: nn.Module | None = root
-    for name in path.split("."):
-        module = module._modules.get(name) if module is not None else None
-    return module

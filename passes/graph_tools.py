@@ -74,6 +74,14 @@ def folds_batch(node: fx.Node) -> bool:
     return first != second
 
 
+def submodule_at(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at `path`; None if there is none."""
+    module: nn.Module | None = root
+    for name in path.split("."):
+        module = module._modules.get(name) if module is not None else None
+    return module
+
+
 def data_flow(graph: fx.Graph) -> "nx.DiGraph[fx.Node]":
     """Edges between the nodes of `graph` along which tensor data flows.
 

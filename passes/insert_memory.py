@@ -38,6 +38,7 @@ from aimgraph.passes.graph_tools import (
     insert_module,
     options,
     site_layer,
+    submodule_at,
     with_argument,
 )
 from aimgraph.plan import MemoryPlan, Read, ReadCall
@@ -202,7 +203,7 @@ class _GraphInserter:
         """Path of a leaf with these reads; the same one for every call that has them."""
         root, number, path = self.program.root, 0, f"{LEAVES}.{leaf}"
         while True:
-            there = _submodule(root, path)
+            there = submodule_at(root, path)
             if not isinstance(there, MemoryLeaf):
                 put_module(root, path, built)
                 return path
@@ -240,7 +241,7 @@ class _GraphInserter:
         """Path of the layer over [x ; m] with these reads; the same one for every call that has them."""
         path = f"{WIDENED}.{reads[0][1].name}"
         root = self.program.root
-        if not isinstance(_submodule(root, path), Widened):
+        if not isinstance(submodule_at(root, path), Widened):
             layers = [root.get_submodule(f"{AIM}.{memory}.reads.{read.name}") for memory, read in reads]
             put_module(root, path, Widened(layer, layers))  # type: ignore[arg-type]
         return path
@@ -275,10 +276,3 @@ class _AddedTracer(fx.proxy.GraphAppendingTracer):
 def _first_call(graph: fx.Graph) -> fx.Node:
     first: fx.Node = next(node for node in graph.nodes if node.op != "placeholder")
     return first
-
-
-def _submodule(root: nn.Module, path: str) -> nn.Module | None:
-    module: nn.Module | None = root
-    for name in path.split("."):
-        module = module._modules.get(name) if module is not None else None
-    return module
