@@ -37,15 +37,17 @@ def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: 
     """
     if torch.compiler.is_compiling():
         return forward(aim, *args, **kwargs)
-    key, led = (aim._record.present, _sizes(args, kwargs)), aim._record.led
-    if key not in led and aim.training:
+    record = aim._record
+    train = aim.training and not record.frozen
+    key, led = (record.present, _sizes(args, kwargs)), record.led
+    if key not in led and train:
         led[key] = _refused(aim, args, kwargs)
     error = led.get(key)
     if error is None:
         try:
             return forward(aim, *args, **kwargs)
         except DecisionError as refused:
-            if aim.training:
+            if train:
                 raise
             error = led[key] = refused.with_traceback(None)
     return _by_hand(aim, args, kwargs, error)
@@ -61,10 +63,10 @@ def _sizes(args: Any, kwargs: Any) -> Any:
 
 
 def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
-    """What the graph says to these inputs, if it does not stand for them."""
+    """What the train graph says to these inputs, if it does not stand for them."""
     try:
         with quiet():
-            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=aim.training).run(aim._graph)
+            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(aim._graph)
     except DecisionError as error:
         return error.with_traceback(None)
     except Exception:  # wrong in another way, or only on fake tensors: what the graph itself does will tell

@@ -895,6 +895,40 @@ def test_sizes_that_lead_elsewhere(example: tuple[int, int], train: bool) -> Non
         assert torch.equal(run(aim, x), run(again, x))
 
 
+@pytest.mark.filterwarnings("ignore:the forward asks for:UserWarning")
+def test_elsewhere_as_anywhere() -> None:
+    """Frozen, copied, pickled, with other parameters, below a checkpoint, and with hooks."""
+    base, x = _Pads(), torch.randn(2, 3, 16, 12)
+    aim = randomise(aimgraph.transform(base, torch.randn(2, 3, 13, 9)))
+    expected = run(copy.deepcopy(aim).eval(), x)
+    frozen = aimgraph.freeze_base(copy.deepcopy(aim)).train()
+    assert torch.equal(run(frozen, x), expected)
+    run(frozen, x).sum().backward()
+    assert {name for name, p in frozen.named_parameters() if p.grad is not None} == {
+        name for name, _ in frozen.named_parameters() if name.startswith("aim.")
+    }
+    aim.eval()
+    for other in (copy.deepcopy(aim), pickle.loads(pickle.dumps(aim))):
+        assert torch.equal(run(other, x), expected)
+    swapped = {name: parameter.detach() * 2 for name, parameter in aim.named_parameters()}
+    twice = copy.deepcopy(aim)
+    with torch.no_grad():
+        for parameter in twice.parameters():
+            parameter.mul_(2)
+    assert torch.equal(torch.func.functional_call(aim, swapped, (x,)), run(twice, x))
+    seen: list[str] = []
+    aim.register_forward_hook(lambda *_: seen.append("once"))
+    y = torch.utils.checkpoint.checkpoint(aim, x, use_reentrant=False)
+    assert torch.equal(y, expected)
+    assert seen == ["once"]
+    y.square().sum().backward()
+    direct = copy.deepcopy(aim)
+    direct.zero_grad()
+    run(direct, x).square().sum().backward()
+    gradients = zip(aim.parameters(), direct.parameters(), strict=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in gradients if a.grad is not None or b.grad is not None)
+
+
 @pytest.mark.parametrize("options", [{"lowering": "concat"}, {"updates": ("norm",)}])
 def test_what_the_forward_itself_can_not_stand_in_for(options: dict[str, Any]) -> None:
     aim = aimgraph.transform(_Pads(), torch.randn(2, 3, 13, 9), **options)
