@@ -15,10 +15,8 @@ from aimgraph.graph_data import NodeData, dump_graph, load_graph, plain_copy
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule, contexts_closed
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
-from aimgraph.passes.fold_memory import FoldMemory
-from aimgraph.passes.remove_dead import RemoveDead
-from aimgraph.pipeline import Pipeline
-from aimgraph.program import AIM, Pass, Program, Signature, Stage
+from aimgraph.pipeline import FOLDING, Pipeline
+from aimgraph.program import AIM, Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.surgery import parts_of, replace_module
@@ -131,7 +129,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
     root = copy_module(aim).eval()
     inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
-    passes: tuple[Pass, ...] = (FoldMemory(), *([FoldBatchnorm()] if fuse_batchnorm else []), RemoveDead())
+    passes = tuple(step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
     program = Pipeline(passes).run(_program(root, inputs))
     graph = plain_copy(next(iter(program.graphs.values())))
     return FoldedModule(root, graph, record.base_class.__name__, _folds(root, graph))

@@ -13,6 +13,8 @@ from aimgraph.errors import AimgraphError, PassError
 from aimgraph.fakes import FakeRun
 from aimgraph.passes import (
     FindSites,
+    FoldBatchnorm,
+    FoldMemory,
     InsertMemory,
     InsertUpdates,
     PlaceUpdates,
@@ -29,6 +31,7 @@ Watch = Callable[[Pass, Program], None]
 
 PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
 EMITTING: tuple[Pass, ...] = (InsertMemory(), InsertUpdates(), SplitConcat(), WidenLayers(), RemoveDead())
+FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), RemoveDead())
 
 
 @dataclass(frozen=True)

@@ -400,3 +400,9 @@ def gradients(aim: nn.Module, x: Tensor) -> dict[str, Tensor]:
             found |= {f"{site.site}.weight": base} | dict(zip(site.keys, reads, strict=True))
     assert x.grad is not None
     return found | {"input": x.grad}
+
+
+def apart(folded: nn.Module, aim: nn.Module, x: Tensor) -> float:
+    """Largest difference over the largest output."""
+    expected = run(aim, x)
+    return float(((run(folded, x) - expected).abs().max() / expected.abs().max()).detach())
