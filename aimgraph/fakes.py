@@ -229,7 +229,7 @@ class FakeRun:
         if known is not None:
             return known
         module = None if called is None else self._fake(called)
-        own, draws = self._own(module), self.draws
+        own, draws = self._own(module) if key is not None else [], self.draws
         before = {n: _version(self.values[n]) for n in node.all_input_nodes}
         start = len(recorder.operations) if recorder is not None else 0
         with recorder or nullcontext(), self.mode, torch.set_grad_enabled(self._grad):
@@ -238,12 +238,13 @@ class FakeRun:
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1
         written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
-        sets_nothing = module is None or (
-            key == self._key(node, module, args, kwargs, recorder)
-            and all(one is other for one, other in zip(own, self._own(module), strict=True))
-        )
-        if key is not None and not written and sets_nothing and self.draws == draws:
-            self._derived.keep(key, (args, kwargs), value, recorder, start, own)
+        if key is not None and not written and self.draws == draws:
+            sets_nothing = module is None or (
+                key == self._key(node, module, args, kwargs, recorder)
+                and all(one is other for one, other in zip(own, self._own(module), strict=True))
+            )
+            if sets_nothing:
+                self._derived.keep(key, (args, kwargs), value, recorder, start, own)
         self.writes += written
         return value
 

@@ -13,8 +13,9 @@ from aimgraph.errors import ConfigError
 from aimgraph.fakes import FakeRun
 from aimgraph.graph_data import NodeData, dump_graph, load_graph, plain_copy
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
-from aimgraph.module import AimModule, contexts_closed
+from aimgraph.module import COMPILED, AimModule, contexts_closed
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
+from aimgraph.passes.fold_memory import declared
 from aimgraph.pipeline import FOLDING, Pipeline
 from aimgraph.program import AIM, Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
@@ -37,7 +38,7 @@ class Folds:
     left: dict[str, str]
 
 
-_GRAPH = ("_graph", "_code", "_lineno_map", "_prologue_start")
+_GRAPH = ("_graph", *COMPILED)
 
 
 class FoldedModule(fx.GraphModule):
@@ -165,14 +166,13 @@ def _program(root: AimModule, inputs: Any) -> Program:
     sample = random_inputs(inputs, 1, seed=0, device=device)
     run = FakeRun(root, bound_arguments(root, sample))
     run.run(graph)
-    names = [name for name, _ in (*root.named_parameters(), *root.named_buffers()) if not name.startswith(f"{AIM}.")]
     signature = Signature(
         model=record.base_class.__name__,
         placeholders={"eval": tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))},
-        parameters=tuple(names),
+        parameters=(),
         inputs=tuple(tuple(shape) for shape in input_shapes(inputs)),
         batch=1,
         moded=(),
         example=sample,
     )
-    return Program(root, {"eval": graph}, {}, {"eval": run}, signature, (), record.plan, Stage.LOWERED)
+    return declared(Program(root, {"eval": graph}, {}, {"eval": run}, signature, (), record.plan, Stage.LOWERED))

@@ -27,9 +27,11 @@ from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.watch import WHOLE
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
-_COMPILED = ("_code", "_lineno_map", "_prologue_start")
+COMPILED = ("_code", "_lineno_map", "_prologue_start")
+"""What torch keeps on a module about the forward that it has compiled."""
+
 _GRAPH_STATE = (
-    *_COMPILED,
+    *COMPILED,
     "_graph",
     "_tracer_cls",
     "_tracer_extras",
@@ -250,7 +252,7 @@ class AimModule(fx.GraphModule):
                 forward = _anywhere(forward)
             record.led.clear()
             type(self).forward = forward
-            record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in _COMPILED})
+            record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
         return code
 
     def train(self, mode: bool = True) -> Self:

@@ -11,12 +11,13 @@ Declines: norms without running statistics, of another class than torch's own, o
 torch's own, transposed, or used elsewhere; and features between the two that something else reads.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.passes.fold_memory import declared, is_plain, uses
+from aimgraph.passes.fold_memory import declared, is_plain, untouched, uses
 from aimgraph.program import BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.runtime.layers import AffineLayer, is_transposed
@@ -49,12 +50,12 @@ class _Fuser:
         self.root, self.graph = root, graph
         self.uses = uses(root, graph)
         called = [root.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")]
-        self.calls = {id(module): sum(other is module for other in called) for module in _norms_and_maps(called)}
+        self.calls = Counter(map(id, called))
 
     def fuse(self, node: fx.Node, dimensions: int) -> bool:
         """Take a norm into the layer before it; whether that could be done."""
         norm = self.root.get_submodule(str(node.target))
-        if type(norm) not in NORMS or self.calls[id(norm)] != 1 or node.kwargs or _hooked(norm):
+        if type(norm) not in NORMS or self.calls[id(norm)] != 1 or node.kwargs or not untouched(norm):
             return False
         assert isinstance(norm, NORMS)
         if norm.training or norm.running_mean is None or norm.running_var is None:
@@ -81,14 +82,6 @@ class _Fuser:
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _norms_and_maps(modules: list[nn.Module]) -> list[nn.Module]:
-    return [module for module in modules if isinstance(module, (*NORMS, BiasMap))]
-
-
-def _hooked(module: nn.Module) -> bool:
-    return "forward" in vars(module) or any(value for key, value in vars(module).items() if key.endswith("_hooks"))
 
 
 @torch.no_grad()

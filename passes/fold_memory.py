@@ -184,8 +184,13 @@ class _Folder:
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer is one of torch's own, as it was made: its bias is added to its output, and that is all."""
-    hooks = any(value for key, value in vars(layer).items() if key.endswith("_hooks"))
-    return type(layer) in TORCH_KINDS and not hooks and "forward" not in vars(layer) and "weight" in layer._parameters
+    return type(layer) in TORCH_KINDS and untouched(layer) and "weight" in layer._parameters
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether a module runs the forward of its class, without hooks."""
+    hooks = any(value for key, value in vars(module).items() if key.endswith("_hooks"))
+    return not hooks and "forward" not in vars(module)
 
 
 def uses(root: nn.Module, graph: fx.Graph) -> Counter[int]:

@@ -50,7 +50,7 @@ class BiasMap(nn.Module):
 
 
 def constant_over_grid(value: Tensor, channel_axis: int) -> Tensor | None:
-    """The one number per channel that a map has everywhere; None if it has others, or a single place to have it.
+    """The one number per channel that a map has everywhere; None if it has others.
 
     Args:
         value: The map.
