@@ -17,7 +17,7 @@ from aimgraph.module import COMPILED, AimModule, contexts_closed
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import declared
 from aimgraph.pipeline import FOLDING, Pipeline
-from aimgraph.program import AIM, Program, Signature, Stage
+from aimgraph.program import Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.surgery import parts_of, replace_module
@@ -133,29 +133,19 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
     passes = tuple(step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
     program = Pipeline(passes).run(_program(root, inputs))
     graph = plain_copy(next(iter(program.graphs.values())))
-    return FoldedModule(root, graph, record.base_class.__name__, _folds(root, graph))
+    return FoldedModule(root, graph, record.base_class.__name__, _folds(program))
 
 
-def _folds(root: AimModule, graph: fx.Graph) -> Folds:
-    called = {str(node.target) for node in graph.find_nodes(op="call_module")}
-    biases, maps, left = [], [], {}
-    for memory in root._record.plan.memories:
-        for read in memory.reads:
-            mapped = [path for path in called if path.startswith(f"{AIM}.{memory.name}.maps.{read.name}")]
-            if f"{AIM}.{memory.name}.reads.{read.name}" in called:
-                left[read.name] = "it reads what features have written, or its call takes a size of the input"
-            elif any(call.leaf for call in read.calls):
-                left[read.name] = "inside a module that is kept as one call"
-            elif any(_is_map(root, path, read.name) for path in mapped):
-                maps.append(read.name)
-            else:
-                biases.append(read.name)
-    return Folds(tuple(biases), tuple(maps), left)
-
-
-def _is_map(root: nn.Module, path: str, name: str) -> bool:
-    module = root.get_submodule(path)
-    return isinstance(module, BiasMap) and module.site == name
+def _folds(program: Program) -> Folds:
+    left = {item.path: item.reason for entry in program.history for item in entry.skipped if item.kind == "read"}
+    maps = {module.site for module in program.root.modules() if isinstance(module, BiasMap)}
+    reads = dict.fromkeys(read.name for memory in program.plan.memories for read in memory.reads)
+    folded = [name for name in reads if name not in left]
+    return Folds(
+        biases=tuple(name for name in folded if name not in maps),
+        maps=tuple(name for name in folded if name in maps),
+        left=left,
+    )
 
 
 def _program(root: AimModule, inputs: Any) -> Program:

@@ -73,7 +73,7 @@ class Pipeline:
                 raise
             except Exception as error:
                 raise PassError(f"{step.name} failed: {type(error).__name__}: {error}{_before(program)}") from error
-            entry = HistoryEntry(step.name, result.modified, time.perf_counter() - started)
+            entry = HistoryEntry(step.name, result.modified, time.perf_counter() - started, result.skipped)
             program = replace(program, history=(*program.history, entry))
             for callback in self.watch:
                 callback(step, program)

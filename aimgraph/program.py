@@ -96,11 +96,12 @@ class Signature:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One pass that ran: its name, whether it changed anything, how long it took."""
+    """One pass that ran: its name, whether it changed anything, how long it took, what it declined and why."""
 
     name: str
     modified: bool
     seconds: float
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)

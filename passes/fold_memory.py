@@ -40,7 +40,13 @@ class FoldMemory(BasePass):
 
     def run(self, program: Program) -> PassResult:
         """Replace every term that depends on parameters alone."""
-        modified, skipped = False, []
+        modified = False
+        skipped = [
+            Skipped(read.name, "read", "inside a module that is kept as one call")
+            for memory in program.plan.memories
+            for read in memory.reads
+            if any(call.leaf for call in read.calls)
+        ]
         for name, graph in program.graphs.items():
             folder = _Folder(program, name, graph)
             modified = folder.fold() or modified
@@ -179,6 +185,7 @@ class _Folder:
         with torch.no_grad():
             bias = number if layer.bias is None else layer.bias + number
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+        self.uses[id(layer.bias)] = 1
         return True
 
 

@@ -81,3 +81,12 @@ def test_a_layer_with_two_lives_keeps_its_bias() -> None:
     folded = aimgraph.fold(aim)
     assert (folded.folds.biases, set(folded.folds.maps)) == ((), {"mix", "head"})
     assert apart(folded, aim, x) <= 1e-5
+
+
+def test_two_memories_go_into_the_same_bias() -> None:
+    base, x = build("linear")
+    two = (aimgraph.AimConfig(name="a"), aimgraph.AimConfig(name="b", shape=(5,)))
+    aim = randomise(aimgraph.transform(base, x, config=two)).eval()
+    folded = aimgraph.fold(aim)
+    assert (len(folded.folds.biases), folded.folds.maps, folded.folds.left) == (2, (), {})
+    assert apart(folded, aim, x) <= 1e-5
