@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import fx, nn
 
-from aimgraph.arguments import bound_arguments
+from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.copies import copy_module, copy_results
 from aimgraph.errors import ConfigError
 from aimgraph.fakes import FakeRun
@@ -131,7 +131,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
     root = copy_module(aim).eval()
     inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
     passes = tuple(step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
-    program = Pipeline(passes).run(_program(root, inputs))
+    program = Pipeline(passes).run(program_of(root, inputs))
     graph = plain_copy(next(iter(program.graphs.values())))
     return FoldedModule(root, graph, record.base_class.__name__, _folds(program))
 
@@ -148,21 +148,27 @@ def _folds(program: Program) -> Folds:
     )
 
 
-def _program(root: AimModule, inputs: Any) -> Program:
-    """The eval graph as a program again."""
+def program_of(root: AimModule, inputs: Arguments) -> Program:
+    """The graph of the module's present mode as a program again, on its way to be edited.
+
+    Args:
+        root: Owner of the modules; passes edit it.
+        inputs: (args, kwargs), for the sizes.
+    """
     record = root._record
+    mode = "train" if root.training else "eval"
     graph = plain_copy(root._graph)
     device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
     sample = random_inputs(inputs, 1, seed=0, device=device)
-    run = FakeRun(root, bound_arguments(root, sample))
+    run = FakeRun(root, bound_arguments(root, sample), train=root.training)
     run.run(graph)
     signature = Signature(
         model=record.base_class.__name__,
-        placeholders={"eval": tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))},
+        placeholders={mode: tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))},
         parameters=(),
         inputs=tuple(tuple(shape) for shape in input_shapes(inputs)),
         batch=1,
         moded=(),
         example=sample,
     )
-    return declared(Program(root, {"eval": graph}, {}, {"eval": run}, signature, (), record.plan, Stage.LOWERED))
+    return declared(Program(root, {mode: graph}, {}, {mode: run}, signature, (), record.plan, Stage.LOWERED))

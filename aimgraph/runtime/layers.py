@@ -90,28 +90,32 @@ def stored_weight(layer: AffineLayer) -> Tensor:
 
 
 class _Pointwise(_ConvNd):
-    """A convolution of one tap that skips what lies between its strides before it begins.
+    """A convolution of one tap over one group, without padding and bias: a product of two matrices.
 
-    oneDNN reads beyond the end of channels-last maps of few channels in the backward pass of such a strided
-    convolution (torch 2.13), and memories are such maps.
+    For one sample that takes less time than a convolution does. And oneDNN reads beyond the end of channels-last maps
+    of few channels in the backward pass of a strided one (torch 2.13), and memories are such maps.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         steps: Any = (..., *(slice(None, None, stride) for stride in self.stride))
-        function = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
-        return function(input[steps], weight, bias)
+        values, rank = input[steps] if any(stride > 1 for stride in self.stride) else input, len(self.stride)
+        if values.shape[0] != 1 or values.dim() != rank + 2:
+            return (F.conv1d, F.conv2d, F.conv3d)[rank - 1](values, weight, bias)
+        if values.stride(1) == 1 and values.shape[2:].numel() > 1:  # channels-last
+            return F.linear(values.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
+        return torch.mm(weight.flatten(1), values[0].flatten(1)).reshape(1, -1, *values.shape[2:])
 
 
 class PointwiseConv1d(_Pointwise, nn.Conv1d):
-    """`nn.Conv1d` with a kernel of 1, a stride, and no padding."""
+    """`nn.Conv1d` with a kernel of 1 and no padding."""
 
 
 class PointwiseConv2d(_Pointwise, nn.Conv2d):
-    """`nn.Conv2d` with a kernel of 1, a stride, and no padding."""
+    """`nn.Conv2d` with a kernel of 1 and no padding."""
 
 
 class PointwiseConv3d(_Pointwise, nn.Conv3d):
-    """`nn.Conv3d` with a kernel of 1, a stride, and no padding."""
+    """`nn.Conv3d` with a kernel of 1 and no padding."""
 
 
 POINTWISE: dict[type[nn.Module], type[AffineLayer]] = {
@@ -121,11 +125,10 @@ POINTWISE: dict[type[nn.Module], type[AffineLayer]] = {
 }
 
 
-def _skips_values(layer: AffineLayer) -> bool:
+def _is_pointwise(layer: AffineLayer) -> bool:
     return (
         isinstance(layer, _ConvNd)
         and all(size == 1 for size in layer.kernel_size)
-        and any(stride > 1 for stride in layer.stride)
         and (layer.padding == "valid" or not any(map(bool, layer.padding)))
     )
 
@@ -138,7 +141,7 @@ def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw:
     `raw`, the class is torch's own, so that `weight` is used as it is.
     """
     kind = torch_kind(layer) if raw else type(layer)
-    kind = POINTWISE.get(kind, kind) if _skips_values(layer) else kind
+    kind = POINTWISE.get(kind, kind) if _is_pointwise(layer) else kind
     clone = kind.__new__(kind)
     clone.__dict__.update(layer.__dict__)
     for name, value in layer.__dict__.items():
@@ -277,7 +280,24 @@ def accumulate(output: Tensor, term: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or not _may_overwrite(output, term):
         return torch.add(output, term.to(output.dtype))
-    return output.add_(term)
+    return output.add_(_laid_out(term, output))
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _laid_out(term: Tensor, output: Tensor) -> Tensor:
+    """`term` with its channels side by side in memory if those of `output` are, or else not.
+
+    Most layers see to that. What they lay out in another way is copied, one sample of it: to add it as it is to many
+    samples takes several times as long.
+    """
+    if term.dim() != output.dim() or term.dim() not in _CHANNELS_LAST or 1 in term.shape[1:]:
+        return term
+    last = output.stride(1) == 1
+    if (term.stride(1) == 1) == last:
+        return term
+    return term.contiguous(memory_format=_CHANNELS_LAST[term.dim()] if last else torch.contiguous_format)
 
 
 def _may_overwrite(output: Tensor, term: Tensor) -> bool:

@@ -69,7 +69,9 @@ def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
     if spec.batch_axis is None:
         view = view.select(0, 0)
     order = _axis_order(spec)
-    return view if order == sorted(order) else view.permute(order)
+    if order == sorted(order):
+        return view
+    return view.permute(order).clone(memory_format=torch.contiguous_format)
 
 
 def _on_grid(memory: Tensor, spec: ReadSpec) -> Tensor:
@@ -111,7 +113,7 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
     axes = [axis for axis in range(like.dim()) if axis not in (channel_axis, batch_axis)]
     grid = [like.shape[axis] for axis in axes]
     if [view.shape[axis] for axis in axes] == grid:
-        return view
+        return _laid_out(view, like, channel_axis)
     if 0 in grid:  # an expert without samples
         sizes = dict(zip(axes, grid, strict=True))
         return view.new_zeros([sizes.get(axis, size) for axis, size in enumerate(view.shape)])
@@ -127,7 +129,18 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
     if batch_axis is None:
         moved = moved.squeeze(0)
     order = outer + axes
-    return moved.permute([order.index(axis) for axis in range(like.dim())])
+    return _laid_out(moved.permute([order.index(axis) for axis in range(like.dim())]), like, channel_axis)
+
+
+def _laid_out(view: Tensor, like: Tensor, channel_axis: int) -> Tensor:
+    """`view` with its channels side by side in memory if those of `like` are: as a layer's output is, so is its term.
+
+    Adding tensors that are laid out in different ways takes several times as long.
+    """
+    last = like.dim() - 1
+    if channel_axis == last or like.shape[channel_axis] == 1 or like.stride(channel_axis) != 1:
+        return view
+    return view.movedim(channel_axis, last).contiguous().movedim(last, channel_axis)
 
 
 def _resampled_along(view: Tensor, axis: int, size: int) -> Tensor:

@@ -19,7 +19,8 @@ class ParameterSource(nn.Module):
 
     def forward(self) -> Tensor:
         """The values, [1, N]."""
-        return self.value.unsqueeze(0)
+        value = self.value if torch.is_grad_enabled() else self.value.detach()  # a view of it would require gradients
+        return value.unsqueeze(0)
 
 
 class OnesConvSource(nn.Module):

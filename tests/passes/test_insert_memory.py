@@ -38,8 +38,10 @@ def test_golden_of_a_convolution_and_a_linear_layer() -> None:
             "  # [1, 4, 5, 2]",
             "%permute : [num_users=1] = call_method[target=permute](args = (%reshape, [0, 3, 1, 2]), kwargs = {})"
             "  # [1, 2, 4, 5]",
+            "%clone : [num_users=1] = call_method[target=clone]"
+            "(args = (%permute,), kwargs = {memory_format: torch.contiguous_format})  # [1, 2, 4, 5]",
             "%fit : [num_users=1] = call_function[target=aimgraph.runtime.read.fit]"
-            "(args = (%permute, %input_1, 1, 0), kwargs = {})  # [1, 2, 4, 5]",
+            "(args = (%clone, %input_1, 1, 0), kwargs = {})  # [1, 2, 4, 5]",
             "%expand_batch : [num_users=1] = call_function[target=aimgraph.runtime.read.expand_batch]"
             "(args = (%fit, %input_1, 0), kwargs = {})  # [2, 2, 4, 5]",
             "%cat : [num_users=1] = call_function[target=torch.cat](args = ([%input_1, %expand_batch], 1), kwargs = {})"

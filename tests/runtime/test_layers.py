@@ -98,17 +98,65 @@ def test_vmap_over_memories() -> None:
     assert torch.allclose(batched, torch.stack([call(memory) for memory in memories]))
 
 
+def test_vmap_over_convolutions() -> None:
+    import aimgraph
+
+    base = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double()
+    x = torch.randn(5, 3, 4, 6, dtype=torch.float64)
+    aim = aimgraph.transform(base, x, init="default", shape=(4, 6, 2))
+    memories = torch.randn(7, 48, dtype=torch.float64)
+
+    def call(memory: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(aim, {"aim.memory.source.value": memory}, (x,))
+
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        batched = torch.func.vmap(call, (0, None))(memories, given)
+        torch.testing.assert_close(batched, torch.stack([call(memory, x) for memory in memories]))
+        by_sample = torch.func.vmap(call, (None, 0))(memories[0], given.unsqueeze(1))
+        torch.testing.assert_close(by_sample.squeeze(1), call(memories[0], x))
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_strided_reads_of_one_tap(rank: int) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_reads_of_one_tap(rank: int, stride: int, samples: int) -> None:
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    layer = kind(4, 5, 1, stride=2, groups=1)
+    layer = kind(4, 5, 1, stride=stride, groups=1)
     read = read_layer(layer, 3, "default")
     assert isinstance(read, POINTWISE[kind])
-    plain = kind(3, 5, 1, stride=2, bias=False)
+    plain = kind(3, 5, 1, stride=stride, bias=False)
     plain.load_state_dict(read.state_dict())
-    view = torch.randn(1, 3, *(6, 7, 8)[:rank])
-    torch.testing.assert_close(read(view), plain(view))
+    view = torch.randn(samples, 3, *(6, 7, 8)[:rank])
+    for given in (view, view.movedim(1, -1).contiguous().movedim(-1, 1)):
+        torch.testing.assert_close(read(given), plain(given))
     assert torch.equal(copy.deepcopy(read)(view), read(view))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_terms_are_laid_out_as_the_outputs_they_are_added_to(
+    layout: torch.memory_format, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import aimgraph
+
+    base = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1, stride=2), nn.Conv2d(4, 6, 3, groups=2)
+    )
+    x = torch.randn(2, 3, 10, 12)
+    if when == "before":
+        base.to(memory_format=layout)  # type: ignore[call-overload]
+    aim = aimgraph.transform(base, x, init="default", shape=(10, 12, 1)).to(memory_format=layout)
+    added, add = [], torch.Tensor.add_
+
+    def seen(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        added.append((self.stride()[1:], other.stride()[1:]))
+        return add(self, other)
+
+    monkeypatch.setattr(torch.Tensor, "add_", seen)
+    for given in (x, torch.randn(2, 3, 14, 9)):
+        aim(given.contiguous(memory_format=layout))
+    assert len(added) == 8
+    assert all(output == term for output, term in added)
 
 
 def test_strided_reads_of_few_channels_last_stay_within_memory() -> None:

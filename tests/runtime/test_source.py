@@ -14,6 +14,13 @@ def test_parameter_source_gives_its_values() -> None:
     assert abs(source.value.mean().item()) < 1e-3
 
 
+def test_its_values_need_gradients_only_where_there_are_some() -> None:
+    source = ParameterSource(4)
+    assert source().requires_grad
+    with torch.no_grad():
+        assert not source().requires_grad  # a view of a parameter does, and trips up torch's counter of operations
+
+
 def test_ones_conv_gives_one_vector_at_every_position() -> None:
     source = OnesConvSource((2, 3, 5))
     values = source().reshape(2, 3, 5)
