@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.bench.footprint import saved_bytes
 from aimgraph.models_zoo import mlp, resnet50_keras, vgg16
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -59,7 +60,8 @@ def measure(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[st
         with tempfile.TemporaryDirectory() as folder:
             report = aimgraph.export_onnx(used, Path(folder) / "model.onnx")
         agreement[lowering] = report.relative_difference
-    trained = aimgraph.transform(base, x, init="default").train()
+    trained, untouched = aimgraph.transform(base, x, init="default").train(), copy.deepcopy(base).train()
+    saved, before = saved_bytes(trained, lambda: trained(x)), saved_bytes(untouched, lambda: untouched(x))
     return {
         "parameters_before": plan.base_parameters,
         "parameters_after": plan.base_parameters + plan.added_parameters,
@@ -68,7 +70,7 @@ def measure(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[st
         "layers_present": plan.layers,
         "max_difference": differences,
         "onnx_relative_difference": agreement,
-        "saved_bytes_ratio": saved_bytes(trained, x) / saved_bytes(copy.deepcopy(base).train(), x),
+        "saved_bytes_ratio": saved / before,
     }
 
 
@@ -80,24 +82,6 @@ def difference(base: nn.Module, aim: nn.Module, x: Tensor, train: bool) -> float
             torch.manual_seed(1)
             outputs.append(copy.deepcopy(module).train(train)(x))
     return float((outputs[0] - outputs[1]).abs().max())
-
-
-def saved_bytes(module: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward saves for the backward pass: unique storages, parameters excluded."""
-    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    storages: dict[int, int] = {}
-    kept = []  # keeps addresses from being used again
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(x)
-    return sum(storages.values())
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -167,3 +167,19 @@ def test_help_says_that_user_code_runs(folder: Path) -> None:
         assert result.exit_code == 0
         assert "imports and calls your own code" in " ".join(result.stdout.split())
         assert "Exit codes" in result.stdout
+
+
+def test_bench_measures_every_form(folder: Path) -> None:
+    result = call("bench", "usernet:net", "--input", "2x3x16x16", "--rounds", "1", "--out", "bench")
+    assert result.exit_code == 0, result.output
+    for word in ("split / floor", "fused folded / fused floor", "saved, MB", "3 sites"):
+        assert word in result.stdout
+    assert json.loads((folder / "bench/bench.json").read_text())["forms"].keys() >= {"base", "floor", "folded"}
+    assert (folder / "bench/bench.png").stat().st_size > 10_000
+    one = call("bench", "usernet:net", "--input", "2x3x16x16", "--rounds", "1", "--form", "split", "--json")
+    assert list(json.loads(one.stdout)["forms"]) == ["split"]
+
+
+def test_bench_says_what_it_does_not_know(folder: Path) -> None:
+    result = call("bench", "usernet:net", "--form", "narrow")
+    assert (result.exit_code, "there are base, floor" in str(result.exception)) == (1, True)

@@ -17,6 +17,7 @@ from torch import nn
 
 import aimgraph
 from aimgraph.api import submodule
+from aimgraph.cli.bench import bench_command
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.draw import draw
@@ -155,6 +156,7 @@ def draw_command(model: str, inputs: tuple[str, ...], as_json: bool, path: str, 
         click.echo(str(written))
 
 
+cli.add_command(bench_command)
 cli.add_command(zoo_group)
 
 

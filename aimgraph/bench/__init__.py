@@ -1,0 +1,21 @@
+"""What a memory costs: the forms that it can take, timed side by side in one process."""
+
+from aimgraph.bench.forms import FORMS, build_forms, plain_maps
+from aimgraph.bench.measure import Measured, Ratio, compare
+from aimgraph.bench.report import draw_bench, print_bench
+from aimgraph.bench.run import BenchReport, Cost, Setting, bench
+
+__all__ = [
+    "FORMS",
+    "BenchReport",
+    "Cost",
+    "Measured",
+    "Ratio",
+    "Setting",
+    "bench",
+    "build_forms",
+    "compare",
+    "draw_bench",
+    "plain_maps",
+    "print_bench",
+]

@@ -1,0 +1,110 @@
+"""What was measured, as a table and as a picture."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from aimgraph.bench.run import WHAT, BenchReport
+from aimgraph.errors import ExportError
+
+_COLOURS = {
+    "floor": "#bbbbbb",
+    "split": "#4477aa",
+    "concat": "#ee6677",
+    "folded": "#228833",
+    "fused floor": "#dddddd",
+    "fused folded": "#66ccee",
+}
+
+
+def print_bench(report: BenchReport, console: Console) -> None:
+    """Print medians, ratios with their intervals, and what was counted."""
+    table = Table(title=_title(report), title_justify="left")
+    timed = [what for what in WHAT if any(what in cost.seconds for cost in report.forms.values())]
+    for column in ("form", *(f"{what}, ms" for what in timed), "parameters", "GFLOP", "saved, MB", "peak, MB"):
+        table.add_column(column, justify="left" if column == "form" else "right")
+    for form, cost in report.forms.items():
+        times = [_milliseconds(report, form, what) for what in timed]
+        sizes = ["-" if size is None else f"{size / 1e6:,.1f}" for size in (cost.saved, cost.peak)]
+        table.add_row(form, *times, f"{cost.parameters:,}", f"{cost.flops / 1e9:,.3f}", *sizes)
+    console.print(table)
+    for what in timed:
+        ratios = Table(title=f"{what}, ratios of medians with 95 % intervals", title_justify="left")
+        ratios.add_column("form / reference")
+        ratios.add_column("ratio", justify="right")
+        for form, to in report.pairs(what):
+            ratios.add_row(f"{form} / {to}", str(report.ratio(form, to, what)))
+        console.print(ratios)
+
+
+def draw_bench(reports: Mapping[str, BenchReport], path: str | os.PathLike[str]) -> Path:
+    """Write a picture: for every network what each form takes, over what its base takes.
+
+    Left: training step. Right: inference. Lines are 95 % intervals; fused forms are over the fused base.
+
+    Args:
+        reports: Title -> what was measured.
+        path: Where to write; the ending chooses the format (png, svg, pdf).
+
+    Raises:
+        ExportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ExportError("drawing needs matplotlib: pip install 'aimgraph[draw]'") from error
+    figure = Figure(figsize=(13, 1.8 + 1.1 * len(reports)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, what in ((left, "training step"), (right, "inference")):
+        _bars(axes, reports, what)
+    left.set_yticks(range(len(reports)), list(reports))
+    left.invert_yaxis()
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), frameon=False)
+    written = Path(path)
+    figure.savefig(written, dpi=120)
+    return written
+
+
+def _bars(axes: Any, reports: Mapping[str, BenchReport], what: str) -> None:
+    there = {form for report in reports.values() for form, cost in report.forms.items() if what in cost.seconds}
+    shown = [form for form in _COLOURS if form in there]
+    height = 0.8 / max(1, len(shown))
+    for place, form in enumerate(shown):
+        rows = [
+            (number, report.ratio(form, "fused base" if form.startswith("fused") else "base", what))
+            for number, report in enumerate(reports.values())
+            if form in report.forms and what in report.forms[form].seconds
+        ]
+        values = [ratio.value - 1 for _, ratio in rows]
+        errors = [[r.value - r.low for _, r in rows], [r.high - r.value for _, r in rows]]
+        positions = [number - 0.4 + (place + 0.5) * height for number, _ in rows]
+        axes.barh(
+            positions, values, height, left=1, xerr=errors, color=_COLOURS[form], label=form, error_kw={"lw": 0.8}
+        )
+    axes.axvline(1, color="black", lw=0.8)
+    axes.set_xlabel(f"{what} / base")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _milliseconds(report: BenchReport, form: str, what: str) -> str:
+    if what not in report.forms[form].seconds:
+        return "-"
+    found = report.time(form, what)
+    return f"{found.median * 1000:,.2f} ({found.low * 1000:,.2f} - {found.high * 1000:,.2f})"
+
+
+def _title(report: BenchReport) -> str:
+    setting = report.setting
+    sizes = ", ".join("x".join(map(str, shape)) for shape in report.inputs)
+    extras = [setting.device, setting.autocast, "channels-last" if setting.channels_last else None]
+    extras += ["torch.compile" if setting.compiled else "eager"]
+    values = " + ".join(f"{size:,}" for size in report.values)
+    return (
+        f"{report.model} on {sizes}; {values} values read at {report.sites} sites; "
+        f"{', '.join(filter(None, extras))}, {setting.rounds} rounds, medians (fastest - slowest)"
+    )
