@@ -19,6 +19,7 @@ from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import EXTRA_STATE, AimModule, Record, WidenedSite
+from aimgraph.outside import Outside
 from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, Program
@@ -118,9 +119,10 @@ def _compile(
 ) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    program = build_program(model, inputs, configs, share=share)
-    base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
-    program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
+    with Outside(model).kept():
+        program = build_program(model, inputs, configs, share=share)
+        base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
+        program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
     return _emit(model, program, base_graphs)
 
 
@@ -149,7 +151,7 @@ def plan(
         model = submodule(model, within)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    with _alone():
+    with _alone(), Outside(model).kept():
         return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
 
 

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from aimgraph.arguments import bound_arguments
+from aimgraph.arguments import NOT_GIVEN, bound_arguments
 from aimgraph.copies import USUAL
+from aimgraph.errors import ExampleInputError
 from aimgraph.fakes import FakeRun, quiet
+from aimgraph.outside import Outside
 from aimgraph.runtime.decisions import DecisionError
+from aimgraph.runtime.kinds import kind_of, other_kind
 
 if TYPE_CHECKING:
     from aimgraph.module import AimModule
+
+
+MOST_LED = 1024
+"""Kinds of inputs that a module remembers what its graph says to."""
 
 
 def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -35,12 +42,19 @@ def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: 
     Raises:
         DecisionError: There is no graph for these inputs, and the base's own forward can't stand in for it.
     """
-    if torch.compiler.is_compiling():
-        return forward(aim, *args, **kwargs)
     record = aim._record
+    other = _of_other_kind(aim, args, kwargs)
+    if torch.compiler.is_compiling():
+        if other is not None:
+            raise other
+        return forward(aim, *args, **kwargs)
+    if other is not None:
+        return _by_hand(aim, args, kwargs, other)
     train = aim.training and not record.frozen
     key, led = (record.present, _sizes(args, kwargs)), record.led
     if key not in led and train:
+        if len(led) >= MOST_LED:  # a number that is another one at every call
+            led.clear()
         led[key] = _refused(aim, args, kwargs)
     error = led.get(key)
     if error is None:
@@ -51,6 +65,30 @@ def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: 
                 raise
             error = led[key] = refused.with_traceback(None)
     return _by_hand(aim, args, kwargs, error)
+
+
+def _of_other_kind(aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any]) -> DecisionError | None:
+    """What there is to say of an argument that is of another kind than in the example inputs; None if there is none."""
+    places, names = aim._record.kinds
+    if len(args) == len(places) and kwargs.keys() == names.keys():
+        for value, kind in (*zip(args, places, strict=True), *((kwargs[name], names[name]) for name in names)):
+            if other_kind(value, kind) is not None:
+                break
+        else:
+            return None
+    try:
+        example, given = (bound_arguments(aim, inputs) for inputs in (aim._record.inputs, (args, kwargs)))
+    except ExampleInputError:  # the forward itself says what is wrong with these
+        return None
+    for name, value in given.items():
+        found = other_kind(value, kind_of(example.get(name, NOT_GIVEN)))
+        if found is not None:
+            return DecisionError(
+                f"the argument {name!r} holds {found[0]} where it held {found[1]} in the example inputs of the "
+                "transform and was traced with these, so there is no graph: transform the model with example inputs of "
+                "this kind"
+            )
+    return None
 
 
 def _sizes(args: Any, kwargs: Any) -> Any:
@@ -65,7 +103,7 @@ def _sizes(args: Any, kwargs: Any) -> Any:
 def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
     """What the train graph says to these inputs, if it does not stand for them."""
     try:
-        with quiet():
+        with quiet(), Outside(aim).kept():
             FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(aim._graph)
     except DecisionError as error:
         return error.with_traceback(None)

@@ -70,7 +70,16 @@ def _observe_once(
     recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
     watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
     try:
-        with kept_randomness(), quiet(), plain_attention(), fake, torch.no_grad(), watch, recorder:
+        with (
+            faker.outside.kept(),
+            kept_randomness(),
+            quiet(),
+            plain_attention(),
+            fake,
+            torch.no_grad(),
+            watch,
+            recorder,
+        ):
             copy.forward(*args, **kwargs)
     except Exception as error:  # any code may stand in a forward; told where the answer is needed
         return Observed([], Calls(failed=watch.calls.failed or ""), error)
@@ -96,7 +105,8 @@ def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> 
             recorder.take(bound_arguments(faker.root, (args, kwargs)))
             start = len(recorder.operations)
             try:
-                with kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad(), recorder:
+                outside = faker.outside.kept()
+                with outside, kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad(), recorder:
                     copy.forward(*args, **kwargs)
             except Exception as error:  # only the second can fail: the first has been observed
                 failed = error

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from aimgraph.copies import copy_module, is_of_torch, modules_of
 from aimgraph.derived import Derived
 from aimgraph.operations import Recorder
+from aimgraph.outside import Outside
 from aimgraph.randomness import kept_python_randomness
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
 from aimgraph.runtime.leaf import MemoryLeaf
@@ -90,6 +91,7 @@ class Faker:
     def __init__(self, root: nn.Module, real: frozenset[str] = frozenset()) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.root = root
+        self.outside = Outside(root)
         self.real = real
         self.derived = Derived()
         self.memo: dict[int, Any] = {}

@@ -11,9 +11,10 @@ from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.copies import copy_module, copy_results
 from aimgraph.errors import ConfigError
 from aimgraph.fakes import FakeRun
-from aimgraph.graph_data import NodeData, dump_graph, load_graph, plain_copy
+from aimgraph.graph_data import NodeData, dump_graph, keywords_quoted, load_graph, plain_copy
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import COMPILED, AimModule, contexts_closed
+from aimgraph.outside import Outside
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import declared
 from aimgraph.pipeline import FOLDING, Pipeline
@@ -62,7 +63,8 @@ class FoldedModule(fx.GraphModule):
 
     def recompile(self) -> Any:
         """Make the forward from the graph."""
-        code = super().recompile()
+        with keywords_quoted():
+            code = super().recompile()
         if any(node.target is enter_context for node in self._graph.nodes):
             type(self).forward = contexts_closed(type(self).forward)
         return code
@@ -161,7 +163,8 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
     sample = random_inputs(inputs, 1, seed=0, device=device)
     run = FakeRun(root, bound_arguments(root, sample), train=root.training)
-    run.run(graph)
+    with Outside(root).kept():
+        run.run(graph)
     signature = Signature(
         model=record.base_class.__name__,
         placeholders={mode: tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))},

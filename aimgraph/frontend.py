@@ -323,6 +323,8 @@ def check_base(base: nn.Module) -> None:
         )
     if "forward" in vars(base):
         raise PlanError(f"forward of this {kind} was replaced on the instance: define it in a class, e.g. a subclass")
+    if type(base).__call__ is not nn.Module.__call__:
+        raise PlanError(f"{kind} has a __call__ of its own, and a transform keeps its forward: define that instead")
     held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
     if AIM in held:
         raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")

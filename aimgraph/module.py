@@ -5,6 +5,7 @@ import functools
 import types
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -16,11 +17,12 @@ from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_results
 from aimgraph.elsewhere import run_anywhere
 from aimgraph.errors import TraceError
-from aimgraph.graph_data import dump_graph, load_graph, plain_copy
+from aimgraph.graph_data import dump_graph, keywords_quoted, load_graph, plain_copy
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.contexts import closed_contexts, enter_context
-from aimgraph.runtime.decisions import DecisionError, constant, decided
+from aimgraph.runtime.decisions import DecisionError
+from aimgraph.runtime.kinds import Kind, kind_of
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
@@ -142,6 +144,12 @@ class Record:
             state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
         self.__dict__.update(state)
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[Kind, ...], dict[str, Kind]]:
+        """The kinds of the example inputs, (args, kwargs)."""
+        args, kwargs = self.inputs
+        return tuple(map(kind_of, args)), {name: kind_of(value) for name, value in kwargs.items()}
+
     def choose(self, *, train: bool) -> None:
         """Let the graph of a mode be the one that runs."""
         kind, graphs = ("aim", self.graphs) if self.enabled else ("base", self.base_graphs)
@@ -239,7 +247,8 @@ class AimModule(fx.GraphModule):
 
     def recompile(self) -> PythonCode:
         """Make the forward of the present mode from its graph."""
-        code = super().recompile()
+        with keywords_quoted():
+            code = super().recompile()
         if record := vars(self).get("_record"):
             forward = type(self).forward
             if not record.enabled and record.widened:
@@ -248,7 +257,7 @@ class AimModule(fx.GraphModule):
                 forward = _mode_checked(forward)
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = contexts_closed(forward)
-            if any(node.target in (decided, constant) for node in self._graph.nodes):
+            if not any(node.op == "call_module" and node.target == WHOLE for node in self._graph.nodes):
                 forward = _anywhere(forward)
             record.led.clear()
             type(self).forward = forward
@@ -299,6 +308,11 @@ class AimModule(fx.GraphModule):
             return super().__getattr__(name)
         except AttributeError:
             record = self.__dict__.get("_record")
+            if record and name in record.lost_methods:
+                raise AttributeError(
+                    f"{name}() is a method of {record.base_class.__name__}, and the transformed module has its forward "
+                    "only: call that, or transform the part below it"
+                ) from None
             value = getattr(record.base_class, name, None) if record and not name.startswith("__") else None
             if value is None or callable(value) or hasattr(value, "__get__"):
                 raise

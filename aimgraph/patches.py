@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+import torch.nn.attention
+from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -115,6 +116,61 @@ def functions_on_proxies(tracer: LayerTracer) -> Iterator[None]:
 
 
 @contextmanager
+def random_states_refused(tracer: LayerTracer) -> Iterator[None]:
+    """Random states and choices of kernels that a forward sets: a graph would not, and compute something else."""
+
+    def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            if not tracer.aside and is_users(sys._getframe(1).f_code.co_filename):
+                raise TraceError(f"the forward calls torch.{function.__name__}, and a graph keeps no random states")
+            return function(*args, **kwargs)
+
+        return refuse
+
+    def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def choose(*args: Any, **kwargs: Any) -> Any:
+            if not tracer.aside:
+                raise TraceError("the forward chooses a kernel by torch.nn.attention.sdpa_kernel, which a graph loses")
+            return function(*args, **kwargs)
+
+        return choose
+
+    names = ("manual_seed", "seed", "set_rng_state")
+    with _patched(
+        *((module, name, refusing) for module in (torch, torch.random) for name in names),
+        (torch.random, "fork_rng", refusing),
+        *((torch.nn.attention, name, choosing) for name in ("_sdpa_kernel",) if hasattr(torch.nn.attention, name)),
+    ):
+        yield
+
+
+@contextmanager
+def parameters_as_proxies(tracer: LayerTracer) -> Iterator[None]:
+    """Let a forward that goes through parameters have those of a call: ``next(self.parameters()).dtype`` may change."""
+    held: dict[str, Any] = {}
+
+    def standing_in(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def tensors(module: nn.Module, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            found = function(module, *args, **kwargs)
+            if tracer.aside or not is_users(sys._getframe(1).f_code.co_filename):
+                return found
+            return (_stand_in(tracer, item, held) for item in list(found))
+
+        return tensors
+
+    names = ("parameters", "buffers", "named_parameters", "named_buffers")
+    with _patched(*((nn.Module, name, standing_in) for name in names)):
+        yield
+
+
+def _stand_in(tracer: LayerTracer, item: Any, held: dict[str, Any]) -> Any:
+    """The proxy of a parameter or buffer, or of the one in (name, tensor)."""
+    if isinstance(item, tuple):
+        return item[0], tracer.getattr(item[0], item[1], held)
+    return tracer.getattr("", item, held)
+
+
+@contextmanager
 def _patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
     """Replace functions of modules by what is made of them."""
     originals = [getattr(module, name) for module, name, _ in patches]
@@ -142,7 +198,9 @@ class RecordFactories(TorchFunctionMode):
         if self.tracer.aside:
             return result
         given = tree_leaves((args, kwargs))
-        if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy | torch.Generator) for leaf in given):
+        if any(isinstance(leaf, torch.Generator) for leaf in given):
+            raise TraceError("the forward draws from a torch.Generator, whose state a graph does not keep")
+        if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy) for leaf in given):
             return result
         return self.tracer.create_proxy("call_function", func, args, kwargs)
 

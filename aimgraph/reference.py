@@ -10,7 +10,7 @@ from torch import nn
 from aimgraph.calls import layer_paths
 from aimgraph.layers import classify_layers
 from aimgraph.module import AimModule
-from aimgraph.plan import Read
+from aimgraph.plan import MemoryPlan, Read, ReadCall
 from aimgraph.program import AIM
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.watch import CallNames
@@ -42,9 +42,11 @@ def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., 
     values, reads = [], []
     for memory in aim._record.plan.memories:
         value = aim.get_submodule(f"{AIM}.{memory.name}.source")()
+        last = _last_turns(memory, graphs)
+        further = set(last)
         for read in memory.reads:
             layer = aim.get_submodule(f"{AIM}.{memory.name}.reads.{read.name}")
-            for item in _reads(read, layer, graphs):
+            for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
                 reads.append(item)
     layers = layer_paths(base, classify_layers(base))
@@ -66,27 +68,64 @@ class _ByTurn(LeafRead):
 
     Attributes:
         turns: Number of a call -> how it reads.
+        last: The last number of a call of that name on inputs of as many dimensions, this read's or another's.
+        further: Whether it is read at calls that come after it, one more than there were, as inside a leaf.
     """
 
     turns: dict[int, LeafCall] = field(default_factory=dict)
+    last: int = 0
+    further: bool = True
 
     def call(self, number: int) -> LeafCall | None:
-        """How the call of this number reads; one more than there were reads as inside a leaf."""
-        return self.turns.get(number) if number <= max(self.turns) else super().call(number)
+        """How the call of this number reads."""
+        if number <= self.last:
+            return self.turns.get(number)
+        return super().call(number) if self.further else None
 
 
-def _reads(read: Read, layer: nn.Module, graphs: tuple[str, ...]) -> Iterator[LeafRead]:
-    """How a site reads in these graphs: by the name of its calls, the dimensions of the input, and what they are in."""
+def _last_turns(memory: MemoryPlan, graphs: tuple[str, ...]) -> dict[tuple[str, int], int]:
+    """(Name of a call, dimensions of its input) -> the turn of the last one that reads, outside of leaves."""
+    last: dict[tuple[str, int], int] = {}
+    for read in memory.reads:
+        for call in read.calls:
+            if call.graph in graphs and not call.leaf:
+                place = (call.name, _leaf_call(call).rank)
+                last[place] = max(call.turn, last.get(place, 0))
+    return last
+
+
+def _leaf_call(call: ReadCall) -> LeafCall:
+    return LeafCall(call.spec, call.mean, call.folded)
+
+
+def _reads(
+    read: Read,
+    layer: nn.Module,
+    graphs: tuple[str, ...],
+    last: dict[tuple[str, int], int],
+    further: set[tuple[str, int]],
+) -> Iterator[LeafRead]:
+    """How a site reads in these graphs: by the name of its calls, the dimensions of the input, and what they are in.
+
+    Args:
+        read: Of the plan.
+        layer: Its read layer.
+        graphs: Names of graphs.
+        last: Of `_last_turns`.
+        further: Places without a read for calls that come after the last one; the first to come takes them.
+    """
     traced: dict[tuple[str, int], dict[int, LeafCall]] = {}
     inside: dict[tuple[str, int, tuple[str, int]], list[LeafCall]] = {}
     for call in read.calls:
         if call.graph in graphs:
-            made = LeafCall(call.spec, call.mean, call.folded)
+            made = _leaf_call(call)
             if call.leaf:
                 inside.setdefault((call.name, made.rank, (call.leaf, call.turn)), []).append(made)
             else:
                 traced.setdefault((call.name, made.rank), {})[call.turn] = made
-    for (name, _), turns in traced.items():
-        yield _ByTurn(name, layer, tuple(turns.values()), turns=turns)
-    for (name, _, leaf), calls in inside.items():
-        yield LeafRead(name, layer, tuple(calls), leaf)
+    for place, turns in traced.items():
+        calls = tuple(turns.values())
+        yield _ByTurn(place[0], layer, calls, turns=turns, last=last[place], further=place in further)
+        further.discard(place)
+    for (name, _, leaf), calls_inside in inside.items():
+        yield LeafRead(name, layer, tuple(calls_inside), leaf)

@@ -31,7 +31,9 @@ from aimgraph.patches import (
     autograd_functions_refused,
     functions_on_proxies,
     nothing_hidden,
+    parameters_as_proxies,
     posing,
+    random_states_refused,
 )
 from aimgraph.places import asking_line, place_of, told
 from aimgraph.proxies import UNKNOWN, LayerProxy
@@ -402,12 +404,14 @@ def trace(
     """
     root = faker.root
     flags = {module: module.training for module in root.modules()}
+    merged = _kept_state(root) if _notices_mode(root) else nullcontext()
     tracing = _Tracing(faker, kinds, arguments_of(root, inputs), callers, opaque)
     try:
-        graphs = {"eval": tracing.trace("eval")}
-        same = not tracing.moded and not _notices_mode(root) and in_train is not None
-        if not same or tracing.replay("train", graphs["eval"]) != in_train or tracing.differ("train", "eval"):
-            graphs = {"train": tracing.trace("train"), **graphs}
+        with merged:
+            graphs = {"eval": tracing.trace("eval")}
+            same = not tracing.moded and not _notices_mode(root) and in_train is not None
+            if not same or tracing.replay("train", graphs["eval"]) != in_train or tracing.differ("train", "eval"):
+                graphs = {"train": tracing.trace("train"), **graphs}
     finally:
         for module, flag in flags.items():
             module.training = flag
@@ -454,6 +458,7 @@ class _Tracing:
         names = names_in(root, self.kinds)
         tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, recorder, names, self.arguments)
         with (
+            self.faker.outside.kept(),
             run.adopted(self.faker.copy(train=mode == "train")),
             kept_attributes(root, self.notes, self.setters),
             unused_randomness(root),
@@ -465,7 +470,7 @@ class _Tracing:
         """What the nodes of a graph do in a mode; None if they don't run in it, which tracing in that mode explains."""
         run, recorder = self._started(mode)
         try:
-            with quiet():
+            with quiet(), self.faker.outside.kept():
                 run.run(graph, recorder)
         except Exception:  # whatever the base's own code raises
             return None
@@ -493,6 +498,22 @@ def _notices_mode(root: nn.Module) -> bool:
     )
 
 
+@contextmanager
+def _kept_state(root: nn.Module) -> Iterator[None]:
+    """Put parameters, buffers and plain attributes back: ``train()`` may merge weights, and take them apart again."""
+    tensors = [(tensor, tensor.detach().clone()) for tensor in chain(root.parameters(), root.buffers())]
+    plain = [(m, {key: value for key, value in vars(m).items() if type(value) in USUAL}) for m in root.modules()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, before in tensors:
+                if not tensor.is_meta and not torch.equal(tensor, before):
+                    tensor.copy_(before)
+        for module, attributes in plain:
+            vars(module).update(attributes)
+
+
 def _described(value: Any) -> Any:
     """What a forward can decide by without looking into tensors."""
     leaves, structure = tree_flatten(value)
@@ -514,6 +535,8 @@ def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Gr
             closed_contexts(),
             RecordFactories(tracer),
             functions_on_proxies(tracer),
+            random_states_refused(tracer),
+            parameters_as_proxies(tracer),
             plain_attention(),
             nothing_hidden(),
             contexts_recorded(tracer),

@@ -141,8 +141,8 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check
     module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[0]
     for train, name in names.items():
         by_hand = reference(copy_module(base).train(train), module, train=train)
-        sample = random_inputs(inputs, batch, seed=batch, device=_device(base))
-        expected, seen = outputs(by_hand, sample), outputs(copy_module(module).train(train), sample)
+        samples = [random_inputs(inputs, batch, seed=batch, device=_device(base)) for _ in range(2)]
+        expected, seen = outputs(by_hand, samples[0]), outputs(copy_module(module).train(train), samples[1])
         alike = _all_same(expected, seen)
         detail = "bit-identical" if alike else f"differs by {_gap(expected, seen):.3g}"
         yield Check(name, alike, f"{detail} at batch size {batch}")
@@ -233,11 +233,11 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
 
 def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     name = "gradients of the base"
-    sample = random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base))
-    plain = _backward(base, sample)
+    samples = [random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base)) for _ in range(2)]
+    plain = _backward(base, samples[0])
     if isinstance(plain, str):
         return Check(name, True, f"not compared: the base alone gives none: {plain}", compared=False)
-    with_memory = _backward(aim, sample)
+    with_memory = _backward(aim, samples[1])
     if isinstance(with_memory, str):
         return Check(name, False, with_memory)
     widened = {f"{site.site}.weight" for site in aim._record.widened}

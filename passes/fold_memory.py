@@ -109,8 +109,8 @@ class _Folder:
         inputs = node.all_input_nodes
         if node.target is fit:
             given: Any = node.args
-            view, like, channel_axis, batch_axis = given
-            return fit(self.static[view], self._like(like), channel_axis, batch_axis) if view in self.static else None
+            view, like, *rest = given
+            return fit(self.static[view], self._like(like), *rest) if view in self.static else None
         if not inputs or any(one not in self.static for one in inputs):
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: self.static[one])
@@ -133,7 +133,7 @@ class _Folder:
         assert isinstance(output, fx.Node)
         value, view = self.static[term].detach(), term.all_input_nodes[0]
         assert view.target is fit
-        axes: Any = view.args[2:]
+        axes: Any = view.args[2:4]
         batch_axis: int | None = axes[1]
         site = str(term.target).partition(".reads.")[2]
         if not folded and self._into_bias(output, value):

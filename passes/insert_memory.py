@@ -218,7 +218,7 @@ class _GraphInserter:
         for memory, _, call in reads:
             shown = views.view(self.sources[memory], call.spec)
             with self.graph.inserting_before(node):
-                fitted.append(insert_call(self.graph, fit, shown, x, spec.channel_axis, spec.batch_axis))
+                fitted.append(insert_call(self.graph, fit, shown, x, spec.channel_axis, spec.batch_axis, call.name))
             fitted[-1].meta[READ] = (memory, node.name)
         if reads[0][1].raw:
             paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]

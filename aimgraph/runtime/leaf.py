@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo
 from aimgraph.runtime.checkpoints import checkpointed_as
 from aimgraph.runtime.function import FunctionRead, fold_batch
 from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
-from aimgraph.runtime.read import ReadSpec, batch_mean, fit, read_view
+from aimgraph.runtime.read import ReadSpec, at_rank, batch_mean, fit, read_view
 from aimgraph.runtime.watch import WHOLE, CallNames, Frame, WatchFunctions, first_input, input_name
 
 _SWAP = threading.RLock()
@@ -250,12 +250,17 @@ class _Functions(WatchFunctions):
         key = name, x.dim(), leaf
         number = self.made[key]
         self.made[key] += 1
+        ranks = {read.calls[0].rank for read, _ in self.sites[name] if read.leaf == leaf}
+        rank = next(iter(ranks)) if len(ranks) == 1 else x.dim()
         for read, value in self.sites[name]:
-            call = read.call(number) if (read.calls[0].rank, read.leaf) == (x.dim(), leaf) else None
+            call = read.call(number) if (read.calls[0].rank, read.leaf) == (rank, leaf) else None
             if call is None or (weight is not None and not _serves(read, call, *weight)):
                 continue
             shown = read_view(batch_mean(value) if call.mean else value, call.spec)
-            view = fit(shown, x, call.spec.channel_axis, call.spec.batch_axis)
+            axes = call.spec.channel_axis, call.spec.batch_axis
+            if rank != x.dim() and at_rank(shown, x, *axes) is None:
+                continue
+            view = fit(shown, x, *axes, name)
             self.aside = True
             try:
                 term = read.read(view, *args, **kwargs)

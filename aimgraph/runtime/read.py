@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aimgraph.errors import ExampleInputError
+
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -101,19 +103,47 @@ def _axis_order(spec: ReadSpec) -> list[int]:
     return [source[axis] if axis in source else next(grid_axes) for axis in range(rank)]
 
 
-def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -> Tensor:
+def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None, site: str = "a layer") -> Tensor:
     """`view` resampled (linear, align_corners=False) to the grid of `like`; itself if it fits.
 
-    It follows `like` to its device and dtype, where layers of one model differ in these.
+    It follows `like` to its device and dtype, where layers of one model differ in these. A single sample without a
+    batch dimension is given a view without one; more dimensions of a linear layer's input than it had all see the
+    same, if it had none but batch and features.
 
     Resampling is separable: a grid of more than three dimensions is resampled one dimension after the other.
+
+    Args:
+        view: The memory in the layout of the site's input.
+        like: The input.
+        channel_axis: Dimension of the channels in `view`.
+        batch_axis: Dimension of the batch in `view`, or None.
+        site: The layer, for messages.
+
+    Raises:
+        ExampleInputError: `like` has another number of dimensions, and no view follows from this one.
     """
+    if view.dim() != like.dim():
+        made = at_rank(view, like, channel_axis, batch_axis)
+        if made is None:
+            raise ExampleInputError(
+                f"{site} reads its memory in a layout of {view.dim()} dimensions, those of its input for the example "
+                f"inputs, and its input is {list(like.shape)} now: transform the model with example inputs of this kind"
+            )
+        view, channel_axis, batch_axis = made
     if view.dtype != like.dtype or view.device != like.device:
         view = view.to(like)
     axes = [axis for axis in range(like.dim()) if axis not in (channel_axis, batch_axis)]
     grid = [like.shape[axis] for axis in axes]
-    if [view.shape[axis] for axis in axes] == grid:
-        return _laid_out(view, like, channel_axis)
+    if [view.shape[axis] for axis in axes] != grid:
+        view = _resampled(view, axes, grid, channel_axis, batch_axis)
+    return _laid_out(view, like, channel_axis)
+
+
+def _resampled(view: Tensor, axes: list[int], grid: list[int], channel_axis: int, batch_axis: int | None) -> Tensor:
+    """`view` on another grid, whose dimensions are `axes`."""
+    if view.is_complex():
+        parts = (_resampled(part, axes, grid, channel_axis, batch_axis) for part in (view.real, view.imag))
+        return torch.complex(*parts)
     if 0 in grid:  # an expert without samples
         sizes = dict(zip(axes, grid, strict=True))
         return view.new_zeros([sizes.get(axis, size) for axis, size in enumerate(view.shape)])
@@ -129,7 +159,22 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None) -
     if batch_axis is None:
         moved = moved.squeeze(0)
     order = outer + axes
-    return _laid_out(moved.permute([order.index(axis) for axis in range(like.dim())]), like, channel_axis)
+    return moved.permute([order.index(axis) for axis in range(view.dim())])
+
+
+def at_rank(
+    view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None
+) -> tuple[Tensor, int, int | None] | None:
+    """The view for an input of another number of dimensions, with its axes; None if none follows from it."""
+    grid, last = view.dim() - 1 - (batch_axis is not None), view.dim() - 1
+    if batch_axis is not None and view.shape[batch_axis] != 1:  # what every sample has written
+        return None
+    linear = channel_axis == last
+    if batch_axis is not None and like.dim() == last and not (linear and grid):
+        return view.select(batch_axis, 0), channel_axis - (channel_axis > batch_axis), None
+    if linear and not grid and like.dim() > view.dim():
+        return view.reshape(*[1] * (like.dim() - 1), -1).expand(1, *like.shape[1:-1], -1), like.dim() - 1, 0
+    return None
 
 
 def _laid_out(view: Tensor, like: Tensor, channel_axis: int) -> Tensor:

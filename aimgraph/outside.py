@@ -1,0 +1,94 @@
+"""What a forward leaves outside of its module while it is looked at: fake tensors in caches, of which nobody knows.
+
+``functools.lru_cache`` around a function that makes a grid, a dict of masks by size at the top of a file, an attribute
+of a class, an object that a hook keeps features in: all of these outlive the look, and the next call of the base itself
+would find a tensor without values.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from aimgraph.places import is_users
+
+_Cached = functools._lru_cache_wrapper
+
+
+class Outside:
+    """Where a module's modules, their classes, and the files that these are defined in, can keep something.
+
+    Args:
+        root: The module.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        kinds = dict.fromkeys(kind for module in root.modules() for kind in type(module).__mro__)
+        self.classes = [kind for kind in kinds if _is_users(kind.__module__)]
+        homes = dict.fromkeys(kind.__module__ for kind in self.classes)
+        self.files = [sys.modules[name] for name in homes]
+        packages = {name.partition(".")[0] for name in homes}
+        around = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] in packages and m is not None]
+        self.caches: dict[int, Any] = {}
+        for owner in (*self.classes, *around):
+            for value in list(vars(owner).values()):
+                function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+                if isinstance(function, _Cached):
+                    self.caches[id(function)] = function
+        self.objects = {id(value): value for module in root.modules() for value in _held_by(module)}
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Leave no fake tensor or proxy behind: functions forget what they have cached, all else is put back."""
+        misses = [(cache, cache.cache_info().misses) for cache in self.caches.values()]
+        held = [(owner, dict(vars(owner))) for owner in (*self.classes, *self.files, *self.objects.values())]
+        try:
+            yield
+        finally:
+            for cache, before in misses:
+                if cache.cache_info().misses != before:
+                    cache.cache_clear()
+            for owner, names in held:
+                _tidy(owner, names)
+
+
+def _is_users(name: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return name in sys.modules and (file is None or is_users(file)) and name != "builtins"
+
+
+def _held_by(module: nn.Module) -> Iterator[Any]:
+    """Objects of the user's classes among a module's attributes and hooks."""
+    for name, value in vars(module).items():
+        hooks = list(value.values()) if name.endswith("_hooks") and isinstance(value, dict) else []
+        for one in (value, *(getattr(hook, "__self__", hook) for hook in hooks)):
+            is_object = hasattr(one, "__dict__") and not isinstance(one, nn.Module | type | FunctionType)
+            if is_object and _is_users(type(one).__module__):
+                yield one
+
+
+def _tidy(owner: Any, names: dict[str, Any]) -> None:
+    """Put back attributes that hold what must not stay; take such items out of lists and dicts."""
+    for name, value in list(vars(owner).items()):
+        if _is_left_over(value):
+            if name in names:
+                setattr(owner, name, names[name])
+            else:
+                delattr(owner, name)
+        elif type(value) is dict:
+            for key in [key for key, item in value.items() if _is_left_over(item)]:
+                del value[key]
+        elif type(value) is list and any(map(_is_left_over, value)):
+            value[:] = [item for item in value if not _is_left_over(item)]
+
+
+def _is_left_over(value: Any) -> bool:
+    """Whether a value is, or is a tuple of, what only exists while a forward is looked at."""
+    if type(value) is tuple:
+        return any(isinstance(item, FakeTensor | fx.Proxy) for item in value)
+    return isinstance(value, FakeTensor | fx.Proxy)
