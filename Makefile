@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test check install table coverage transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test check install bench table coverage transform-time zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -31,6 +31,9 @@ install: $(INSTALLED)
 
 transform-time: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/transform_time.py --out benchmarks/results
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/cost.py --out benchmarks/results
 
 table: $(INSTALLED)
 	$(BIN)/python benchmarks/seed_networks.py --out benchmarks/results

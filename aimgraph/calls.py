@@ -56,6 +56,7 @@ class FunctionCall:
         device: Of the weight.
         leaf: The module that is kept as one call in which it is made, and the number of that module's call.
         hidden: The `torch.autograd.Function` in whose forward it is made; empty if there is none.
+        output: Shape of what it gives.
     """
 
     function: str
@@ -67,6 +68,7 @@ class FunctionCall:
     device: torch.device
     leaf: tuple[str, int] | None
     hidden: str
+    output: tuple[int, ...]
 
 
 @dataclass
@@ -124,6 +126,7 @@ class WatchCalls(WatchFunctions):
             weight.device,
             names.leaf,
             names.hidden[-1] if names.hidden else "",
+            tuple(result.shape),
         )
         self.calls.made.setdefault(name, []).append(call)
         self.calls.callers.add(names.path)

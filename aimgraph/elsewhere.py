@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 from aimgraph.arguments import NOT_GIVEN, bound_arguments
@@ -27,7 +28,9 @@ MOST_LED = 1024
 """Kinds of inputs that a module remembers what its graph says to."""
 
 
-def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_anywhere(
+    forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any], *, decides: bool
+) -> Any:
     """What a graph gives, or, for inputs that it does not stand for, the base's own forward with its reads.
 
     In train mode a forward that fails half-way has moved statistics already: there the graph is tried on fake
@@ -38,6 +41,7 @@ def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: 
         aim: The transformed module.
         args: Of the call.
         kwargs: Of the call.
+        decides: Whether the graph asks anything of its inputs.
 
     Raises:
         DecisionError: There is no graph for these inputs, and the base's own forward can't stand in for it.
@@ -50,6 +54,8 @@ def run_anywhere(forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: 
         return forward(aim, *args, **kwargs)
     if other is not None:
         return _by_hand(aim, args, kwargs, other)
+    if not decides:
+        return forward(aim, *args, **kwargs)
     train = aim.training and not record.frozen
     key, led = (record.present, _sizes(args, kwargs)), record.led
     if key not in led and train:
@@ -103,7 +109,7 @@ def _sizes(args: Any, kwargs: Any) -> Any:
 def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
     """What the train graph says to these inputs, if it does not stand for them."""
     try:
-        with quiet(), Outside(aim).kept():
+        with _disable_current_modes(), quiet(), Outside(aim).kept():  # a counter of operations would count these, too
             FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(aim._graph)
     except DecisionError as error:
         return error.with_traceback(None)

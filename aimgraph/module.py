@@ -21,7 +21,7 @@ from aimgraph.graph_data import dump_graph, keywords_quoted, load_graph, plain_c
 from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.contexts import closed_contexts, enter_context
-from aimgraph.runtime.decisions import DecisionError
+from aimgraph.runtime.decisions import DecisionError, constant, decided
 from aimgraph.runtime.kinds import Kind, kind_of
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
@@ -258,7 +258,7 @@ class AimModule(fx.GraphModule):
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = contexts_closed(forward)
             if not any(node.op == "call_module" and node.target == WHOLE for node in self._graph.nodes):
-                forward = _anywhere(forward)
+                forward = _anywhere(forward, any(node.target in (decided, constant) for node in self._graph.nodes))
             record.led.clear()
             type(self).forward = forward
             record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
@@ -448,12 +448,12 @@ def _mode_checked(forward: Any) -> Any:
     return run
 
 
-def _anywhere(forward: Any) -> Any:
+def _anywhere(forward: Any, decides: bool) -> Any:
     """A forward that has the base's own stand in for it where the inputs lead elsewhere."""
 
     @functools.wraps(forward)
     def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
-        return run_anywhere(forward, self, args, kwargs)
+        return run_anywhere(forward, self, args, kwargs, decides=decides)
 
     return run
 

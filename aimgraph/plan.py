@@ -26,6 +26,8 @@ class SiteCall:
         name: What the call is named after: the site's path, unless calls of one name are several sites.
         turn: Which call of that name it is, of those outside of `leaf` modules on inputs of as many dimensions, from 0;
             inside one, which call of that module it belongs to.
+        output: Shape of the output at the example batch size.
+        places: Positions of a sample at which the kernel is applied.
     """
 
     graph: str
@@ -39,6 +41,8 @@ class SiteCall:
     leaf: str = ""
     name: str = ""
     turn: int = 0
+    output: tuple[int, ...] = ()
+    places: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,28 @@ class ReadCall:
 
 
 @dataclass(frozen=True)
+class FormCost:
+    """What a read adds to one forward in one form.
+
+    Attributes:
+        form: ``split``, ``concat`` or ``folded``.
+        products: Floating-point operations of matrix products and convolutions.
+        sums: Those of adding terms to outputs.
+        saved: Bytes of float32 tensors that are kept for the backward pass.
+    """
+
+    form: str
+    products: int
+    sums: int
+    saved: int
+
+    @property
+    def flops(self) -> int:
+        """All floating-point operations."""
+        return self.products + self.sums
+
+
+@dataclass(frozen=True)
 class Read:
     """One read weight: a site, a memory and the calls that it serves.
 
@@ -151,6 +177,7 @@ class Read:
         raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
         function: Whether the site is the call of a function.
+        costs: What it adds to a forward in each form; see `aimgraph.costs`.
     """
 
     site: str
@@ -164,6 +191,7 @@ class Read:
     raw: bool = False
     note: str = ""
     function: bool = False
+    costs: tuple[FormCost, ...] = ()
 
     @property
     def leaf(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from aimgraph.costs import FORMS
 from aimgraph.plan import MemoryPlan, Plan, Read
 
 _WIDTH = 120
@@ -23,6 +24,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Print the sites of every memory, what is left alone and why, and the totals."""
     for memory in plan.memories:
         console.print(_memory_table(memory), soft_wrap=False)
+        console.print(_cost_table(memory), soft_wrap=False)
         for i, update in enumerate(memory.updates, start=1):
             console.print(f"  update {i}: {update.spot.where}, +{update.parameters:,} parameters")
         for item in memory.dropped:
@@ -56,6 +58,27 @@ def _memory_table(memory: MemoryPlan) -> Table:
     return table
 
 
+def _cost_table(memory: MemoryPlan) -> Table:
+    title = f"{memory.name!r} in each form: added to a forward of these inputs; kept for its backward pass"
+    table = Table(title=title, title_justify="left")
+    table.add_column("site", overflow="fold")
+    for form in FORMS:
+        table.add_column(f"{form}, MFLOP", justify="right")
+    for form in FORMS[:2]:
+        table.add_column(f"{form}, kB kept", justify="right")
+    for read in memory.reads:
+        flops = [_short(cost.flops / 1e6) for cost in read.costs]
+        table.add_row(read.name, *flops, *(_short(cost.saved / 1e3) for cost in read.costs[:2]))
+    return table
+
+
+def _short(number: float) -> str:
+    """Three digits, more only before the point."""
+    if number == 0:
+        return "0"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 0.001 else "<.001"
+
+
 def _values(read: Read) -> str:
     values = dict.fromkeys(call.value for call in read.calls)
     return ", ".join("source" if value == 0 else f"update {value}" for value in values)
@@ -85,8 +108,15 @@ def _totals(plan: Plan) -> list[str]:
     inputs = ", ".join(str(list(shape)) for shape in plan.inputs)
     before, added = plan.base_parameters, plan.added_parameters
     ratio = added / max(1, before)
+    costs = [cost for memory in plan.memories for read in memory.reads for cost in read.costs]
+    sums = {form: [cost for cost in costs if cost.form == form] for form in FORMS}
+    forms = [
+        f"{form} {_short(sum(c.flops for c in found) / 1e6)} MFLOP, {_short(sum(c.saved for c in found) / 1e3)} kB"
+        for form, found in sums.items()
+    ]
     return [
         f"{plan.model}, inputs {inputs}",
         f"sites read / called / layers present: {plan.sites_read} / {len(plan.called)} / {plan.layers}",
         f"parameters: {before:,} -> {before + added:,} (+{added:,}, +{ratio:.2%})",
+        f"added to a forward, and kept for the backward pass: {'; '.join(forms)}",
     ]

@@ -14,6 +14,7 @@ weight is a vector or features of a batch; calls inside a custom autograd functi
 parameter by other functions. Recurrent, bilinear and scripted layers are listed.
 """
 
+import math
 import operator
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from aimgraph.passes.graph_tools import argument, folds_batch, function_layer, o
 from aimgraph.places import target_name
 from aimgraph.plan import Site, SiteCall, Skipped
 from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
-from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
+from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, is_transposed, read_weight_shape
 from aimgraph.runtime.watch import WHOLE
 from aimgraph.tracing import CALL
 
@@ -125,8 +126,9 @@ class _Finder:
         if isinstance(call, str):
             self.skipped.append(Skipped(path, kind, call))
             return
-        call = replace(call, name=path, turn=turn)
         layer = site_layer(self.program.root, node, self.program.signature.batch)
+        output = node.meta[SHAPES][0]
+        call = replace(call, name=path, turn=turn, output=output, places=_places(layer, call, output))
         if node.op == "call_function":
             path = self._place(path, node, layer)
         self.layers.setdefault(path, layer)
@@ -217,7 +219,10 @@ class _Finder:
             chance = self.program.signature.opaque[leaf].needs_values
             call = _layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
         assert one.leaf is not None
-        return call if isinstance(call, str) else replace(call, leaf=leaf, name=name, turn=one.leaf[1])
+        if isinstance(call, str):
+            return call
+        places = _places(layer, call, one.output)
+        return replace(call, leaf=leaf, name=name, turn=one.leaf[1], output=one.output, places=places)
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
@@ -311,6 +316,13 @@ def _channels(layer: AffineLayer) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     return layer.in_channels, layer.out_channels
+
+
+def _places(layer: AffineLayer, call: SiteCall, output: tuple[int, ...]) -> int:
+    """Positions of a sample at which a kernel is applied: those of the output, of a transposed one's input."""
+    if isinstance(layer, _ConvNd):
+        return math.prod(call.grid if is_transposed(layer) else output[len(output) - len(layer.kernel_size) :])
+    return math.prod(call.grid)
 
 
 def _taps(layer: AffineLayer) -> int:

@@ -14,10 +14,12 @@ import glob
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from torch import nn
 
 from aimgraph.config import AimConfig, as_patterns
+from aimgraph.costs import with_costs
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.patterns import select_paths
 from aimgraph.plan import MemoryPlan, Plan, PlannedUpdate, Read, ReadCall, Site, SiteCall, Skipped, UpdateSpot
@@ -43,7 +45,10 @@ class PlanMemory(BasePass):
         if not program.plan.sites:
             raise PlanError(_nothing_to_read(program.plan))
         order = {name: {node.name: i for i, node in enumerate(graph.nodes)} for name, graph in program.graphs.items()}
-        memories = tuple(_plan_one(config, program, order) for config in program.configs)
+        samples = program.plan.inputs[0][0] if program.plan.inputs and program.plan.inputs[0] else 1
+        growth = Fraction(samples, program.signature.batch)
+        planned = (_plan_one(config, program, order) for config in program.configs)
+        memories = tuple(with_costs(memory, program.plan.sites, growth) for memory in planned)
         _check_lowerings(memories)
         notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
         skipped = program.plan.skipped + _not_chosen(program.plan.sites, memories)
