@@ -80,25 +80,28 @@ def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, in
 
     if config.shape != "auto":
         return cost(config.shape)
-    return _solve(config, sites, program.plan.base_parameters, cost)
+    first_calls = [(calls[0], site.taps) for site in sites for calls in _by_rank(site).values()]
+
+    def added(shape: tuple[int, ...]) -> int:
+        source = source_parameters(config.source, shape, math.prod(shape))
+        reads = sum(_spec(config, shape, call).channels * taps for call, taps in first_calls)
+        return source + reads + sum(_update_cost(config, spot, shape) for spot in kept)
+
+    return cost(_solve(_auto_grid(sites), config.budget * program.plan.base_parameters, added))
 
 
-def _solve(
-    config: AimConfig, sites: list[Site], base_parameters: int, cost: Callable[[tuple[int, ...]], MemoryPlan]
-) -> MemoryPlan:
-    """The plan with the most channels whose added parameters stay within the budget."""
-    outer = _auto_grid(sites)
-    limit = config.budget * base_parameters
+def _solve(outer: tuple[int, ...], limit: float, added: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
+    """The shape on a grid with the most channels whose added parameters stay within the limit; one at least."""
     low, high = 1, 2
-    while cost((*outer, high)).parameters <= limit:
+    while added((*outer, high)) <= limit:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if cost((*outer, middle)).parameters <= limit:
+        if added((*outer, middle)) <= limit:
             low = middle
         else:
             high = middle
-    return cost((*outer, low))
+    return (*outer, low)
 
 
 def _auto_grid(sites: list[Site]) -> tuple[int, ...]:
@@ -183,9 +186,7 @@ class _ValueOf:
 
 def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _ValueOf) -> list[Read]:
     """One read weight, and one more for each other rank that the layer is called at."""
-    by_rank: dict[int, list[SiteCall]] = {}
-    for call in site.calls:
-        by_rank.setdefault(len(call.grid), []).append(call)
+    by_rank = _by_rank(site)
     reads = []
     for number, calls in enumerate(by_rank.values()):
         first = _spec(config, shape, calls[0])
@@ -213,6 +214,14 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
             )
         )
     return reads
+
+
+def _by_rank(site: Site) -> dict[int, list[SiteCall]]:
+    """The calls by the dimensions of their grid."""
+    by_rank: dict[int, list[SiteCall]] = {}
+    for call in site.calls:
+        by_rank.setdefault(len(call.grid), []).append(call)
+    return by_rank
 
 
 def _spec(config: AimConfig, shape: tuple[int, ...], call: SiteCall) -> ReadSpec:
