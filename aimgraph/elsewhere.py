@@ -18,7 +18,7 @@ from aimgraph.errors import ExampleInputError
 from aimgraph.fakes import FakeRun, quiet
 from aimgraph.outside import Outside
 from aimgraph.runtime.decisions import DecisionError
-from aimgraph.runtime.kinds import kind_of, other_kind
+from aimgraph.runtime.kinds import argument_kind, other_kind
 
 if TYPE_CHECKING:
     from aimgraph.module import AimModule
@@ -82,12 +82,14 @@ def _of_other_kind(aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, An
                 break
         else:
             return None
+    elif torch.compiler.is_compiling():  # what is passed in another way can't be bound by name there
+        return None
     try:
         example, given = (bound_arguments(aim, inputs) for inputs in (aim._record.inputs, (args, kwargs)))
     except ExampleInputError:  # the forward itself says what is wrong with these
         return None
     for name, value in given.items():
-        found = other_kind(value, kind_of(example.get(name, NOT_GIVEN)))
+        found = other_kind(value, argument_kind(example.get(name, NOT_GIVEN)))
         if found is not None:
             return DecisionError(
                 f"the argument {name!r} holds {found[0]} where it held {found[1]} in the example inputs of the "

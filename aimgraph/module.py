@@ -5,7 +5,6 @@ import functools
 import types
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -22,7 +21,7 @@ from aimgraph.plan import Plan
 from aimgraph.program import AIM
 from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.decisions import DecisionError, constant, decided
-from aimgraph.runtime.kinds import Kind, kind_of
+from aimgraph.runtime.kinds import Kind, argument_kind
 from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
@@ -111,6 +110,7 @@ class Record:
         given_out: Whether somebody may hold a graph, and change it.
         led: Graph and sizes of inputs -> what the graph says where they lead elsewhere.
         told: What of this the user has heard of.
+        kinds: Of the example inputs, (args, kwargs).
     """
 
     plan: Plan
@@ -131,6 +131,11 @@ class Record:
     given_out: bool = field(default=False, compare=False)
     led: dict[Any, DecisionError | None] = field(default_factory=dict, compare=False)
     told: set[str] = field(default_factory=set, compare=False)
+    kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
+
+    def __post_init__(self) -> None:
+        args, kwargs = self.inputs
+        self.kinds = tuple(map(argument_kind, args)), {name: argument_kind(value) for name, value in kwargs.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
@@ -143,12 +148,6 @@ class Record:
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
         self.__dict__.update(state)
-
-    @cached_property
-    def kinds(self) -> tuple[tuple[Kind, ...], dict[str, Kind]]:
-        """The kinds of the example inputs, (args, kwargs)."""
-        args, kwargs = self.inputs
-        return tuple(map(kind_of, args)), {name: kind_of(value) for name, value in kwargs.items()}
 
     def choose(self, *, train: bool) -> None:
         """Let the graph of a mode be the one that runs."""

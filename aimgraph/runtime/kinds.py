@@ -29,6 +29,11 @@ def kind_of(value: Any) -> Kind:
     return (name, tuple(kind_of(item) for item in value)) if name else ""
 
 
+def argument_kind(value: Any) -> Kind:
+    """The kind of an argument: one that is None is a constant of the graph, which compares it."""
+    return "" if value is None else kind_of(value)
+
+
 def other_kind(value: Any, kind: Kind) -> tuple[str, str] | None:
     """What a value is, and what it should be, where it is of another kind; of items, those that both have count.
 
@@ -54,4 +59,4 @@ def other_kind(value: Any, kind: Kind) -> tuple[str, str] | None:
 
 
 def _told(value: Any, now: str) -> str:
-    return now or type(value).__name__
+    return "nothing" if value is ... else now or type(value).__name__
