@@ -305,4 +305,11 @@ def _may_overwrite(output: Tensor, term: Tensor) -> bool:
         return False
     if torch._C._functorch.is_batchedtensor(term) and not torch._C._functorch.is_batchedtensor(output):
         return False
-    return not output._is_view() and torch.broadcast_shapes(output.shape, term.shape) == output.shape
+    return not output._is_view() and _fits_into(term.shape, output.shape)
+
+
+def _fits_into(term: torch.Size, output: torch.Size) -> bool:
+    """Whether a term broadcasts to an output; torch.broadcast_shapes takes longer than the sum."""
+    if len(term) > len(output):
+        return False
+    return all(one in (1, other) for one, other in zip(reversed(term), reversed(output), strict=False))
