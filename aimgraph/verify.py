@@ -119,7 +119,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled, zero = _disabled(aim), _is_zero(aim)
         for train, wanted in expected.items():
-            sizes = BATCH_SIZES[:1] if zero and train else BATCH_SIZES  # with memory, train mode follows below
+            sizes = BATCH_SIZES[:1] if zero else BATCH_SIZES  # with memory, both follow below
             checks.append(_outputs("output, memory disabled", wanted, _run(disabled, inputs, train, sizes), train))
         seen = {False: _run(aim, inputs, False)}
         if zero:
