@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
+from torch import fx, nn
 
 from aimgraph.config import AimConfig
 from aimgraph.copies import paused_collection
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.graph_data import plain_copy
-from aimgraph.inputs import resolve_inputs
+from aimgraph.inputs import recorded, resolve_inputs
 from aimgraph.module import EXTRA_STATE, AimModule, Record, WidenedSite
 from aimgraph.outside import Outside
 from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
@@ -206,7 +205,7 @@ def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) 
         base_class=kind,
         base_attributes=attributes,
         lost_methods=lost,
-        inputs=tree_map(_recorded, program.signature.example),
+        inputs=recorded(program.signature.example),
         moded=program.signature.moded,
         graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
         base_graphs=base_graphs,
@@ -229,18 +228,6 @@ def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
     for module, flag in flags.items():
         module.training = flag
     return held
-
-
-def _recorded(leaf: Any) -> Any:
-    """An example input as it is remembered: its shape, and the numbers of short ones that are no features."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    numbers = not leaf.is_floating_point() and leaf.numel() <= _NUMBERS
-    return leaf.detach().cpu().clone() if numbers and not leaf.is_meta else leaf.to("meta")
-
-
-_NUMBERS = 2**16
-"""How many numbers of an example input are remembered, at most: lengths, indices, masks."""
 
 
 def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:

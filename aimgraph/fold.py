@@ -12,7 +12,7 @@ from aimgraph.copies import copy_module, copy_results
 from aimgraph.errors import ConfigError
 from aimgraph.fakes import FakeRun
 from aimgraph.graph_data import NodeData, dump_graph, keywords_quoted, load_graph, plain_copy
-from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
+from aimgraph.inputs import input_shapes, random_inputs, recorded, resolve_inputs
 from aimgraph.module import COMPILED, AimModule, contexts_closed
 from aimgraph.outside import Outside
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
@@ -50,11 +50,15 @@ class FoldedModule(fx.GraphModule):
         graph: What runs.
         name: Class name of the base.
         folds: What became of the reads.
+        inputs: (args, kwargs) of the size that it was folded for.
     """
 
-    def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, name: str, folds: Folds) -> None:
+    def __init__(
+        self, root: nn.Module | dict[str, Any], graph: fx.Graph, name: str, folds: Folds, inputs: Arguments
+    ) -> None:
         super().__init__(root, graph, class_name=name)
         self.folds = folds
+        self._aim_inputs = inputs
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -81,7 +85,7 @@ class FoldedModule(fx.GraphModule):
 
 
 def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:
-    made = FoldedModule(nn.Module(), fx.Graph(), name, state["folds"])
+    made = FoldedModule(nn.Module(), fx.Graph(), name, state["folds"], state["_aim_inputs"])
     vars(made).update(state)
     made.graph = load_graph(nodes)
     return made
@@ -135,7 +139,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
     passes = tuple(step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
     program = Pipeline(passes).run(program_of(root, inputs))
     graph = plain_copy(next(iter(program.graphs.values())))
-    return FoldedModule(root, graph, record.base_class.__name__, _folds(program))
+    return FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs))
 
 
 def _folds(program: Program) -> Folds:

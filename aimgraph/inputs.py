@@ -137,3 +137,20 @@ def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device
 
     args, kwargs = tree_map(draw, inputs)
     return args, kwargs
+
+
+def recorded(inputs: Arguments) -> Arguments:
+    """Example inputs as they are remembered: meta tensors, and the numbers of short ones that are no features."""
+    result: Arguments = tree_map(_recorded, inputs)
+    return result
+
+
+def _recorded(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    numbers = not leaf.is_floating_point() and leaf.numel() <= _NUMBERS
+    return leaf.detach().cpu().clone() if numbers and not leaf.is_meta else leaf.to("meta")
+
+
+_NUMBERS = 2**16
+"""How many numbers of an example input are remembered, at most: lengths, indices, masks."""

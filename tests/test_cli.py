@@ -102,6 +102,10 @@ def test_export_with_weights(folder: Path) -> None:
     assert "Concat" in result.stdout
     assert "onnxruntime against torch at batch sizes [1, 3]" in result.stdout
     assert (folder / "m.onnx").stat().st_size > 1000
+    folded = call("export", *base, "--onnx", "f.onnx", "--weights", "w.safetensors", "--fuse-batchnorm")
+    assert folded.exit_code == 0, folded.output
+    assert "Conv" in folded.stdout
+    assert "Pad" not in folded.stdout
 
 
 @pytest.mark.parametrize("damage", ["garbage", "other model"])

@@ -171,3 +171,22 @@ def test_a_disabled_memory_exports_the_base(name: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert torch.allclose(torch.as_tensor(got), base.eval()(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("name", ["residual", "linear", "channels_last"])
+def test_a_folded_module_exports_for_the_size_it_was_folded_for(name: str, fuse: bool, tmp_path: Path) -> None:
+    base, x = build(name)
+    aim = randomise(aimgraph.transform(base, x)).eval()
+    folded = aimgraph.fold(aim, fuse_batchnorm=fuse)
+    report = aimgraph.export_onnx(folded, tmp_path / "folded.onnx")
+    assert report.relative_difference <= 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "folded.onnx"))
+    for batch in (1, 4):
+        sample = torch.randn(batch, *x.shape[1:])
+        with torch.no_grad():
+            expected = aim(sample)
+        got = torch.as_tensor(session.run(None, {session.get_inputs()[0].name: sample.numpy()})[0])
+        assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert not {"Pad", "Concat"} & report.operators.keys()
+    assert ("BatchNormalization" in report.operators) == (name == "residual" and not fuse)

@@ -203,4 +203,6 @@ def _fused(aim: AimModule, *, maps: bool) -> FoldedModule:
         total.args = (output, added)
     for memory in root._record.plan.memories:
         root.get_submodule(AIM)._modules.pop(memory.name)
-    return FoldedModule(root, plain_copy(graph), root._record.base_class.__name__, Folds((), (), {}))
+    return FoldedModule(
+        root, plain_copy(graph), root._record.base_class.__name__, Folds((), (), {}), root._record.inputs
+    )

@@ -111,6 +111,8 @@ def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options
 @model_options
 @click.option("--onnx", "path", type=click.Path(dir_okay=False), required=True, help="The ONNX file to write.")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="safetensors state dict to load first.")
+@click.option("--fold", "folds", is_flag=True, help="Fold what is read of memories that never change into maps first.")
+@click.option("--fuse-batchnorm", is_flag=True, help="And batch normalisation into the layers before it.")
 @click.option("--opset", type=int, help="ONNX opset; by default the exporter's own.")
 def export_command(
     model: str,
@@ -118,6 +120,8 @@ def export_command(
     as_json: bool,
     path: str,
     weights: str | None,
+    folds: bool,
+    fuse_batchnorm: bool,
     opset: int | None,
     **options: Any,
 ) -> None:
@@ -128,6 +132,9 @@ def export_command(
         aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
         if weights:
             _load_state(aim, Path(weights))
+        if folds or fuse_batchnorm:
+            step("folding")
+            aim = aimgraph.fold(aim, fuse_batchnorm=fuse_batchnorm)
         step(f"exporting to {path} and comparing in onnxruntime")
         report = export_onnx(aim, path, opset=opset)
     if as_json:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ExportError
+from aimgraph.fold import FoldedModule
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
@@ -76,8 +77,8 @@ def export_onnx(
     place: an existing file survives every failure.
 
     Args:
-        aim: A transformed module, or any module torch can export. Its mode is kept. With its memory
-            disabled, what is exported is the base.
+        aim: A transformed or folded module, or any module torch can export. Its mode is kept. With its
+            memory disabled, what is exported is the base.
         path: Where to write; beside it ``<path>.data`` if the weights exceed 2 GB.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
         opset: ONNX opset; the exporter's own default if left out.
@@ -139,6 +140,8 @@ def _refuse_lost_writes(aim: nn.Module) -> None:
 def _inputs(aim: nn.Module, example_inputs: Any) -> Arguments:
     if example_inputs is None and isinstance(aim, AimModule):
         return aim._record.inputs
+    if example_inputs is None and isinstance(aim, FoldedModule):
+        return aim._aim_inputs
     return resolve_inputs(aim, example_inputs)
 
 
