@@ -23,7 +23,7 @@ SMALL = {"timm": 28_000_000, "torchvision": 150_000_000, "zoo": 28_000_000}
 SLOW = ("video.mvit", "video.s3d")
 """Families that take full-size videos only: minutes at level ``numeric``."""
 
-MANY = 30
+MANY = 100
 """Families of at least as many models have two that every change is checked with."""
 
 
