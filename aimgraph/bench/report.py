@@ -21,6 +21,10 @@ _COLOURS = {
 }
 
 
+_WIDEST = 1.6
+"""Ratios beyond this one are written beside the picture."""
+
+
 def print_bench(report: BenchReport, console: Console) -> None:
     """Print medians, ratios with their intervals, and what was counted."""
     table = Table(title=_title(report), title_justify="left")
@@ -83,9 +87,14 @@ def _bars(axes: Any, reports: Mapping[str, BenchReport], what: str) -> None:
         values = [ratio.value - 1 for _, ratio in rows]
         errors = [[r.value - r.low for _, r in rows], [r.high - r.value for _, r in rows]]
         positions = [number - 0.4 + (place + 0.5) * height for number, _ in rows]
+        for ratio, position in zip((ratio for _, ratio in rows), positions, strict=True):
+            if ratio.value > _WIDEST:
+                axes.text(_WIDEST, position, f" {ratio.value:.1f}", va="center", fontsize=7)
         axes.barh(
             positions, values, height, left=1, xerr=errors, color=_COLOURS[form], label=form, error_kw={"lw": 0.8}
         )
+    if axes.get_xlim()[1] > _WIDEST:  # the forms that are worth comparing lie close together
+        axes.set_xlim(0.85, _WIDEST)
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xlabel(f"{what} / base")
     axes.spines[["top", "right"]].set_visible(False)
