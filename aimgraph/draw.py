@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from aimgraph.errors import ExportError
 from aimgraph.plan import Plan, Site, Skipped
@@ -10,6 +11,22 @@ _ROW_INCHES = 0.19
 _SOURCE_COLOUR = "#4477aa"
 _UPDATE_COLOURS = ("#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 _SKIPPED_COLOUR = "#dddddd"
+
+
+def blank(height: float) -> Any:
+    """An empty `matplotlib.figure.Figure`, as wide as all pictures are.
+
+    Args:
+        height: In inches.
+
+    Raises:
+        ExportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ExportError("drawing needs matplotlib: pip install 'aimgraph[draw]'") from error
+    return Figure(figsize=(13, height), layout="constrained")
 
 
 def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
@@ -25,13 +42,10 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
     Raises:
         ExportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise ExportError("drawing needs matplotlib: pip install 'aimgraph[draw]'") from error
     rows = _rows(plan)
-    figure = Figure(figsize=(13, max(3.0, 1.6 + _ROW_INCHES * len(rows))), layout="constrained")
+    figure = blank(height=max(3.0, 1.6 + _ROW_INCHES * len(rows)))
+    from matplotlib.patches import Patch
+
     grid_axes, cost_axes, share_axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 2, 1))
     names = [row.label for row in rows]
     positions = range(len(rows))

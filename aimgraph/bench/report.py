@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aimgraph.bench.run import WHAT, BenchReport
-from aimgraph.errors import ExportError
+from aimgraph.draw import blank
 
 _COLOURS = {
     "floor": "#bbbbbb",
@@ -57,11 +57,7 @@ def draw_bench(reports: Mapping[str, BenchReport], path: str | os.PathLike[str])
     Raises:
         ExportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ExportError("drawing needs matplotlib: pip install 'aimgraph[draw]'") from error
-    figure = Figure(figsize=(13, 1.8 + 1.1 * len(reports)), layout="constrained")
+    figure = blank(height=1.8 + 1.1 * len(reports))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, what in ((left, "training step"), (right, "inference")):
         _bars(axes, reports, what)

@@ -20,6 +20,7 @@ from aimgraph.bench.measure import Measured, Ratio, compare, measured, ratio
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
+from aimgraph.frontend import batch_size
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 
 
@@ -161,8 +162,7 @@ def bench(
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = resolve_inputs(model, example_inputs)
     wanted = tuple(forms or (TRAINING if not setting.inference else (*INFERENCE, *FUSED)))
-    rows = next((leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-    args, kwargs = random_inputs(inputs, rows, seed=setting.seed, device=device)
+    args, kwargs = random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=device)
     if setting.channels_last:
         args, kwargs = tree_map_only(Tensor, _channels_last, (args, kwargs))
     torch.manual_seed(setting.seed)
