@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.passes.graph_tools import insert_module, submodule_at
+from aimgraph.passes.graph_tools import insert_module, is_read, submodule_at
 from aimgraph.plan import Skipped
 from aimgraph.program import ADDED, AIM, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap, constant_over_grid
@@ -83,7 +83,7 @@ class _Folder:
                     node.meta[ADDED] = True
         folded = False
         for node in list(self.graph.nodes):
-            if node.op == "call_module" and str(node.target).startswith(f"{AIM}.") and ".reads." in str(node.target):
+            if is_read(node):
                 (user,) = node.users
                 done = node in self.static and self._fold_term(node, user)
                 folded |= done

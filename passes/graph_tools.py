@@ -7,7 +7,7 @@ import networkx as nx
 from torch import fx, nn
 
 from aimgraph.layers import stand_in
-from aimgraph.program import ADDED, NUMBERS, SHAPES
+from aimgraph.program import ADDED, AIM, NUMBERS, SHAPES
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
 
@@ -104,6 +104,12 @@ def insert_call(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx
     node = graph.call_function(function, args)
     node.meta[ADDED] = True
     return node
+
+
+def is_read(node: fx.Node) -> bool:
+    """Whether a node calls a read layer: its result is the memory's term."""
+    target = str(node.target)
+    return node.op == "call_module" and target.startswith(f"{AIM}.") and ".reads." in target
 
 
 def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:

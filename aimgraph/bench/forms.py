@@ -23,6 +23,7 @@ from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
+from aimgraph.passes.graph_tools import is_read
 from aimgraph.pipeline import Pipeline
 from aimgraph.program import AIM, Stage
 from aimgraph.runtime.function import fold_batch
@@ -114,7 +115,7 @@ def _terms(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[tuple[fx.Node, l
     """Calls of read layers and the shape of what they give for one sample: one per site."""
     found = []
     for node in list(graph.nodes):
-        if node.op != "call_module" or not str(node.target).startswith(f"{AIM}.") or ".reads." not in str(node.target):
+        if not is_read(node):
             continue
         before: Any = _total(node).args[0]
         if before.target is accumulate:  # a second memory: one map is enough
