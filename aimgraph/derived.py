@@ -3,7 +3,7 @@
 Networks repeat themselves: most of their layers differ in nothing that a fake tensor shows.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -19,21 +19,27 @@ from aimgraph.operations import HELD, Operation, Recorder, Source, leaves
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What an operation gave: the metadata of a new tensor, and what was recorded on the way.
+    """What an operation gave: the metadata of a new tensor, or one of its arguments, and what was recorded on the way.
 
     Attributes:
-        like: Shape, strides, dtype and device.
+        like: Shape, strides, dtype and device; for an argument, its place among them.
+        writes: Whether it overwrites that argument, and nothing else.
         operations: The operations, None if no recorder watched. Their sources count from the first of them; `HELD`
             are those of the arguments, followed by the module's own.
         source: Which of their results it is; None if the recorder does not watch it.
     """
 
-    like: tuple[Any, ...]
+    like: tuple[Any, ...] | int
+    writes: bool
     operations: list[Operation] | None
     source: Source | None
 
-    def make(self, mode: FakeTensorMode) -> Tensor:
-        """A new fake tensor."""
+    def make(self, mode: FakeTensorMode, given: Any) -> Tensor | None:
+        """A new fake tensor, or the argument; None if another argument shares memory with that."""
+        if isinstance(self.like, int):
+            tensors = _tensors(given)
+            value = tensors[self.like]
+            return None if self.writes and _is_shared(value, tensors) else value
         shape, stride, dtype, device = self.like
         with unset_fake_temporarily():
             empty = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
@@ -43,7 +49,8 @@ class _Outcome:
 class Derived:
     """Outcomes by what led to them: function or configuration of a layer, mode, and the metadata of the arguments.
 
-    Only what gives one new tensor and changes nothing is kept; everything else runs each time.
+    Only what gives one new tensor and changes nothing is kept, or what gives an argument, which it may overwrite;
+    everything else runs each time.
     """
 
     def __init__(self) -> None:
@@ -65,11 +72,14 @@ class Derived:
         if function in self._barren or _in_context():
             return function(*args, **kwargs)
         key = self.key("call_function", function, args, kwargs, recorder)
-        value = self.recall(key, mode, recorder, (args, kwargs))
-        if value is None:
-            start = len(recorder.operations)
-            value = function(*args, **kwargs)
-            if not self.keep(key, (args, kwargs), value, recorder, start) and key is not None:
+        known = self.recall(key, mode, recorder, (args, kwargs))
+        if known is not None:
+            return known[0]
+        start = len(recorder.operations)
+        value = function(*args, **kwargs)
+        if key is not None:
+            same = key == self.key("call_function", function, args, kwargs, recorder)
+            if not same or not self.keep(key, (args, kwargs), value, recorder, start, writes=True):
                 self._barren.add(function)
         return value
 
@@ -102,8 +112,8 @@ class Derived:
         recorder: Recorder | None,
         given: Any,
         own: Callable[[], list[Tensor]] = list,
-    ) -> Tensor | None:
-        """A tensor like the one that was given before, its operations recorded again; None if there was none.
+    ) -> tuple[Tensor, bool] | None:
+        """What was given before, its operations recorded again; None if nothing was.
 
         Args:
             key: As `key` made it.
@@ -111,45 +121,62 @@ class Derived:
             recorder: What lists the operations.
             given: The arguments.
             own: Gives the module's own tensors, of which each is as often there as it has names.
+
+        Returns:
+            A tensor like the one before, or an argument; and whether it overwrites that.
         """
         outcome = self._outcomes.get(key) if key is not None else None
         if outcome is None or (recorder is not None and outcome.operations is None):
             return None
-        value = outcome.make(mode)
+        value = outcome.make(mode, given)
+        if value is None:
+            return None
         if recorder is not None and outcome.operations:
             start = len(recorder.operations)
             held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own()]
             recorder.operations += [one.take(_absolute, start, held) for one in outcome.operations]
             if outcome.source is not None:
                 recorder.note([value], outcome.source[0] + start, outcome.source[1])
-        return value
+        return value, outcome.writes
 
     def keep(
-        self, key: Any, given: Any, value: Any, recorder: Recorder | None, start: int, own: Sequence[Tensor] = ()
+        self,
+        key: Any,
+        given: Any,
+        value: Any,
+        recorder: Recorder | None,
+        start: int,
+        own: Sequence[Tensor] = (),
+        *,
+        writes: bool,
     ) -> bool:
-        """Remember what an operation gave, if that is one new tensor; whether it is.
+        """Remember what an operation gave, if that is one new tensor or an argument as it was; whether it is.
 
-        Not one that shares memory with the arguments or the module's own tensors.
+        Not a new one that shares memory with the arguments or the module's own tensors.
 
         Args:
-            key: As `key` made it.
+            key: As `key` made it, before the operation and after it.
             given: The arguments.
             value: What it gave.
             recorder: What listed its operations.
             start: How many operations there were before.
             own: The module's own tensors, as for `recall`.
+            writes: Whether it may have overwritten what it gave, and nothing else.
         """
-        if key is None or type(value) is not FakeTensor or not _is_ordinary(value):
+        if type(value) is not FakeTensor or not _is_ordinary(value):
             return False
-        if value.requires_grad or value.storage_offset():
+        tensors = _tensors(given)
+        like = next((place for place, one in enumerate(tensors) if one is value), None)
+        if like is None and (value.requires_grad or value.storage_offset()):
             return False
-        storage = _storage(value)
-        if any(_storage(leaf) == storage for leaf in (*leaves(given), *own) if isinstance(leaf, Tensor)):
+        if _is_shared(value, (*tensors, *own)):
             return False
         operations, source = None, None
         if recorder is not None:
             made = recorder.operations[start:]
             held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own]
+            if any(one is not None and one[0] >= start for one in held):
+                return False  # a constant before, written to
             places = {one: (HELD, place) for place, one in enumerate(held) if one is not None}
             source = recorder.known.get(id(value))
             taken = chain([source], *(operation.sources for operation in made))
@@ -159,7 +186,8 @@ class Derived:
                 return False  # it says nothing of which of them are the same, either
             operations = [one.take(_relative, start, places) for one in made]
             source = _relative(source, start, places)
-        self._outcomes[key] = _Outcome(_metadata(value), operations, source)
+        alias = like is not None
+        self._outcomes[key] = _Outcome(_metadata(value) if like is None else like, alias and writes, operations, source)
         return True
 
 
@@ -178,7 +206,7 @@ def _absolute(source: Source | None, start: int, held: list[Source | None]) -> S
 
 def _sources(given: Any, recorder: Recorder) -> list[Source | None]:
     """Which tensors the arguments are, in the order of their first places; constants are left out."""
-    known = (recorder.known.get(id(leaf)) for leaf in leaves(given) if isinstance(leaf, Tensor))
+    known = (recorder.known.get(id(leaf)) for leaf in _tensors(given))
     return list(dict.fromkeys(source for source in known if source is not None))
 
 
@@ -235,6 +263,16 @@ def _metadata(tensor: Tensor) -> tuple[Any, ...]:
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def _tensors(given: Any) -> list[Tensor]:
+    return [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
+
+
+def _is_shared(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether another tensor is in the same memory."""
+    storage = _storage(tensor)
+    return any(_storage(other) == storage for other in others if other is not tensor)
 
 
 def _configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] = ()) -> Any:
