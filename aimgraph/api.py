@@ -118,8 +118,9 @@ def _compile(
 ) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    with Outside(model).kept():
-        program = build_program(model, inputs, configs, share=share)
+    outside = Outside(model)
+    with outside.kept():
+        program = build_program(model, inputs, configs, share=share, outside=outside)
         base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
         program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
     return _emit(model, program, base_graphs)
@@ -150,8 +151,9 @@ def plan(
         model = submodule(model, within)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    with _alone(), Outside(model).kept():
-        return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True)).plan
+    outside = Outside(model)
+    with _alone(), outside.kept():
+        return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True, outside=outside)).plan
 
 
 def _within(configs: tuple[AimConfig, ...]) -> str | None:

@@ -6,13 +6,16 @@ This is what a plan is measured against, so it must not come from the tracer who
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 
+from aimgraph.copies import is_of_torch
 from aimgraph.fakes import real_twins
-from aimgraph.layers import LayerKind
+from aimgraph.layers import LayerKind, is_layer
 from aimgraph.runtime.layers import given_to
 from aimgraph.runtime.watch import CallNames, WatchFunctions, first_input
 
@@ -96,12 +99,13 @@ class WatchCalls(WatchFunctions):
 
     Args:
         names: Names the calls.
-        run: Calls a function with positional and keyword arguments.
+        run: Gives the result of a function, or of a layer of torch that holds no other and calls no such function:
+            of the function or layer, its positional and its keyword arguments, and what calls it with these.
     """
 
-    def __init__(self, names: CallNames, run: Callable[[Callable[..., Any], Any, Any], Any] | None = None) -> None:
+    def __init__(self, names: CallNames, run: Callable[..., Any] | None = None) -> None:
         super().__init__(names)
-        self._run = run or (lambda function, args, kwargs: function(*args, **kwargs))
+        self._run = run or (lambda target, args, kwargs, call: call(*args, **kwargs))
         self.calls = Calls()
 
     def raised(self, module: nn.Module) -> None:
@@ -134,7 +138,14 @@ class WatchCalls(WatchFunctions):
 
     def other(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make a call that is not noted."""
-        return self._run(function, args, kwargs)
+        return self._run(function, args, kwargs, function)
+
+    def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Make the call of a module."""
+        if is_layer(module) or not is_of_torch(module) or _get_current_function_mode() is not self:
+            return call(module, *args, **kwargs)
+        with _pop_mode_temporarily():  # which would see every size that is asked for
+            return self._run(module, args, kwargs, partial(call, module))
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Operations whose outcome on fake tensors is known, because the same was done to the same shapes before.
 
-Networks repeat themselves: most of their layers differ in nothing that a fake tensor shows.
+Networks repeat themselves: most of their layers differ in nothing that a fake tensor shows. And the same network is
+often transformed again, with another memory: what functions and layers of torch give is remembered by the process.
 """
 
+import operator
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -55,32 +57,49 @@ class Derived:
 
     def __init__(self) -> None:
         self._outcomes: dict[Any, _Outcome] = {}
+        self._shared = _SHARED.setdefault(_surroundings(), {})
         self._barren: set[Any] = set()
 
     def call(
-        self, function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTensorMode, recorder: Recorder
+        self,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        mode: FakeTensorMode,
+        recorder: Recorder,
+        run: Callable[..., Any] | None = None,
     ) -> Any:
-        """What a function of torch gives in `mode`, run or recalled.
+        """What a function or a layer of torch gives in `mode`, run or recalled.
 
         Args:
-            function: The function.
+            target: The function or the layer.
             args: Its arguments.
             kwargs: The same.
             mode: Is active.
             recorder: Is active, too, and lists the operations.
+            run: Calls it with these arguments; by default it calls itself.
         """
-        if function in self._barren or _in_context():
-            return function(*args, **kwargs)
-        key = self.key("call_function", function, args, kwargs, recorder)
-        known = self.recall(key, mode, recorder, (args, kwargs))
+        run = run or target
+        if target in self._barren or _in_context():
+            return run(*args, **kwargs)
+        is_layer = isinstance(target, nn.Module)
+        asked = ("call_module" if is_layer else "call_function"), target, args, kwargs, recorder
+        train = target.training if is_layer else None
+        key = self.key(*asked, train=train)
+        own = partial(own_tensors, target) if is_layer else list[Tensor]
+        known = self.recall(key, mode, recorder, (args, kwargs), own)
         if known is not None:
             return known[0]
-        start = len(recorder.operations)
-        value = function(*args, **kwargs)
+        held, start = own(), len(recorder.operations)
+        before = [(tensor, version_of(tensor)) for tensor in _tensors((args, kwargs))]
+        value = run(*args, **kwargs)
+        written = [tensor for tensor, version in before if version_of(tensor) != version]
         if key is not None:
-            same = key == self.key("call_function", function, args, kwargs, recorder)
-            if not same or not self.keep(key, (args, kwargs), value, recorder, start, writes=True):
-                self._barren.add(function)
+            same = key == self.key(*asked, train=train) and all(map(operator.is_, held, own()))
+            alone = all(tensor is value for tensor in written)
+            writes = bool(written)
+            if not (same and alone and self.keep(key, (args, kwargs), value, recorder, start, held, writes=writes)):
+                self._barren.add(target)
         return value
 
     def key(
@@ -125,7 +144,7 @@ class Derived:
         Returns:
             A tensor like the one before, or an argument; and whether it overwrites that.
         """
-        outcome = self._outcomes.get(key) if key is not None else None
+        outcome = (self._outcomes.get(key) or self._shared.get(key)) if key is not None else None
         if outcome is None or (recorder is not None and outcome.operations is None):
             return None
         value = outcome.make(mode, given)
@@ -187,8 +206,52 @@ class Derived:
             operations = [one.take(_relative, start, places) for one in made]
             source = _relative(source, start, places)
         alias = like is not None
-        self._outcomes[key] = _Outcome(_metadata(value) if like is None else like, alias and writes, operations, source)
+        outcome = _Outcome(_metadata(value) if like is None else like, alias and writes, operations, source)
+        if not _is_known(key[1]):
+            self._outcomes[key] = outcome
+            return True
+        if len(self._shared) >= _MOST_SHARED:
+            self._shared.clear()
+        self._shared[key] = outcome
         return True
+
+
+_SHARED: dict[Any, dict[Any, _Outcome]] = {}
+"""What is set around a transform -> the outcomes of functions and layers of torch, whoever called them."""
+
+_MOST_SHARED = 2**14
+"""How many of them are remembered, at most: some 2 KiB each."""
+
+
+def _surroundings() -> Any:
+    """The settings of torch that decide which operations its functions are made of, and what types these give."""
+    cuda, mkldnn = torch.backends.cuda, torch.backends.mkldnn
+    return (
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+        mkldnn.enabled,
+        torch.backends.cudnn.enabled,
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+    )
+
+
+def _is_known(part: Any) -> bool:
+    """Whether whatever is called, or is an instance of a class, in a key is of torch, Python, or our own.
+
+    No user can redefine that.
+    """
+    if type(part) is tuple:
+        return all(map(_is_known, part))
+    if not callable(part):
+        return True
+    home = getattr(part, "__module__", None) or getattr(getattr(part, "__objclass__", part), "__module__", None) or ""
+    return home.startswith("aimgraph.runtime.") or home.partition(".")[0] in _KNOWN
+
+
+_KNOWN = frozenset(("torch", "_operator", "math", "builtins"))
 
 
 def _relative(source: Source | None, start: int, places: dict[Source, Source]) -> Source | None:
@@ -257,8 +320,22 @@ def _is_ordinary(tensor: FakeTensor) -> bool:
     )
 
 
+def own_tensors(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module, each as often as it has names."""
+    if not module._modules:
+        return [one for held in (module._parameters, module._buffers) for one in held.values() if one is not None]
+    named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return [tensor for _, tensor in named]
+
+
+def version_of(value: Any) -> int:
+    """How often a tensor has been overwritten; 0 for anything else."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
 def _metadata(tensor: Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+    device = tensor.fake_device if type(tensor) is FakeTensor else tensor.device
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, device
 
 
 def _storage(tensor: Tensor) -> int:
@@ -278,11 +355,13 @@ def _is_shared(tensor: Tensor, others: Iterable[Tensor]) -> bool:
 def _configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] = ()) -> Any:
     """Everything that decides what a module does to shapes, for one that holds constants, tensors and such modules."""
     attributes = vars(module)
-    if "forward" in attributes or any(module is one for one in above):  # what holds itself has no end
+    if "forward" in attributes or isinstance(module, torch.jit.ScriptModule):
+        raise _UnclearError
+    if any(module is one for one in above):  # what holds itself has no end
         raise _UnclearError
     above = (*above, module)
     kind: Hashable = type(module)  # type: ignore[assignment]
-    found: list[Any] = [kind, train if _looks_at_mode(kind) else None]
+    found: list[Any] = [kind, kind.forward, train if _looks_at_mode(kind) else None]  # type: ignore[attr-defined]
     for key, value in attributes.items():
         if key in _TENSORS:
             found += [(name, None if tensor is None else _metadata(tensor)) for name, tensor in value.items()]

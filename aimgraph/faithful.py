@@ -4,10 +4,10 @@ A forward may decide something that a stand-in answers wrongly and silently: the
 whether a dictionary has a key. The operations that really reach the tensors tell.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, zip_longest
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,7 +68,11 @@ def _observe_once(
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, fake)
     recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
-    watch = WatchCalls(names_in(copy, ours, leaves), partial(faker.derived.call, mode=fake, recorder=recorder))
+
+    def run(target: Any, args: Any, kwargs: Any, call: Callable[..., Any]) -> Any:
+        return faker.derived.call(target, args, kwargs, fake, recorder, call)
+
+    watch = WatchCalls(names_in(copy, ours, leaves), run)
     try:
         with (
             faker.outside.kept(),

@@ -16,7 +16,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
 from aimgraph.copies import copy_module, is_of_torch, modules_of
-from aimgraph.derived import Derived
+from aimgraph.derived import Derived, own_tensors, version_of
 from aimgraph.operations import Recorder
 from aimgraph.outside import Outside
 from aimgraph.randomness import kept_python_randomness
@@ -37,7 +37,7 @@ def faked(tensors: Sequence[Tensor], mode: FakeTensorMode) -> dict[int, Tensor]:
     """The identity of each tensor -> a fake one like it; what shares memory shares it still."""
     dense = {id(tensor): tensor for tensor in tensors if tensor.layout is torch.strided and type(tensor) in _OF_TORCH}
     storages = Counter(tensor.untyped_storage()._cdata for tensor in dense.values())
-    made = {}
+    made: dict[int, Tensor] = {}
     for tensor in tensors:
         alone = id(tensor) in dense and storages[tensor.untyped_storage()._cdata] == 1
         made[id(tensor)] = _fake_plain(tensor, mode) if alone and _is_plain(tensor) else mode.from_tensor(tensor)
@@ -65,7 +65,7 @@ def _fake_plain(tensor: Tensor, mode: FakeTensorMode) -> FakeTensor:
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         made = FakeTensor(mode, empty.requires_grad_(tensor.requires_grad), tensor.device)
     if type(tensor) is nn.Parameter:
-        made._is_param = True  # type: ignore[attr-defined]
+        made._is_param = True
     mode.fake_tensor_converter.set_tensor_memo(tensor, made)
     return made
 
@@ -91,11 +91,11 @@ _GIVEN = "aim_given"
 def with_rows(tensor: Tensor, rows: int) -> Tensor:
     """A tensor like `tensor`, [R, ...], with another number of rows.
 
-    Floating point values are zero. Other numbers are those given, repeated or cut: not every number is a
-    valid length or index.
+    Floating point values are left unset, as nothing reads them. Other numbers are those given, repeated or cut: not
+    every number is a valid length or index.
     """
     if tensor.is_floating_point() or tensor.is_complex() or not tensor.shape[0]:
-        return tensor.new_zeros((rows, *tensor.shape[1:]))
+        return tensor.new_empty((rows, *tensor.shape[1:]))
     return tensor[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
 
 
@@ -122,12 +122,13 @@ class Faker:
     Args:
         root: The module.
         real: Paths of modules that depend on values: copies of them run on random values instead.
+        outside: What is known of the module's classes already.
     """
 
-    def __init__(self, root: nn.Module, real: frozenset[str] = frozenset()) -> None:
+    def __init__(self, root: nn.Module, real: frozenset[str] = frozenset(), outside: Outside | None = None) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.root = root
-        self.outside = Outside(root)
+        self.outside = outside or Outside(root)
         self.real = real
         self.derived = Derived()
         self.memo: dict[int, Any] = {}
@@ -269,14 +270,14 @@ class FakeRun:
             return value
         module = None if called is None else self._fake(called)
         own, draws = self._own(module) if key is not None else [], self.draws
-        before = {n: _version(self.values[n]) for n in node.all_input_nodes}
+        before = {n: version_of(self.values[n]) for n in node.all_input_nodes}
         start = len(recorder.operations) if recorder is not None else 0
         with recorder or nullcontext(), self.mode, torch.set_grad_enabled(self._grad):
             value = self._call(node, module, args, kwargs)
             if node.target in (enter_context, leave_context):
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1
-        written = [(node, n) for n, version in before.items() if _version(self.values[n]) != version]
+        written = [(node, n) for n, version in before.items() if version_of(self.values[n]) != version]
         if key is not None and self.draws == draws and all(self.values[n] is value for _, n in written):
             sets_nothing = key == self._key(node, module, args, kwargs, recorder) and all(
                 one is other for one, other in zip(own, self._own(module), strict=True)
@@ -293,10 +294,7 @@ class FakeRun:
 
     def _own(self, module: nn.Module | None) -> list[Tensor]:
         """The fake tensors of a module, each as often as it has names."""
-        if module is None:
-            return []
-        named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-        return [self._memo.get(id(tensor), tensor) for _, tensor in named]
+        return [] if module is None else [self._memo.get(id(tensor), tensor) for tensor in own_tensors(module)]
 
     def _copied(self, module: nn.Module | None) -> nn.Module | None:
         """The fake copy of a module that has run already, or the module itself, which such a copy is like."""
@@ -391,7 +389,3 @@ def _attribute(root: nn.Module, path: str) -> Any:
     for name in path.split("."):
         value = getattr(value, name)
     return value
-
-
-def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

@@ -20,6 +20,7 @@ from aimgraph.faithful import MODES, Observed, check_faithful, check_forgets, ob
 from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
 from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
+from aimgraph.outside import Outside
 from aimgraph.places import place_of
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
@@ -63,7 +64,14 @@ _REFUSED: dict[type[nn.Module], str] = {
 }
 
 
-def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, ...], *, share: bool) -> Program:
+def build_program(
+    base: nn.Module,
+    inputs: Arguments,
+    configs: tuple[AimConfig, ...],
+    *,
+    share: bool,
+    outside: Outside | None = None,
+) -> Program:
     """Copy and trace `base`.
 
     Args:
@@ -71,6 +79,7 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
         inputs: Example positional and keyword inputs.
         configs: One per memory, with distinct names.
         share: Whether the copy shares the base's parameters and buffers.
+        outside: What is known of the base's classes already.
 
     Raises:
         PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
@@ -84,7 +93,7 @@ def build_program(base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, 
     bound_arguments(root, inputs)  # says so where they don't fit the forward
     sample = with_batch(inputs, batch_size(inputs), batch)
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    found = _trace_around(root, kinds, sample, inputs)
+    found = _trace_around(root, kinds, sample, inputs, Outside(root) if outside is None else outside.of_copy(root))
     traced, observed, inputs = found.traced, found.observed, found.inputs
     graphs = traced.graphs
     signature = Signature(
@@ -126,7 +135,9 @@ class _Found:
     again: dict[str, Observed]
 
 
-def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments, inputs: Arguments) -> _Found:
+def _trace_around(
+    root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments, inputs: Arguments, outside: Outside
+) -> _Found:
     """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
 
     Args:
@@ -134,6 +145,7 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
         kinds: The kind of each of its convolutions and linear layers.
         sample: Inputs to trace it with.
         inputs: The example inputs.
+        outside: Of the base.
 
     Raises:
         ExampleInputError: It does not run at a second batch size.
@@ -141,7 +153,7 @@ def _trace_around(root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Ar
     """
     opaque: dict[str, Opaque] = {}
     while True:
-        faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values))
+        faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values), outside)
         places = frozenset(path or WHOLE for path in opaque)
         observed = observe(faker, kinds, sample, leaves=places)
         failed = next((seen for seen in observed.values() if seen.error is not None), None)

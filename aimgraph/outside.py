@@ -5,8 +5,10 @@ of a class, an object that a hook keeps features in: all of these outlive the lo
 would find a tensor without values.
 """
 
+import copy
 import functools
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType
@@ -15,6 +17,7 @@ from typing import Any
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from aimgraph.copies import USUAL
 from aimgraph.places import is_users
 
 _Cached = functools._lru_cache_wrapper
@@ -40,7 +43,13 @@ class Outside:
                 function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
                 if isinstance(function, _Cached):
                     self.caches[id(function)] = function
-        self.objects = {id(value): value for module in root.modules() for value in _held_by(module)}
+        self.objects = _objects(root)
+
+    def of_copy(self, root: nn.Module) -> "Outside":
+        """The same of a copy of the module, which is of the same classes."""
+        other = copy.copy(self)
+        other.objects = _objects(root)
+        return other
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -62,9 +71,19 @@ def _is_users(name: str) -> bool:
     return name in sys.modules and (file is None or is_users(file)) and name != "builtins"
 
 
+def _objects(root: nn.Module) -> dict[int, Any]:
+    return {id(value): value for module in root.modules() for value in _held_by(module)}
+
+
+_WITHOUT = USUAL | {tuple, list, set}
+"""Types of most attributes; none of these is an object of the user's."""
+
+
 def _held_by(module: nn.Module) -> Iterator[Any]:
     """Objects of the user's classes among a module's attributes and hooks."""
     for name, value in vars(module).items():
+        if type(value) in _WITHOUT or (type(value) in (dict, OrderedDict) and not value):
+            continue
         hooks = list(value.values()) if name.endswith("_hooks") and isinstance(value, dict) else []
         for one in (value, *(getattr(hook, "__self__", hook) for hook in hooks)):
             is_object = hasattr(one, "__dict__") and not isinstance(one, nn.Module | type | FunctionType)

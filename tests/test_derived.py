@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -15,7 +16,7 @@ import aimgraph
 from aimgraph.copies import copy_module, paused_collection
 from aimgraph.derived import Derived
 from aimgraph.faithful import observe
-from aimgraph.fakes import Faker
+from aimgraph.fakes import Faker, faked
 from aimgraph.layers import classify_layers
 from aimgraph.operations import Operation
 from aimgraph.program import SHAPES, Pass, Program
@@ -172,6 +173,127 @@ def operations(base: nn.Module) -> list[list[Operation]]:
     for mode, found in traced.operations.items():
         assert found == observed[mode].operations
     return [seen.operations for seen in observed.values()]
+
+
+class InPlace(nn.Module):
+    """What is overwritten, or given back as it is: features, views of them, constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(4))
+        self.acts = nn.ModuleList([nn.ReLU(inplace=True), nn.Identity(), nn.Dropout(0.1), nn.ReLU(inplace=True)])
+        self.register_buffer("seen", torch.zeros(6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for mix, act in zip(self.mix, self.acts, strict=True):
+            y = mix(x)
+            one, other = y[:, 1], y[:, :1].squeeze(1)
+            one.add_(x[:, 0])
+            one.add_(one)
+            other.add_(one)
+            x = act(F.dropout(y, 0.2, self.training)) + F.relu_(y) + y.contiguous().float()
+            for offset in torch.zeros(6, 5), torch.ones(6, 5):
+                offset.add_(2.0)
+                offset.add_(x[0, 0])
+                x = x + offset.add_(one[0])
+            torch.add(x, y, out=x)
+            self.seen.copy_(x[0, 0].detach())
+            x.transpose_(2, 3).transpose_(2, 3)
+        return x + self.seen
+
+
+def test_what_is_overwritten_is_told_as_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = InPlace()
+    recalled = program(base), program(base)
+    assert recalled[0] == recalled[1] == program(base, monkeypatch)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Softplus())
+
+
+def names(base: nn.Module) -> list[str]:
+    """Of the operations that the forward in eval mode is made of."""
+    return [operation.name for operation in observe(Faker(base), {}, ((X,), {}))["eval"].operations]
+
+
+def test_another_model_is_derived_from_what_the_first_has_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(small())
+    with monkeypatch.context() as patch:
+        patch.setattr(Derived, "keep", lambda *_, **__: pytest.fail("derived again"))
+        assert names(small())[-1] == "aten.softplus.default"
+    monkeypatch.setattr(nn.Softplus, "forward", lambda _self, x: x.tanh())
+    assert names(small())[-1] == "aten.tanh.default"
+
+
+def test_what_users_write_is_derived_for_every_transform() -> None:
+    class Changing(nn.Module):
+        power = 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.pow(2) if Changing.power == 2 else x.exp()
+
+    def base() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(4, 4, 1), Changing())
+
+    assert names(base())[-1] == "aten.pow.Tensor_Scalar"
+    Changing.power = 3
+    assert names(base())[-1] == "aten.exp.default"
+
+
+def test_what_depends_on_a_setting_of_torch_is_derived_under_each() -> None:
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * (x > 0).sum((2, 3), keepdim=True).true_divide(3)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1)
+
+    base = Counted()
+
+    def types() -> set[torch.dtype]:
+        found: set[torch.dtype] = set()
+        aimgraph.transform(base, X, watch=[lambda _, p: found.update(n.meta["val"].dtype for n in divided(p))])
+        return found
+
+    def divided(program: Program) -> list[fx.Node]:
+        return [node for graph in program.graphs.values() for node in graph.nodes if node.target == "true_divide"]
+
+    assert types() == {torch.float32}
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert types() == {torch.float64}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_fakes_of_plain_tensors_are_those_of_torch() -> None:
+    base = torch.zeros(5)
+    trained = nn.Parameter(torch.randn(3))
+    trained.grad = torch.ones(3)
+    shared = torch.zeros(7)
+    tensors = [
+        nn.Parameter(torch.randn(4, 3)),
+        nn.Parameter(torch.zeros(2), requires_grad=False),
+        nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)),
+        *(base, base[1:3], base.detach()[1:3], trained, shared, shared.detach()),
+        *(torch.zeros(()), torch.zeros(3, 2).t(), torch.zeros(2, dtype=torch.int64), torch.zeros(0, 3)),
+    ]
+    ours, theirs = (FakeTensorMode(allow_non_fake_inputs=True) for _ in range(2))
+    fakes = faked(tensors, ours)
+    storages = {}
+    for tensor in tensors:
+        fake, other = fakes[id(tensor)], theirs.from_tensor(tensor)
+        assert isinstance(fake, nn.Parameter) == isinstance(other, nn.Parameter) == isinstance(tensor, nn.Parameter)
+        for one in "requires_grad", "is_leaf", "shape", "dtype", "device":
+            assert getattr(fake, one) == getattr(other, one)
+        assert fake.stride() == other.stride() == tensor.stride()
+        assert (fake.grad is None) == (other.grad is None)
+        assert fake._is_view() == other._is_view()
+        assert ours.from_tensor(tensor) is fake
+        storages.setdefault(tensor.untyped_storage()._cdata, set()).add(fake.untyped_storage()._cdata)
+    assert all(len(those) == 1 for those in storages.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,10 @@ class WatchFunctions(TorchFunctionMode):
         """The result of a call of any other function."""
         return function(*args, **kwargs)
 
+    def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The result of a call of `module`, which `call` makes."""
+        return call(module, *args, **kwargs)
+
     def raised(self, module: nn.Module) -> None:
         """Called where the forward of `module` raises an error."""
 
@@ -162,7 +166,7 @@ class WatchFunctions(TorchFunctionMode):
                 return call_module(module, *args, **kwargs)
             with names.inside(module, args, kwargs):
                 try:
-                    return call_module(module, *args, **kwargs)
+                    return self.module_called(module, call_module, args, kwargs)
                 except Exception:
                     self.raised(module)
                     raise
