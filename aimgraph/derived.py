@@ -75,12 +75,12 @@ class Derived:
             target: The function or the layer.
             args: Its arguments.
             kwargs: The same.
-            mode: Is active.
+            mode: Is active, except where a module runs on real values.
             recorder: Is active, too, and lists the operations.
             run: Calls it with these arguments; by default it calls itself.
         """
         run = run or target
-        if target in self._barren or _in_context():
+        if target in self._barren or _in_context() or not _is_active(mode):
             return run(*args, **kwargs)
         is_layer = isinstance(target, nn.Module)
         asked = ("call_module" if is_layer else "call_function"), target, args, kwargs, recorder
@@ -309,6 +309,11 @@ def _describe(value: Any, seen: dict[int, int], recorder: Recorder | None) -> An
 def _in_context() -> bool:
     """Whether a forward has changed what operations do, beyond their arguments."""
     return torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch._C._is_any_autocast_enabled()
+
+
+def _is_active(mode: FakeTensorMode) -> bool:
+    """Whether what is made now is fake."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is mode
 
 
 def _is_ordinary(tensor: FakeTensor) -> bool:

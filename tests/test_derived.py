@@ -241,6 +241,18 @@ def test_what_users_write_is_derived_for_every_transform() -> None:
     assert names(base())[-1] == "aten.exp.default"
 
 
+def test_what_runs_on_values_is_given_values() -> None:
+    class Drawn(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if torch.rand(1) < 2 else x
+
+    seen = observe(Faker(nn.Sequential(Drawn()), real=frozenset({"0"})), {}, ((X,), {}))
+    assert [one.error for one in seen.values()] == [None, None]
+    names(nn.Sequential(Drawn()))  # what the function gives there is fake
+    seen = observe(Faker(nn.Sequential(Drawn()), real=frozenset({"0"})), {}, ((X,), {}))
+    assert [one.error for one in seen.values()] == [None, None]
+
+
 def test_what_depends_on_a_setting_of_torch_is_derived_under_each() -> None:
     class Counted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ TRIES = ((False, SEED), (True, SEED), (True, SEED + 1))
 LARGER = ((32, 64), (32, 32))
 """Rows and columns to add to images, to see that a model runs at other sizes if its base does."""
 
+FOLDED = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""Largest max|d| / max|y| between a folded model and the one it was made from."""
+
 GRADIENTS = "gradients of the memory"
 """How the message of what does not learn begins."""
 
@@ -71,6 +74,7 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
             or _resized(base, aim, arguments, without)
             or _step(aim, arguments)
             or _gradients(aim, arguments, without)
+            or _folded(aim, arguments, without)
         )
 
 
@@ -141,13 +145,7 @@ def _gradients(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     memory meets them; what a part gets in any of `TRIES` counts. Train mode also has the auxiliary heads, and
     statistics of the batch that keep activations in range; eval mode drops no path.
     """
-    module = copy_module(aim)
-    generator = torch.Generator().manual_seed(SEED)
-    for name, parameter in module.named_parameters():
-        dead = not bool(parameter.detach().any())
-        if dead or is_read(name):
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    module = _alive(aim)
     found, idle = "", set[str]()
     for train, seed in TRIES:
         loss = _loss(module.train(train), random_inputs(inputs, 2, seed=seed))
@@ -161,6 +159,48 @@ def _gradients(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     if idle:
         without.append(f"gradients at layers that the output does not depend on: {len(idle)}")
     return found
+
+
+def _alive(aim: AimModule) -> AimModule:
+    """A copy that reads, with no parameter that is zero throughout."""
+    module = copy_module(aim)
+    generator = torch.Generator().manual_seed(SEED)
+    for name, parameter in module.named_parameters():
+        dead = not bool(parameter.detach().any())
+        if dead or is_read(name):
+            with torch.no_grad():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return module
+
+
+def _folded(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
+    """What `aimgraph.fold` gives, batch normalisation fused, computes what the model does."""
+    module = _alive(aim).eval()
+    for dtype, bound in FOLDED.items():
+        what = f"folded in {str(dtype).removeprefix('torch.')}"
+        same_type = module.to(dtype)
+        sample = tree_map(
+            lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf,  # noqa: B023
+            random_inputs(inputs, 2, seed=SEED),
+        )
+        try:
+            expected = outputs(same_type, sample)
+        except RuntimeError:  # the base's own limit: its forward is for one type
+            without.append(f"{what}: the base does not run")
+            continue
+        seen = outputs(aimgraph.fold(same_type, sample, fuse_batchnorm=True), sample)
+        if len(seen) != len(expected):
+            return f"{what}: {len(seen)} outputs for {len(expected)}"
+        for one, other in zip(seen, expected, strict=True):
+            if not bool(other.isfinite().all()):
+                without.append(f"{what}: the output is not finite")
+            elif other.numel():
+                wide = torch.complex128 if other.is_complex() else torch.float64
+                gap, size = (one.to(wide) - other.to(wide)).abs().max(), other.to(wide).abs().max()
+                difference = float(gap / size.clamp_min(1e-30))
+                if not difference <= bound:
+                    return f"{what}: max|d| / max|y| = {difference:.2g} > {bound:g}"
+    return ""
 
 
 def _without_gradient(module: AimModule, inputs: Arguments, idle: set[str]) -> str:
