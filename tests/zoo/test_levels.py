@@ -99,6 +99,21 @@ def test_numeric_fails_on_a_wrong_model(
     assert reason in row.reason
 
 
+def test_numeric_fails_on_a_wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = aimgraph.fold
+
+    def wrong(aim: AimModule, *given: Any, **named: Any) -> torch.nn.Module:
+        folded = fold(aim, *given, **named)
+        with torch.no_grad():
+            next(folded.parameters()).mul_(1 + 1e-9)
+        return folded
+
+    monkeypatch.setattr(aimgraph, "fold", wrong)
+    row = check(GOOD, "numeric")
+    assert row.status == FAILED
+    assert "folded in float64: max|d| / max|y| = " in row.reason
+
+
 def test_structure_of_a_model_that_decides_by_values() -> None:
     row = check(Entry("tests.zoo.factories:ByValue", inputs="2x3x8x8"), "structure")
     assert (row.status, row.rewritten, row.called, row.fallback) == (PASSED, 2, 2, 2), row.reason
