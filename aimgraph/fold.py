@@ -144,7 +144,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
 
 def _folds(program: Program) -> Folds:
     left = {item.path: item.reason for entry in program.history for item in entry.skipped if item.kind == "read"}
-    maps = {module.site for module in program.root.modules() if isinstance(module, BiasMap)}
+    maps = {site for module in program.root.modules() if isinstance(module, BiasMap) for site in module.sites}
     reads = dict.fromkeys(read.name for memory in program.plan.memories for read in memory.reads)
     folded = [name for name in reads if name not in left]
     return Folds(

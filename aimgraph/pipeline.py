@@ -17,6 +17,7 @@ from aimgraph.passes import (
     FoldMemory,
     InsertMemory,
     InsertUpdates,
+    MergeMaps,
     PlaceUpdates,
     PlanMemory,
     RemoveDead,
@@ -31,7 +32,7 @@ Watch = Callable[[Pass, Program], None]
 
 PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
 EMITTING: tuple[Pass, ...] = (InsertMemory(), InsertUpdates(), SplitConcat(), WidenLayers(), RemoveDead())
-FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), RemoveDead())
+FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), MergeMaps(), RemoveDead())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.passes.insert_memory import InsertMemory
 from aimgraph.passes.insert_updates import InsertUpdates
+from aimgraph.passes.merge_maps import MergeMaps
 from aimgraph.passes.place_updates import PlaceUpdates
 from aimgraph.passes.plan_memory import PlanMemory
 from aimgraph.passes.remove_dead import RemoveDead
@@ -20,6 +21,7 @@ __all__ = [
     "FoldMemory",
     "InsertMemory",
     "InsertUpdates",
+    "MergeMaps",
     "PlaceUpdates",
     "PlanMemory",
     "RemoveDead",

@@ -57,7 +57,8 @@ class FoldMemory(BasePass):
 def declared(program: Program) -> Program:
     """The program with the names that its base has now: some layers have a bias only since a pass gave them one."""
     root = program.root
-    names = [name for name, _ in (*root.named_parameters(), *root.named_buffers())]
+    tensors = (*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False))
+    names = [name for name, _ in tensors]
     kept = tuple(name for name in names if not name.startswith(f"{AIM}."))
     return replace(program, signature=replace(program.signature, parameters=kept))
 
@@ -140,7 +141,7 @@ class _Folder:
             total.replace_all_uses_with(output)
             self.graph.erase_node(total)
             return True
-        path = self._put(str(term.target), BiasMap(value.contiguous(), site, batch_axis, folded=folded))
+        path = self._put(str(term.target), BiasMap(value.contiguous(), (site,), batch_axis, folded=folded))
         with self.graph.inserting_before(total):
             made = insert_module(self.graph, path, output)
         total.replace_all_uses_with(made)

@@ -45,11 +45,28 @@ def test_the_same_without_memory_arithmetic(name: str, dtype: torch.dtype, bound
     assert not any(id(tensor) in shared for tensor in (*folded.parameters(), *folded.buffers()))
 
 
+def test_layers_under_several_names() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)])
+            self.conv, self.norm = self.parts
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x)) + self.parts[0](x)
+
+    x = torch.randn(2, 3, 8, 6)
+    aim = randomise(aimgraph.transform(Named(), x)).eval()
+    for fuse in False, True:
+        folded = aimgraph.fold(aim, fuse_batchnorm=fuse)
+        assert apart(folded, aim, x) <= 1e-5
+
+
 def test_another_size_is_refused_or_folded_for() -> None:
     aim, x = made("residual")
     folded = aimgraph.fold(aim)
     larger = torch.randn(2, x.shape[1], x.shape[2] + 4, x.shape[3] + 2)
-    with pytest.raises(aimgraph.ExampleInputError, match=r"stem\.0: its memory was folded into a map of shape \[1, "):
+    with pytest.raises(aimgraph.ExampleInputError, match=r"stem\.0: memory was folded into a map of shape \[1, "):
         run(folded, larger)
     assert apart(aimgraph.fold(aim, larger), aim, larger) <= 1e-5
 

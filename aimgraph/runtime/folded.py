@@ -13,16 +13,22 @@ class BiasMap(nn.Module):
 
     Args:
         value: m, of the shape of the layer's output with one sample.
-        site: The layer, for messages.
+        sites: The layers that have read it.
         batch_axis: Dimension of the output that carries the batch, or None.
         folded: Whether the output has all samples side by side in its channels.
     """
 
-    def __init__(self, value: Tensor, site: str, batch_axis: int | None, *, folded: bool = False) -> None:
+    def __init__(self, value: Tensor, sites: tuple[str, ...], batch_axis: int | None, *, folded: bool = False) -> None:
         super().__init__()
-        self.site, self.batch_axis, self.folded = site, batch_axis, folded
+        self.sites, self.batch_axis, self.folded = sites, batch_axis, folded
         self.value: Tensor
         self.register_buffer("value", value)
+
+    @classmethod
+    def merged(cls, one: "BiasMap", other: "BiasMap") -> "BiasMap":
+        """The sum of two maps that are added to the same output."""
+        sites = tuple(dict.fromkeys((*one.sites, *other.sites)))
+        return cls(one.value + other.value, sites, one.batch_axis)
 
     def forward(self, output: Tensor) -> Tensor:
         """The layer's output with the map.
@@ -39,14 +45,14 @@ class BiasMap(nn.Module):
             if axis != self.batch_axis
         ):
             raise ExampleInputError(
-                f"{self.site}: its memory was folded into a map of shape {list(term.shape)}, and its output is "
+                f"{', '.join(self.sites)}: memory was folded into a map of shape {list(term.shape)}, and the output is "
                 f"{list(output.shape)}: for inputs of another size fold again, aimgraph.fold(aim, example_inputs)"
             )
         return accumulate(output, term)
 
     def extra_repr(self) -> str:
         """The layer and the map's shape."""
-        return f"{self.site}, {list(self.value.shape)}"
+        return f"{', '.join(self.sites)}, {list(self.value.shape)}"
 
 
 def constant_over_grid(value: Tensor, channel_axis: int) -> Tensor | None:

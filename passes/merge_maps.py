@@ -1,0 +1,137 @@
+"""Add maps behind a sum instead of before it, and where two meet there, add one.
+
+Before:  y = layer(x);  y += map;  z = y + rest
+After:   y = layer(x);  z = y + rest;  z += map
+
+    (layer(x) + map) + (other(x) + map')  =  (layer(x) + other(x)) + (map + map')
+
+A block whose branches both end in a layer then adds one map, and what runs the graph (onnxruntime, a compiler) can
+fuse the sum with the layer before it, which a map between the two prevents.
+
+Declines: maps whose sum something else reads too, sums of unequal shapes or types, scaled ones, and those that are
+written into the other summand, unless that is a layer's output.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from aimgraph.passes.graph_tools import insert_module, submodule_at
+from aimgraph.program import BasePass, PassResult, Program, Stage
+from aimgraph.runtime.folded import BiasMap
+from aimgraph.runtime.inplace import INPLACE, NAMES
+from aimgraph.runtime.layers import AffineLayer
+from aimgraph.runtime.memory import put_module
+
+_IN_PLACE = {operator.iadd, INPLACE[NAMES.index("iadd")], "add_"}
+_SUMS = {operator.add, torch.add, "add", *_IN_PLACE}
+
+
+@dataclass(frozen=True)
+class MergeMaps(BasePass):
+    """FOLDED -> FOLDED."""
+
+    requires: Stage = Stage.FOLDED
+
+    def run(self, program: Program) -> PassResult:
+        """Move every map as far down as it goes, and make one of two that follow each other."""
+        modified = False
+        for name, graph in program.graphs.items():
+            merger = _Merger(program.root, graph, program.runs[name].values)
+            waiting = [node for node in graph.nodes if merger.map_of(node) is not None]
+            while waiting:
+                moved = merger.move(waiting.pop(0))
+                waiting += [] if moved is None else [moved]
+                modified = modified or moved is not None
+            if modified:
+                _forget_unused(program.root, graph)
+        return PassResult(program, modified)
+
+
+class _Merger:
+    """Moves the maps of one graph."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any]) -> None:
+        self.root, self.graph = root, graph
+        self.values = dict(values)
+
+    def map_of(self, node: Any) -> BiasMap | None:
+        """The map that a node adds."""
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        module = submodule_at(self.root, str(node.target))
+        return module if isinstance(module, BiasMap) and not module.folded else None
+
+    def move(self, node: fx.Node) -> fx.Node | None:
+        """Move the map that `node` adds behind the next sum, or into the next map; the node there, None if it stays."""
+        features = node.args[0]
+        if len(node.users) != 1 or not isinstance(features, fx.Node):
+            return None
+        (user,) = node.users
+        later = self.map_of(user)
+        if later is not None:
+            return self._merge(node, user, features)
+        if not self._is_sum(node, user, features):
+            return None
+        user.replace_input_with(node, features)
+        with self.graph.inserting_after(user):
+            behind = insert_module(self.graph, str(node.target), user)
+        user.replace_all_uses_with(behind, delete_user_cb=lambda one: one is not behind)
+        self.graph.erase_node(node)
+        self.values[behind] = self.values.get(user)
+        return behind
+
+    def _is_sum(self, node: fx.Node, user: fx.Node, features: fx.Node) -> bool:
+        """Whether `user` adds two of a kind, of which `node` is one, and overwrites nothing else."""
+        if user.target not in _SUMS or user.kwargs or len(user.args) != 2 or len(features.users) != 1:
+            return False
+        rest = user.args[1] if user.args[0] is node else user.args[0]
+        if not isinstance(rest, fx.Node) or rest is node:
+            return False
+        one, other = self.values.get(features), self.values.get(rest)
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            return False
+        overwritten = user.target in _IN_PLACE and user.args[0] is rest
+        return one.shape == other.shape and one.dtype == other.dtype and (not overwritten or self._is_fresh(rest))
+
+    def _is_fresh(self, node: fx.Node) -> bool:
+        """Whether nothing else sees the tensor that `node` gives: a layer's output that is used once."""
+        module = submodule_at(self.root, str(node.target)) if node.op == "call_module" else None
+        return isinstance(module, AffineLayer | BiasMap) and len(node.users) == 1
+
+    def _merge(self, node: fx.Node, user: fx.Node, features: fx.Node) -> fx.Node | None:
+        first, second = self.map_of(node), self.map_of(user)
+        assert first is not None
+        assert second is not None
+        if first.batch_axis != second.batch_axis or first.value.dtype != second.value.dtype:
+            return None
+        path = self._put(str(user.target), BiasMap.merged(first, second))
+        user.replace_input_with(node, features)
+        user.target = path
+        self.graph.erase_node(node)
+        return user
+
+    def _put(self, path: str, made: BiasMap) -> str:
+        number = 0
+        while submodule_at(self.root, f"{path}_sum_{number}") is not None:
+            number += 1
+        put_module(self.root, f"{path}_sum_{number}", made)
+        return f"{path}_sum_{number}"
+
+
+def _forget_unused(root: nn.Module, graph: fx.Graph) -> None:
+    """Take maps out of the model that nothing adds any more."""
+    used = {str(node.target) for node in graph.find_nodes(op="call_module")}
+    for path, module in list(root.named_modules()):
+        if isinstance(module, BiasMap) and path not in used:
+            parent, _, name = path.rpartition(".")
+            below = nn.Module()
+            below._modules.update(module._modules)
+            owner = root.get_submodule(parent)._modules
+            if below._modules:
+                owner[name] = below
+            else:
+                del owner[name]
