@@ -201,8 +201,8 @@ def _folded(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
         own = ROUNDINGS * rounding * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
         if not found <= max(bound, own):
             return f"{what}: max|d| / max|y| = {found:.2g} > {bound:g}"
-        if found > bound:
-            without.append(f"{what}: to {bound:g}, since the model's own rounding is larger")
+        if found > bound and dtype is torch.float32:
+            without.append(f"{what} to {bound:g}: the model's own rounding is larger")
     return ""
 
 
