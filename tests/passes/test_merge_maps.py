@@ -71,9 +71,7 @@ def test_maps_of_two_branches_are_one(how: str) -> None:
         folded.get_submodule(str(folded.graph.find_nodes(op="call_module")[-1].target))(torch.zeros(1, 4, 9, 9))
 
 
-@pytest.mark.parametrize(
-    "how", ["scaled", "broadcast", "type", "number", "seen", "twice", "into the rest"]
-)
+@pytest.mark.parametrize("how", ["scaled", "broadcast", "type", "number", "seen", "twice", "into the rest"])
 def test_maps_stay_before_what_is_no_plain_sum(how: str) -> None:
     base, x = Block(how).double(), torch.randn(2, 3, 8, 6, dtype=torch.float64)
     base = base.float() if how == "type" else base
