@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test check install bench table coverage transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test check install bench table performance coverage transform-time zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -37,6 +37,9 @@ bench: $(INSTALLED)
 
 table: $(INSTALLED)
 	$(BIN)/python benchmarks/seed_networks.py --out benchmarks/results
+
+performance: $(INSTALLED)
+	$(BIN)/python -m benchmarks.performance
 
 coverage: $(INSTALLED)
 	$(BIN)/python benchmarks/coverage.py

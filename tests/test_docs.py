@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from benchmarks import performance
 from benchmarks.coverage import MARKS, PAGE, table
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,14 @@ def test_the_table_of_models_is_that_of_the_result_files() -> None:
     shown = MARKS.search(PAGE.read_text())
     assert shown is not None
     assert shown.group(0) == f"{shown.group(1)}{table()}{shown.group(2)}"
+
+
+def test_the_tables_of_costs_are_those_of_the_result_files() -> None:
+    page = performance.PAGE.read_text()
+    shown = list(performance.MARKS.finditer(page))
+    assert {found.group(2) for found in shown} >= {"cost_cpu", "onnx_cost", "transform_time", "depth"}
+    for found in shown:
+        assert found.group(0) == f"{found.group(1)}{performance.table(found.group(2))}{found.group(3)}"
 
 
 def test_links_lead_somewhere() -> None:

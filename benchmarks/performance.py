@@ -1,0 +1,109 @@
+"""The tables in docs/performance.md, from the committed results.
+
+Run as ``python -m benchmarks.performance`` (or ``make performance``) after a benchmark; it measures nothing.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aimgraph.bench import BenchReport
+from benchmarks.cost import CASES, report_of
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+MARKS = re.compile(r"(<!-- table (\w+): make performance -->\n).*?(<!-- end of table -->)", flags=re.DOTALL)
+
+_COLUMNS = (
+    ("training step: split / floor", "split", "floor", "training step"),
+    ("split / base", "split", "base", "training step"),
+    ("concat / base", "concat", "base", "training step"),
+    ("inference: folded / floor", "folded", "floor", "inference"),
+    ("fused folded / fused floor", "fused folded", "fused floor", "inference"),
+)
+
+
+def table(name: str) -> str:
+    """The table of a result file: one of `benchmarks.cost`'s, ``onnx_cost``, ``transform_time`` or ``depth``."""
+    data = json.loads((RESULTS / f"{name}.json").read_text())
+    match name:
+        case "onnx_cost":
+            lines = _onnx(data)
+        case "transform_time":
+            lines = _transform(data)
+        case "depth":
+            lines = _depth(data)
+        case _:
+            lines = _cost(data)
+    return "\n".join(lines) + "\n"
+
+
+def _cost(data: Mapping[str, Any]) -> list[str]:
+    heads = [head for head, *_ in _COLUMNS]
+    heads.insert(3, "kept for backward: split / base, concat / base")
+    lines = [f"| network, memory | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for name in CASES:
+        if name in data:
+            report = report_of(data[name])
+            cells = [_ratio(report, *which) for _, *which in _COLUMNS]
+            cells.insert(3, f"{_kept(report, 'split')}, {_kept(report, 'concat')}")
+            values = " + ".join(f"{count:,}" for count in report.values)
+            lines.append(f"| {name}: {values} values, {report.sites} sites | {' | '.join(cells)} |")
+    return lines
+
+
+def _ratio(report: BenchReport, form: str, to: str, what: str) -> str:
+    both = form in report.forms and to in report.forms and what in report.forms[form].seconds
+    return str(report.ratio(form, to, what)) if both else "-"
+
+
+def _kept(report: BenchReport, form: str) -> str:
+    these, those = (report.forms[name].saved if name in report.forms else None for name in (form, "base"))
+    return f"{these / those:.4f}" if these and those else "-"
+
+
+def _onnx(data: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| batch | folded / best by hand | folded / base | best by hand | its time / base |",
+        "|---|---:|---:|---|---:|",
+    ]
+    for name, row in data.items():
+        if isinstance(row, dict):
+            cells = row["folded / best by hand"], row["folded / base"], row["best by hand"], row["best by hand / base"]
+            lines.append(f"| {name.removeprefix('batch ')} | {' | '.join(cells)} |")
+    return lines
+
+
+def _transform(data: Mapping[str, Any]) -> list[str]:
+    resnet, summary = data["ResNet-50"], data["summary"]
+    first, median = resnet["first"], resnet["median"]
+    return [
+        "| model | transform | torch.export | transform / export |",
+        "|---|---:|---:|---:|",
+        f"| ResNet-50, {resnet['rounds']} rounds | {median['transform']:.2f} s | {median['export']:.2f} s | "
+        f"{resnet['transform / export']} |",
+        f"| ResNet-50, first of a process | {first['transform']:.2f} s | {first['export']:.2f} s | "
+        f"{first['transform'] / first['export']:.2f} |",
+        f"| {summary['models']} models of timm and torchvision, each once: median | "
+        f"{summary['transform, median s']:.2f} s | | {summary['transform / export, median']:.2f} |",
+    ]
+
+
+def _depth(data: Mapping[str, Any]) -> list[str]:
+    cells = [f"{depth} layers: {seconds:.1f} s" for depth, seconds in data["median"].items()]
+    return [f"MLP, {', '.join(cells)}: {data['4,000 layers / 2,000 layers']:.2f} times as long."]
+
+
+def main() -> None:
+    """Put the tables into the page."""
+    text = PAGE.read_text()
+    PAGE.write_text(MARKS.sub(lambda found: found.group(1) + table(found.group(2)) + found.group(3), text))
+    for found in MARKS.finditer(text):
+        print(table(found.group(2)))
+
+
+if __name__ == "__main__":
+    main()
