@@ -36,6 +36,8 @@ def table(name: str) -> str:
             lines = _transform(data)
         case "depth":
             lines = _depth(data)
+        case "profile_mlp":
+            lines = _profile(data)
         case _:
             lines = _cost(data)
     return "\n".join(lines) + "\n"
@@ -95,6 +97,21 @@ def _transform(data: Mapping[str, Any]) -> list[str]:
 def _depth(data: Mapping[str, Any]) -> list[str]:
     cells = [f"{depth} layers: {seconds:.1f} s" for depth, seconds in data["median"].items()]
     return [f"MLP, {', '.join(cells)}: {data['4,000 layers / 2,000 layers']:.2f} times as long."]
+
+
+def _profile(data: Mapping[str, Any]) -> list[str]:
+    more, through = data["bytes of parameters, split - floor"], data["seconds to go through them"]
+    seconds = data["seconds"]
+    lines = ["| microseconds of a step | floor | split |", "|---|---:|---:|"]
+    lines += [f"| `{name}` | {row['floor']:,} | {row['split']:,} |" for name, row in data["operations"].items()]
+    lines += [
+        f"| **whole step, without the profiler** | {seconds['floor'] * 1e6:,.0f} | {seconds['split'] * 1e6:,.0f} |",
+        "",
+        f"Split has {more / 1e6:.1f} MB of parameters more than the floor, and takes "
+        f"{(seconds['split'] - seconds['floor']) * 1e6:,.0f} microseconds longer. To go through those bytes as often "
+        f"as a step with momentum does takes this machine {through * 1e6:,.0f} microseconds.",
+    ]
+    return lines
 
 
 def main() -> None:
