@@ -118,6 +118,37 @@ class PointwiseConv3d(_Pointwise, nn.Conv3d):
     """`nn.Conv3d` with a kernel of 1 and no padding."""
 
 
+class FewPlacesConv2d(nn.Conv2d):
+    """`nn.Conv2d` over one group, without bias: a product of two matrices where it has as many taps as places to give.
+
+    Convolutions are made for many places. With 7 x 7 taps over 7 x 7 places, as in the last stage of ConvNeXt, their
+    backward pass takes several times as long as that of the product of the weight and the input's windows.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows, cols = self._places(input)
+        if not 1 < rows * cols <= self.kernel_size[0] * self.kernel_size[1]:
+            output: Tensor = super()._conv_forward(input, weight, bias)
+            return output
+        windows = F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)  # type: ignore[arg-type]
+        if input.stride(1) == 1:  # channels-last; windows are [1, k * taps, places]
+            return F.linear(windows[0].t(), weight.flatten(1)).view(1, rows, cols, -1).permute(0, 3, 1, 2)
+        return torch.mm(weight.flatten(1), windows[0]).view(1, -1, rows, cols)
+
+    def _places(self, input: Tensor) -> tuple[int, int]:
+        """Rows and columns of the output for one sample; none where that is not what is asked for."""
+        single = input.dim() == 4 and input.shape[0] == 1
+        if torch.compiler.is_compiling() or not single or self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return 0, 0
+        rows, cols = (
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                input.shape[2:], self.padding, self.dilation, self.kernel_size, self.stride, strict=True
+            )
+        )
+        return rows, cols
+
+
 POINTWISE: dict[type[nn.Module], type[AffineLayer]] = {
     nn.Conv1d: PointwiseConv1d,
     nn.Conv2d: PointwiseConv2d,
@@ -141,7 +172,10 @@ def clone_layer(layer: AffineLayer, weight: nn.Parameter, channels: int, *, raw:
     `raw`, the class is torch's own, so that `weight` is used as it is.
     """
     kind = torch_kind(layer) if raw else type(layer)
-    kind = POINTWISE.get(kind, kind) if _is_pointwise(layer) else kind
+    if _is_pointwise(layer):
+        kind = POINTWISE.get(kind, kind)
+    elif kind is nn.Conv2d:
+        kind = FewPlacesConv2d
     clone = kind.__new__(kind)
     clone.__dict__.update(layer.__dict__)
     for name, value in layer.__dict__.items():

@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,38 @@ def test_reads_of_one_tap(rank: int, stride: int, samples: int) -> None:
     for given in (view, view.movedim(1, -1).contiguous().movedim(-1, 1)):
         torch.testing.assert_close(read(given), plain(given))
     assert torch.equal(copy.deepcopy(read)(view), read(view))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (4, 6), (12, 9)])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 7, "padding": 3},
+        {"kernel_size": 7, "padding": "same"},
+        {"kernel_size": 5, "padding": 2, "stride": 2},
+        {"kernel_size": (5, 3), "padding": (4, 1), "dilation": (2, 1)},
+        {"kernel_size": 7, "padding": 3, "padding_mode": "reflect"},
+        {"kernel_size": 3, "stride": (2, 1), "padding": 1, "groups": 2},
+    ],
+)
+def test_reads_of_few_places(size: tuple[int, int], samples: int, options: dict[str, Any]) -> None:
+    layer = nn.Conv2d(4, 6, **options).double()
+    read = read_layer(layer, 3, "default")
+    plain = nn.Conv2d(3, 6, **options | {"groups": 1}, bias=False).double()
+    plain.load_state_dict(read.state_dict())
+    view = torch.randn(samples, 3, *size, dtype=torch.float64)
+    for given in (view, view.contiguous(memory_format=torch.channels_last)):
+        results = []
+        for module in (read, plain):
+            given = given.detach().requires_grad_()
+            output = module(given)
+            output.square().sum().backward()
+            results.append((output, given.grad, module.weight.grad))
+            module.zero_grad()
+        torch.testing.assert_close(*results)
+        if samples == 1 and given.stride(1) == 1:
+            assert read(given).stride(1) == 1
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
