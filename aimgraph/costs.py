@@ -7,7 +7,8 @@ in a batch of B samples, with Q numbers in a sample's output:
     concat   2 k T P B               the product is part of the layer's own, for every sample
     folded                   B Q     the product was taken before; nothing at all where it is part of a bias
 
-For the backward pass split keeps the view, once for all sites of one grid, and concat keeps [x ; m] of every sample.
+For the backward pass split keeps the view, once for all sites of one grid, and concat keeps [x ; m] of every sample. A
+convolution with as many taps as places keeps its windows instead, a number for every tap at every place.
 """
 
 import math
@@ -47,8 +48,10 @@ def _costs(
         positions, outputs = made.places, math.prod(made.output) // max(1, _rows(made))
         differ = rows if call.value and not (call.mean or pooled) else 1
         product, total = 2 * read.channels * site.taps * positions, rows * outputs
-        view = 0
-        if (key := (call.value, call.mean, call.spec, made.grid)) not in shown:
+        view, taps = 0, site.taps * positions // max(1, outputs)
+        if site.kind == "Conv2d" and len(made.grid) == 2 and 1 < positions <= taps and differ == 1:
+            view = read.channels * taps * positions
+        elif (key := (call.value, call.mean, call.spec, made.grid)) not in shown:
             shown.add(key)
             view = 0 if _is_source(call) else differ * read.channels * math.prod(made.grid)
         joined = rows * (site.channels[0] + site.groups * read.channels) * math.prod(made.grid)

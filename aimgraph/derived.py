@@ -57,7 +57,8 @@ class Derived:
 
     def __init__(self) -> None:
         self._outcomes: dict[Any, _Outcome] = {}
-        self._shared = _SHARED.setdefault(_surroundings(), {})
+        self._surroundings = _surroundings()
+        self._shared = _SHARED.setdefault((self._surroundings, torch.backends.mha.get_fastpath_enabled()), {})
         self._barren: set[Any] = set()
 
     def call(
@@ -115,8 +116,8 @@ class Derived:
             recorder: What lists its operations; it depends on which arguments the recorder watches.
             train: The mode, of a module.
         """
-        if op not in ("call_module", "call_function", "call_method"):
-            return None
+        if op not in ("call_module", "call_function", "call_method") or _surroundings() != self._surroundings:
+            return None  # a forward may change settings on its way
         try:
             seen: dict[int, int] = {}
             given = _describe(args, seen, recorder), _describe(kwargs, seen, recorder)
@@ -228,8 +229,8 @@ def _surroundings() -> Any:
     cuda, mkldnn = torch.backends.cuda, torch.backends.mkldnn
     return (
         torch.get_default_dtype(),
+        torch.get_default_device(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.backends.mha.get_fastpath_enabled(),
         mkldnn.enabled,
         torch.backends.cudnn.enabled,
         cuda.flash_sdp_enabled(),
@@ -392,10 +393,12 @@ def _setting(value: Any, train: bool, above: tuple[nn.Module, ...]) -> Any:
     return type(value), value  # True, 1 and 1.0 are equal, and not the same
 
 
-@cache
 def _looks_at_mode(kind: Any) -> bool:
     """Whether a module may look at its training flag: any but a layer of torch none of whose methods mentions it."""
-    if not kind.__module__.startswith("torch.nn.modules."):
-        return True
+    return not kind.__module__.startswith("torch.nn.modules.") or _mentions_mode(kind)
+
+
+@cache  # of torch's own classes: those made for one parametrised module would keep it
+def _mentions_mode(kind: Any) -> bool:
     methods = [value for base in kind.__mro__ if base is not nn.Module for value in vars(base).values()]
     return any("training" in method.__code__.co_names for method in methods if hasattr(method, "__code__"))

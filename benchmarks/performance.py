@@ -89,7 +89,7 @@ def _transform(data: Mapping[str, Any]) -> list[str]:
         f"{resnet['transform / export']} |",
         f"| ResNet-50, first of a process | {first['transform']:.2f} s | {first['export']:.2f} s | "
         f"{first['transform'] / first['export']:.2f} |",
-        f"| {summary['models']} models of timm and torchvision, each once: median | "
+        f"| {summary['transformed']} models of timm and torchvision, each once: median | "
         f"{summary['transform, median s']:.2f} s | | {summary['transform / export, median']:.2f} |",
     ]
 

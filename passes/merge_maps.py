@@ -8,8 +8,8 @@ After:   y = layer(x);  z = y + rest;  z += map
 A block whose branches both end in a layer then adds one map, and what runs the graph (onnxruntime, a compiler) can
 fuse the sum with the layer before it, which a map between the two prevents.
 
-Declines: maps whose sum something else reads too, sums of unequal shapes or types, scaled ones, and those that are
-written into the other summand, unless that is a layer's output.
+Declines: maps of layers without a batch, maps whose sum something else reads too, sums of unequal shapes or types,
+scaled ones, and those that are written into the other summand, unless that is a layer's output.
 """
 
 import operator
@@ -26,8 +26,12 @@ from aimgraph.runtime.inplace import INPLACE, NAMES
 from aimgraph.runtime.layers import AffineLayer
 from aimgraph.runtime.memory import put_module
 
-_IN_PLACE = {operator.iadd, INPLACE[NAMES.index("iadd")], "add_"}
-_SUMS = {operator.add, torch.add, "add", *_IN_PLACE}
+_IN_PLACE = {
+    ("call_function", operator.iadd),
+    ("call_function", INPLACE[NAMES.index("iadd")]),
+    ("call_method", "add_"),
+}
+_SUMS = {("call_function", operator.add), ("call_function", torch.add), ("call_method", "add"), *_IN_PLACE}
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ class _Merger:
 
     def _is_sum(self, node: fx.Node, user: fx.Node, features: fx.Node) -> bool:
         """Whether `user` adds two of a kind, of which `node` is one, and overwrites nothing else."""
-        if user.target not in _SUMS or user.kwargs or len(user.args) != 2 or len(features.users) != 1:
+        kind, made = (user.op, user.target), self.map_of(node)
+        if kind not in _SUMS or user.kwargs or len(user.args) != 2 or len(features.users) != 1:
+            return False
+        if made is None or made.batch_axis is None:  # the sum may have a batch that the map's layer has not
             return False
         rest = user.args[1] if user.args[0] is node else user.args[0]
         if not isinstance(rest, fx.Node) or rest is node:
@@ -94,7 +101,7 @@ class _Merger:
         one, other = self.values.get(features), self.values.get(rest)
         if not isinstance(one, Tensor) or not isinstance(other, Tensor):
             return False
-        overwritten = user.target in _IN_PLACE and user.args[0] is rest
+        overwritten = kind in _IN_PLACE and user.args[0] is rest
         return one.shape == other.shape and one.dtype == other.dtype and (not overwritten or self._is_fresh(rest))
 
     def _is_fresh(self, node: fx.Node) -> bool:

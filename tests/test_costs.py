@@ -79,6 +79,15 @@ def test_saved_bytes_are_those_that_are_saved() -> None:
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 100, 4)),
     ).train()
+    check_saved(base)
+
+
+def test_the_windows_that_are_saved() -> None:
+    check_saved(nn.Sequential(nn.Conv2d(3, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 4)).train())
+
+
+def check_saved(base: nn.Module) -> None:
+    """Compare the plan with what hooks on saved tensors count."""
     x = torch.randn(4, 3, 10, 10)
     before = saved_bytes(base, lambda: base(x))
     for form in ("split", "concat"):

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
 import aimgraph
 from aimgraph.copies import copy_module, paused_collection
@@ -239,6 +240,34 @@ def test_what_users_write_is_derived_for_every_transform() -> None:
     assert names(base())[-1] == "aten.pow.Tensor_Scalar"
     Changing.power = 3
     assert names(base())[-1] == "aten.exp.default"
+
+
+def test_settings_that_a_forward_changes_stay_its_own() -> None:
+    class Sets(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float64)
+            wide = torch.zeros(7, 4)
+            torch.set_default_dtype(before)
+            return x + wide.sum().to(x.dtype) + torch.zeros(7, 4).sum()
+
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if torch.zeros(7, 4).dtype == torch.float64 else x
+
+    for part in Sets(), Plain(), Sets():
+        base = nn.Sequential(nn.Conv2d(4, 4, 1), part).eval()
+        aim = aimgraph.transform(base, X)
+        assert torch.equal(aim(X), base(X))
+
+
+def test_nothing_keeps_a_model() -> None:
+    base = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.ReLU())
+    aimgraph.transform(base, X)
+    layer = weakref.ref(base[0])
+    del base
+    gc.collect()
+    assert layer() is None
 
 
 def test_what_runs_on_values_is_given_values() -> None:

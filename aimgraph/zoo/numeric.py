@@ -1,5 +1,6 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +78,7 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
             or _resized(base, aim, arguments, without)
             or _step(aim, arguments)
             or _gradients(aim, arguments, without)
-            or _folded(aim, arguments, without)
+            or _folded(base, aim, arguments, without)
         )
 
 
@@ -176,27 +177,29 @@ def _alive(aim: AimModule) -> AimModule:
     return module
 
 
-def _folded(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
+def _folded(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     """What `aimgraph.fold` gives, batch normalisation fused, computes what the model does.
 
     No closer than rounding lets the model itself be computed: by that much it differs in float32 from what it gives in
     float64, and in float64 by as many times less as numbers are finer there.
     """
-    module, expected = _alive(aim).eval(), dict[torch.dtype, list[Tensor]]()
+    alive, expected = _alive(aim).eval(), dict[torch.dtype, list[Tensor]]()
     for dtype in FOLDED:
         try:
-            expected[dtype] = outputs(module.to(dtype), _as(dtype, inputs))
+            outputs(copy_module(base).eval().to(dtype), _as(dtype, inputs))
         except RuntimeError:  # the base's own limit: its forward is for one type
             without.append(f"folded in {_name(dtype)}: the base does not run")
+            continue
+        expected[dtype] = outputs(copy_module(alive).to(dtype), _as(dtype, inputs))
     if not all(bool(one.isfinite().all()) for found in expected.values() for one in found):
         without.append("folded: the output is not finite")
         return ""
     rounding = _apart(*expected.values()) if len(expected) == 2 else 0.0
     for dtype, those in expected.items():
         sample, what = _as(dtype, inputs), f"folded in {_name(dtype)}"
-        these = outputs(aimgraph.fold(module.to(dtype), sample, fuse_batchnorm=True), sample)
-        if len(these) != len(those):
-            return f"{what}: {len(these)} outputs for {len(those)}"
+        these = outputs(aimgraph.fold(copy_module(alive).to(dtype), sample, fuse_batchnorm=True), sample)
+        if [one.shape for one in these] != [one.shape for one in those]:
+            return f"{what}: outputs of other shapes"
         found, bound = _apart(these, those), FOLDED[dtype]
         own = ROUNDINGS * rounding * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
         if not found <= max(bound, own):
@@ -220,9 +223,10 @@ def _apart(these: list[Tensor], those: list[Tensor]) -> float:
     found = 0.0
     for one, other in zip(these, those, strict=True):
         wide = torch.complex128 if other.is_complex() else torch.float64
-        if other.numel():
+        if other.numel() and not math.isnan(found):
             gap, size = (one.to(wide) - other.to(wide)).abs().max(), other.to(wide).abs().max()
-            found = max(found, float(gap / size.clamp_min(1e-30)))
+            apart = float(gap / size.clamp_min(1e-30))
+            found = apart if math.isnan(apart) else max(found, apart)
     return found
 
 

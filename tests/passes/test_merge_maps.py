@@ -82,6 +82,37 @@ def test_maps_stay_before_what_is_no_plain_sum(how: str) -> None:
     assert apart(folded, aim, x) <= (1e-5 if how == "type" else 1e-12)
 
 
+class NoSum(nn.Module):
+    """A layer whose path is that of a sum's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.add = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1), nn.Bilinear(6, 6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(self.one(x), self.two(x))
+
+
+class OfParameter(nn.Module):
+    """A summand without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.place = nn.Linear(6, 6), nn.Linear(6, 6), nn.Parameter(torch.randn(1, 3, 8, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x).relu() + self.two(self.place)
+
+
+@pytest.mark.parametrize("base", [NoSum, OfParameter])
+def test_what_looks_like_a_sum_of_two_of_a_kind(base: type[nn.Module]) -> None:
+    x = torch.randn(2, 3, 8, 6, dtype=torch.float64)
+    aim = randomise(aimgraph.transform(base().double(), x, shape=(4, 4, 3))).eval()
+    folded = aimgraph.fold(aim)
+    for batch in 1, 2, 5:
+        assert apart(folded, aim, torch.randn(batch, 3, 8, 6, dtype=torch.float64)) <= 1e-12
+
+
 class Chain(nn.Module):
     """Residuals whose sums nothing else reads."""
 

@@ -99,13 +99,14 @@ def test_numeric_fails_on_a_wrong_model(
     assert reason in row.reason
 
 
-def test_numeric_fails_on_a_wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1 + 1e-9, float("nan")])
+def test_numeric_fails_on_a_wrong_fold(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     fold = aimgraph.fold
 
     def wrong(aim: AimModule, *given: Any, **named: Any) -> torch.nn.Module:
         folded = fold(aim, *given, **named)
         with torch.no_grad():
-            next(folded.parameters()).mul_(1 + 1e-9)
+            next(folded.parameters()).mul_(factor)
         return folded
 
     monkeypatch.setattr(aimgraph, "fold", wrong)
