@@ -14,8 +14,10 @@ from aimgraph.errors import (
     PlanError,
     TraceError,
 )
+from aimgraph.export.checkpoint import load, load_memory, save
 from aimgraph.export.onnx import export_onnx
 from aimgraph.fold import fold
+from aimgraph.merge import Merged, merge
 from aimgraph.module import AimModule
 from aimgraph.surgery import disable_memory, enable_memory, freeze_base, memory_parameters, strip
 from aimgraph.verify import verify
@@ -29,6 +31,7 @@ __all__ = [
     "ConfigError",
     "ExampleInputError",
     "ExportError",
+    "Merged",
     "PassError",
     "PlanError",
     "TraceError",
@@ -39,10 +42,14 @@ __all__ = [
     "export_onnx",
     "fold",
     "freeze_base",
+    "load",
+    "load_memory",
     "memory_parameters",
+    "merge",
     "models_zoo",
     "plan",
     "presets",
+    "save",
     "strip",
     "transform",
     "verify",

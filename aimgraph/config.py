@@ -96,7 +96,7 @@ class AimConfig(BaseModel):
             if pattern.startswith("re:"):
                 try:
                     re.compile(pattern[3:])
-                except re.error as error:
+                except (re.error, OverflowError, RecursionError) as error:
                     raise ValueError(f"the regular expression {pattern!r} is invalid: {error}") from error
         return patterns
 

@@ -31,7 +31,8 @@ def resolve_inputs(base: nn.Module, example_inputs: Any) -> Arguments:
     Args:
         base: The model.
         example_inputs: None; a tensor; a tuple or list of positional inputs; a dict of keyword
-            inputs; or a pair of a tuple and a dict. Tensors follow the base to its device.
+            inputs; or a pair of a tuple and a dict. Tensors follow the base to its device, those of the meta device as
+            zeros.
 
     Raises:
         ExampleInputError: Nothing was given and none of the shapes tried fits.
@@ -42,8 +43,15 @@ def resolve_inputs(base: nn.Module, example_inputs: Any) -> Arguments:
     args, kwargs = _split(example_inputs)
     if len(devices) == 1:
         device = devices.pop()
-        args, kwargs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        args, kwargs = tree_map(lambda leaf: _moved(leaf, device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
     return args, kwargs
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; zeros for one that has no values."""
+    if tensor.is_meta and device.type != "meta":
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+    return tensor.to(device)
 
 
 def _split(example_inputs: Any) -> Arguments:

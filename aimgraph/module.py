@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import PythonCode
 from torch.nn.modules.module import _WrappedHook
+from torch.utils._pytree import tree_map
 
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_results
@@ -276,6 +277,18 @@ class AimModule(fx.GraphModule):
             self._select()
         return self
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """What ``to``, ``half``, ... do; the example inputs follow the parameters to another dtype."""
+        before = _dtype(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = _dtype(self)
+        if before != after:
+            self._record.inputs = tree_map(
+                lambda leaf: leaf.to(after) if isinstance(leaf, Tensor) and leaf.dtype == before else leaf,
+                self._record.inputs,
+            )
+        return self
+
     def reset_memory(self) -> None:
         """Forget all carried state: every memory starts from its source again."""
         for module in self.modules():
@@ -332,6 +345,11 @@ class AimModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__reduce_ex__(2)
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """Of the first parameter that has a floating-point one."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), None)
 
 
 def _hooks_of_the_base(state: dict[str, Any]) -> dict[str, Any]:

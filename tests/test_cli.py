@@ -108,6 +108,17 @@ def test_export_with_weights(folder: Path) -> None:
     assert "Pad" not in folded.stdout
 
 
+def test_a_checkpoint_is_saved_and_exported(folder: Path) -> None:
+    model = ("usernet:net", "--input", "2x3x16x16")
+    made = call("transform", *model, "--shape", "2x2x3", "--checkpoint", "notes")
+    assert made.exit_code == 0, made.output
+    exported = call("export", *model, "--onnx", "c.onnx", "--checkpoint", "notes", "--fold")
+    assert exported.exit_code == 0, exported.output
+    other = shell("export", "zoo/mlp", "--onnx", "d.onnx", "--checkpoint", "notes", cwd=folder)
+    assert other.returncode == 2
+    assert "CheckpointError: notes was made with another base" in other.stderr
+
+
 @pytest.mark.parametrize("damage", ["garbage", "other model"])
 def test_weights_that_do_not_fit(damage: str, folder: Path) -> None:
     if damage == "garbage":

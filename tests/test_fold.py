@@ -45,6 +45,13 @@ def test_the_same_without_memory_arithmetic(name: str, dtype: torch.dtype, bound
     assert not any(id(tensor) in shared for tensor in (*folded.parameters(), *folded.buffers()))
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.bfloat16, 3e-2)])
+def test_of_a_module_that_was_converted(dtype: torch.dtype, bound: float) -> None:
+    aim, x = made("residual")
+    folded = aimgraph.fold(aim.to(dtype))
+    assert apart(folded, aim, x.to(dtype)) <= bound
+
+
 def test_layers_under_several_names() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 import aimgraph
 from aimgraph.api import submodule
 from aimgraph.cli.bench import bench_command
+from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.draw import draw
@@ -67,6 +68,7 @@ def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: 
 @model_options
 @click.option("--dump", type=click.Path(file_okay=False), help="Write the graph after every pass into this folder.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the state dict as safetensors.")
+@click.option("--checkpoint", type=click.Path(file_okay=False), help="Save the memory into this folder.")
 @click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
 def transform_command(
     model: str,
@@ -74,6 +76,7 @@ def transform_command(
     as_json: bool,
     dump: str | None,
     save: str | None,
+    checkpoint: str | None,
     code: bool,
     **options: Any,
 ) -> None:
@@ -82,6 +85,8 @@ def transform_command(
     plan = aimgraph.plan(aim)
     if save:
         _save_state(aim, Path(save))
+    if checkpoint:
+        aimgraph.save(aim, checkpoint)
     if as_json:
         passes = [asdict(entry) for entry in history]
         extra = {"code": aim.code} if code else {}
@@ -111,6 +116,11 @@ def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options
 @model_options
 @click.option("--onnx", "path", type=click.Path(dir_okay=False), required=True, help="The ONNX file to write.")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="safetensors state dict to load first.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, file_okay=False),
+    help="Give MODEL the memory in this folder; its options are those it was made with.",
+)
 @click.option("--fold", "folds", is_flag=True, help="Fold what is read of memories that never change into maps first.")
 @click.option("--fuse-batchnorm", is_flag=True, help="And batch normalisation into the layers before it.")
 @click.option("--opset", type=int, help="ONNX opset; by default the exporter's own.")
@@ -120,6 +130,7 @@ def export_command(
     as_json: bool,
     path: str,
     weights: str | None,
+    checkpoint: str | None,
     folds: bool,
     fuse_batchnorm: bool,
     opset: int | None,
@@ -129,7 +140,10 @@ def export_command(
     with _steps() as step:
         base = _load(model, options, step)
         step("transforming")
-        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
+        if checkpoint:
+            aim = aimgraph.load(checkpoint, base, example_inputs(inputs))
+        else:
+            aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
         if weights:
             _load_state(aim, Path(weights))
         if folds or fuse_batchnorm:
@@ -164,6 +178,7 @@ def draw_command(model: str, inputs: tuple[str, ...], as_json: bool, path: str, 
 
 
 cli.add_command(bench_command)
+cli.add_command(memory_group)
 cli.add_command(zoo_group)
 
 
@@ -227,7 +242,7 @@ def _save_state(aim: AimModule, path: Path) -> None:
     draft.replace(path)
 
 
-def _load_state(aim: AimModule, path: Path) -> None:
+def _load_state(aim: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,0 +1,70 @@
+"""aimgraph memory list|diff|merge: what is in checkpoints, without their base."""
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from aimgraph.export.memories import KINDS, distances, mean, summary
+
+FOLDER = click.Path(exists=True, file_okay=False)
+
+
+@click.group("memory")
+def memory_group() -> None:
+    """Look at checkpoints that aimgraph.save wrote, compare two, or write the mean of several."""
+
+
+@memory_group.command("list")
+@click.argument("folders", nargs=-1, required=True, type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def list_command(folders: tuple[str, ...], as_json: bool) -> None:
+    """Sizes and norms of the memories in FOLDERS."""
+    found = [summary(folder) for folder in folders]
+    if as_json:
+        click.echo(json.dumps([item.to_dict() for item in found], indent=2))
+        return
+    columns = ("checkpoint", "base", "memory", "shape", "values", "reads", "updates", "bytes")
+    table = Table(*columns, *(f"|{kind}|" for kind in KINDS))
+    for item in found:
+        for memory in item.memories:
+            name = f"{memory.part}: {memory.name}" if memory.part else memory.name
+            shape = " x ".join(map(str, memory.shape))
+            norms = [f"{memory.norms[kind]:.4g}" if kind in memory.norms else "-" for kind in KINDS]
+            counts = (memory.values, memory.reads, memory.updates, memory.bytes)
+            folder = f"{item.folder} ({item.what})"
+            table.add_row(folder, item.base, name, shape, *(f"{count:,}" for count in counts), *norms)
+    _console().print(table)
+
+
+@memory_group.command("diff")
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def diff_command(first: str, second: str, as_json: bool) -> None:
+    """How far the memories in FIRST and SECOND are apart, tensor by tensor."""
+    found = distances(first, second)
+    if as_json:
+        click.echo(json.dumps([asdict(item) for item in found], indent=2))
+        return
+    table = Table("tensor", "|first|", "|second|", "|first - second|", "cosine")
+    for item in found:
+        numbers = (*item.norms, item.distance, item.cosine)
+        table.add_row(item.name, *(f"{number:.4g}" for number in numbers))
+    _console().print(table)
+
+
+@memory_group.command("merge")
+@click.argument("folders", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the checkpoint to write.")
+@click.option("--weight", "weights", multiple=True, type=float, help="Of each, in their order; equal ones by default.")
+def merge_command(folders: tuple[str, ...], out: str, weights: tuple[float, ...]) -> None:
+    """Write the weighted mean of the memories in FOLDERS, which must be of the same make."""
+    click.echo(str(mean(folders, out, weights or None)))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)

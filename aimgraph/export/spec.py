@@ -1,0 +1,345 @@
+"""What a checkpoint's JSON file says: its schema, strictly checked, and example inputs as data.
+
+Nothing in it is executed: layers are named one by one, never by patterns, and no class is looked up.
+"""
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from aimgraph.arguments import Arguments
+from aimgraph.errors import CheckpointError
+
+FORMAT: Literal["aimgraph checkpoint"] = "aimgraph checkpoint"
+VERSION: Literal[1] = 1
+LARGEST = 64 * 2**20
+"""Bytes that a spec may have. A network of 100,000 layers takes about 20 MB."""
+
+MOST_VALUES = 2**28
+"""Values that an example input may have."""
+
+Size: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Shape: TypeAlias = Annotated[tuple[Size, ...], Field(max_length=64)]
+Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+"""Name -> dtype."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TensorEntry(_Strict):
+    """A tensor of the file.
+
+    Attributes:
+        dtype: ``float32``, ...
+        shape: Its shape.
+        sha256: Of its values, in row-major order, little-endian.
+    """
+
+    dtype: str
+    shape: Shape
+    sha256: Sha256
+
+
+class FileEntry(_Strict):
+    """The file that holds the tensors, beside the spec.
+
+    Attributes:
+        name: Its name: no path.
+        bytes: Its size.
+        sha256: Of all of it.
+    """
+
+    name: Annotated[str, Field(pattern=r"^tensors-[0-9a-f]{16}\.safetensors$")]
+    bytes: Size
+    sha256: Sha256
+
+
+class LayerEntry(_Strict):
+    """A tensor of the base's state dict.
+
+    Attributes:
+        dtype: ``float32``, ...
+        shape: Its shape.
+        sample: Digest of some of its values: tells another training run, not one changed value.
+    """
+
+    dtype: str
+    shape: Shape
+    sample: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class BaseEntry(_Strict):
+    """The fingerprint of the base.
+
+    Attributes:
+        name: Its class, to be shown.
+        layers: Key of its state dict -> what it is.
+    """
+
+    name: str
+    layers: dict[str, LayerEntry]
+
+
+class ReadEntry(_Strict):
+    """A read weight.
+
+    Attributes:
+        site: The layer.
+        name: Where it lives below ``aim.<memory>.reads``.
+        channels: k.
+        lowering: ``split`` or ``concat``.
+        grids: S of each call.
+        values: Which value of the memory each call reads: 0 for the source, i for the i-th update.
+    """
+
+    site: str
+    name: str
+    channels: Size
+    lowering: Literal["split", "concat"]
+    grids: tuple[Shape, ...]
+    values: tuple[Size, ...]
+
+
+class MemoryEntry(_Strict):
+    """A memory: what was asked for and what became of it.
+
+    Attributes:
+        config: Fields of `aimgraph.AimConfig`.
+        shape: Resolved shape.
+        reads: In graph order.
+        updates: Where each kept update takes its features from.
+    """
+
+    config: dict[str, Any]
+    shape: Annotated[tuple[Annotated[int, Field(gt=0, lt=2**63)], ...], Field(min_length=1, max_length=3)]
+    reads: tuple[ReadEntry, ...]
+    updates: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the memory."""
+        return str(self.config.get("name", "memory"))
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return math.prod(self.shape)
+
+
+class PartEntry(_Strict):
+    """A transformed part of the model.
+
+    Attributes:
+        path: Of the part; empty for the model itself.
+        inputs: What it was transformed with, as `inputs_to_json` writes it; None where that can't be written.
+        frozen: Whether its base is.
+        enabled: Whether its memory takes part.
+        memories: Its memories.
+    """
+
+    path: str
+    inputs: Any
+    frozen: bool
+    enabled: bool
+    memories: Annotated[tuple[MemoryEntry, ...], Field(min_length=1)]
+
+
+class Spec(_Strict):
+    """All of it.
+
+    Attributes:
+        format: Says what this file is.
+        version: Of the format.
+        aimgraph: Version of aimgraph that wrote it.
+        torch: Version of torch that it ran with.
+        what: ``memory``, or ``all``: with the base.
+        base: Its fingerprint.
+        parts: The transformed parts.
+        tensors: Key of the model's state dict -> what the file holds.
+        file: The file that holds them.
+        sha256: Of everything above.
+    """
+
+    format: Literal["aimgraph checkpoint"] = FORMAT
+    version: Literal[1] = VERSION
+    aimgraph: str
+    torch: str
+    what: Literal["memory", "all"]
+    base: BaseEntry
+    parts: Annotated[tuple[PartEntry, ...], Field(min_length=1)]
+    tensors: dict[str, TensorEntry]
+    file: FileEntry
+    sha256: Sha256 = "0" * 64
+
+    @model_validator(mode="after")
+    def _parts_differ(self) -> "Spec":
+        paths = [part.path for part in self.parts]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"a part is there twice: {sorted(paths)}")
+        return self
+
+    def written(self) -> bytes:
+        """The file's content, with its digest."""
+        data = self.model_dump(mode="json")
+        data["sha256"] = _digest(data)
+        return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _digest(data: dict[str, Any]) -> str:
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def parse_spec(raw: bytes, place: str) -> Spec:
+    """The spec that `Spec.written` made.
+
+    Args:
+        raw: Content of the file.
+        place: Its path, for messages.
+
+    Raises:
+        CheckpointError: It is damaged, of a later version, or not a spec.
+    """
+    try:
+        data = json.loads(raw, parse_constant=_no_number, object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place} is damaged: it is no JSON file ({error})") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CheckpointError(f'{place} is no checkpoint of aimgraph: it lacks "format": "{FORMAT}"')
+    version = data.get("version")
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{place} is damaged: its version is {version!r:.40}")
+    if version > VERSION:
+        raise CheckpointError(
+            f"{place} has version {version} of the format, and this aimgraph reads up to version {VERSION}: "
+            f"install the one that wrote it ({data.get('aimgraph')!r:.40}) or a later one"
+        )
+    try:
+        if data.get("sha256") != _digest(data):
+            raise CheckpointError(f"{place} is damaged: its content does not have the digest that stands in it")
+        return Spec.model_validate_json(raw)
+    except ValidationError as error:
+        told = "; ".join(_told(problem) for problem in error.errors(include_url=False, include_input=False)[:3])
+        raise CheckpointError(f"{place} is no valid checkpoint: {told}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{place} is no valid checkpoint: it is nested too deeply") from error
+
+
+def _told(problem: Any) -> str:
+    where = ".".join(map(str, problem["loc"])) or "the whole"
+    return f"{where[:120]}: {problem['msg'].removeprefix('Value error, ')[:200]}"
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice!r:.60} is there twice")
+    return made
+
+
+def inputs_to_json(inputs: Arguments) -> Any:
+    """Example inputs as data: shapes and dtypes; numbers where they were remembered; None if a kind can't be written.
+
+    Args:
+        inputs: (args, kwargs), as `aimgraph.inputs.recorded` gives them.
+    """
+    try:
+        return _to_json(inputs)
+    except TypeError:
+        return None
+
+
+def _to_json(value: Any) -> Any:
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return {"value": value}
+    if kind is float:
+        return {"float": value.hex()}
+    if kind in (tuple, list):
+        return {kind.__name__: [_to_json(item) for item in value]}
+    if kind is dict and all(type(key) is str for key in value):
+        return {"dict": [[key, _to_json(item)] for key, item in value.items()]}
+    if isinstance(value, Tensor):
+        found: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+        if not value.is_meta:
+            if value.is_complex():
+                raise TypeError("numbers that JSON does not have")
+            found["numbers"] = value.reshape(-1).tolist()
+        return {"tensor": found}
+    raise TypeError(f"a {kind.__name__} can't be written")
+
+
+def inputs_from_json(data: Any, place: str) -> Arguments:
+    """The example inputs that `inputs_to_json` wrote.
+
+    Raises:
+        CheckpointError: `data` is something else.
+    """
+    try:
+        found = _from_json(data)
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{place}: the example inputs in it are invalid: {error}") from error
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], tuple) and isinstance(found[1], dict):
+        return found
+    raise CheckpointError(f"{place}: the example inputs in it are not (args, kwargs)")
+
+
+def _from_json(data: Any) -> Any:
+    if not isinstance(data, dict) or len(data) != 1:
+        raise TypeError("not one kind and its content")
+    ((kind, content),) = data.items()
+    if kind == "value" and (content is None or isinstance(content, bool | int | str)):
+        return content
+    if kind == "float":
+        return float.fromhex(content)
+    if kind in ("tuple", "list") and isinstance(content, list):
+        items = [_from_json(item) for item in content]
+        return tuple(items) if kind == "tuple" else items
+    if kind == "dict" and isinstance(content, list):
+        return {_key(key): _from_json(item) for key, item in content}
+    if (
+        kind == "tensor"
+        and isinstance(content, dict)
+        and {"dtype", "shape"}
+        <= set(content)
+        <= {
+            "dtype",
+            "shape",
+            "numbers",
+        }
+    ):
+        return _tensor(**content)
+    raise TypeError(f"unknown kind {kind!r:.40}")
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError("a keyword is no string")
+    return key
+
+
+def _tensor(dtype: Any, shape: Any, numbers: Any = None) -> Tensor:
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise TypeError("a shape is no list of sizes")
+    values = math.prod(max(size, 1) for size in shape)
+    if values > MOST_VALUES or len(shape) > 64:
+        raise ValueError(f"a tensor of {values:.3g} values is more than any example needs")
+    if numbers is None:
+        return torch.empty(shape, dtype=DTYPES[dtype], device="meta")
+    if not isinstance(numbers, list) or len(numbers) != math.prod(shape):
+        raise ValueError("there are not as many numbers as the shape says")
+    return torch.tensor(numbers, dtype=DTYPES[dtype]).reshape(shape)
