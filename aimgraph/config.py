@@ -85,6 +85,8 @@ class AimConfig(BaseModel):
     def _name_is_an_identifier(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError("a memory's name is a letter followed by letters, digits or '_'")
+        if name == "sets":
+            raise ValueError("memory sets live under aim.sets")
         if hasattr(nn.Module(), name):
             raise ValueError("every torch.nn.Module has a member of that name")
         return name

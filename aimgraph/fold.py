@@ -21,6 +21,7 @@ from aimgraph.pipeline import FOLDING, Pipeline
 from aimgraph.program import Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
+from aimgraph.sets import settled
 from aimgraph.surgery import parts_of, replace_module
 
 
@@ -134,7 +135,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
         )
     if not record.enabled:
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
-    root = copy_module(aim).eval()
+    root = settled(aim).eval()
     inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
     passes = tuple(step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
     program = Pipeline(passes).run(program_of(root, inputs))

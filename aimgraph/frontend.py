@@ -47,6 +47,9 @@ RESERVED = (
 )
 """Names that a torch.fx.GraphModule needs for itself."""
 
+_METHODS = ("reset_memory", "add_memory_set", "remove_memory_set", "memory_sets", "memory_set", "use", "using")
+"""Methods and properties of an `aimgraph.AimModule`, which its graph would find in place of members of the base."""
+
 _QUANTISED = (
     "torch.ao.nn.quantized",
     "torch.ao.nn.intrinsic.quantized",
@@ -337,9 +340,17 @@ def check_base(base: nn.Module) -> None:
         raise PlanError(f"forward of this {kind} was replaced on the instance: define it in a class, e.g. a subclass")
     if type(base).__call__ is not nn.Module.__call__:
         raise PlanError(f"{kind} has a __call__ of its own, and a transform keeps its forward: define that instead")
-    held = {*base._modules, *base._parameters, *base._buffers, *vars(base)}
+    _check_names(base, kind)
+
+
+def _check_names(base: nn.Module, kind: str) -> None:
+    members = {*base._modules, *base._parameters, *base._buffers}
+    held = {*members, *vars(base)}
     if AIM in held:
         raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")
+    shadowed = [name for name in _METHODS if name in members]
+    if shadowed:
+        raise PlanError(f"{kind} has members named {shadowed}, as methods of a transformed module are: rename them")
     taken = [name for name in RESERVED if name in held]
     if taken:
         raise PlanError(f"{kind} has members named {taken}, which a torch.fx.GraphModule keeps for itself: rename them")

@@ -4,6 +4,8 @@ import copy
 import functools
 import types
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -19,7 +21,7 @@ from aimgraph.elsewhere import run_anywhere
 from aimgraph.errors import TraceError
 from aimgraph.graph_data import dump_graph, keywords_quoted, load_graph, plain_copy
 from aimgraph.plan import Plan
-from aimgraph.program import AIM
+from aimgraph.program import AIM, DEFAULT
 from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.decisions import DecisionError, constant, decided
 from aimgraph.runtime.kinds import Kind, argument_kind
@@ -27,6 +29,16 @@ from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.watch import WHOLE
+from aimgraph.sets import (
+    SAMPLES,
+    add_set,
+    batched,
+    graphs_of,
+    remove_set,
+    run_by_sample,
+    use_set,
+    using_set,
+)
 
 _MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 COMPILED = ("_code", "_lineno_map", "_prologue_start")
@@ -112,6 +124,10 @@ class Record:
         led: Graph and sizes of inputs -> what the graph says where they lead elsewhere.
         told: What of this the user has heard of.
         kinds: Of the example inputs, (args, kwargs).
+        sets: Memory set besides the default one -> whether it shares that one's read weights.
+        chosen: The set in use.
+        samples: The set of every sample, where each has its own.
+        set_graphs: Set -> its graphs, made when it is first used.
     """
 
     plan: Plan
@@ -133,6 +149,10 @@ class Record:
     led: dict[Any, DecisionError | None] = field(default_factory=dict, compare=False)
     told: set[str] = field(default_factory=set, compare=False)
     kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
+    sets: dict[str, bool] = field(default_factory=dict)
+    chosen: str = DEFAULT
+    samples: tuple[str, ...] | None = None
+    set_graphs: dict[str, dict[str, fx.Graph]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         args, kwargs = self.inputs
@@ -143,16 +163,26 @@ class Record:
         state |= {"compiled": {}, "shared": False, "given_out": False, "led": {}, "told": set()}
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
+        state["set_graphs"] = {
+            name: {mode: dump_graph(graph) for mode, graph in graphs.items()}
+            for name, graphs in state["set_graphs"].items()
+        }
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
+        state["set_graphs"] = {
+            name: {mode: load_graph(data) for mode, data in graphs.items()}
+            for name, graphs in state["set_graphs"].items()
+        }
         self.__dict__.update(state)
 
-    def choose(self, *, train: bool) -> None:
-        """Let the graph of a mode be the one that runs."""
+    def choose(self, *, train: bool, chosen: str) -> None:
+        """Let the graph of a mode and of a memory set be the one that runs."""
         kind, graphs = ("aim", self.graphs) if self.enabled else ("base", self.base_graphs)
+        if self.enabled and chosen != DEFAULT:
+            kind = f"aim:{chosen}"
         mode = "train" if train and not self.frozen else "eval"
         self.present = f"{kind}.{mode if mode in graphs else 'both'}"
 
@@ -169,13 +199,19 @@ class Record:
 
     def _place(self) -> tuple[dict[str, fx.Graph], str]:
         kind, name = self.present.split(".")
-        return (self.graphs if kind == "aim" else self.base_graphs), name
+        if kind in ("aim", "base"):
+            return (self.graphs if kind == "aim" else self.base_graphs), name
+        return self.set_graphs[kind.partition(":")[2]], name
 
     def give_out(self) -> fx.Graph:
         """The graph that runs, to be changed by whoever asks; copies have their own from now on."""
         if self.shared:
             self.graphs = {name: plain_copy(graph) for name, graph in self.graphs.items()}
             self.base_graphs = {name: plain_copy(graph) for name, graph in self.base_graphs.items()}
+            self.set_graphs = {
+                name: {mode: plain_copy(graph) for mode, graph in graphs.items()}
+                for name, graphs in self.set_graphs.items()
+            }
         self.shared, self.given_out = False, True
         return self.graph
 
@@ -186,12 +222,15 @@ class Record:
             made.__setstate__(self.__getstate__())
             return made
         self.shared = True
-        for graph in (*self.graphs.values(), *self.base_graphs.values()):
+        sets = [graph for graphs in self.set_graphs.values() for graph in graphs.values()]
+        for graph in (*self.graphs.values(), *self.base_graphs.values(), *sets):
             graph.owning_module = None  # it would live as long as any copy
         return replace(
             self,
             graphs=dict(self.graphs),
             base_graphs=dict(self.base_graphs),
+            sets=dict(self.sets),
+            set_graphs={name: dict(graphs) for name, graphs in self.set_graphs.items()},
             compiled={name: made.copy() for name, made in self.compiled.items()},
             led=dict(self.led),
         )
@@ -260,6 +299,9 @@ class AimModule(fx.GraphModule):
             if not any(node.op == "call_module" and node.target == WHOLE for node in self._graph.nodes):
                 forward = _anywhere(forward, any(node.target in (decided, constant) for node in self._graph.nodes))
             record.led.clear()
+            if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
+                record.set_graphs.clear()
+                record.compiled = {key: one for key, one in record.compiled.items() if not key.startswith("aim:")}
             type(self).forward = forward
             record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
         return code
@@ -295,18 +337,79 @@ class AimModule(fx.GraphModule):
             if isinstance(module, StateCarry):
                 module.reset()
 
+    @property
+    def memory_sets(self) -> tuple[str, ...]:
+        """Names of all memory sets, ``default`` first."""
+        return (DEFAULT, *self._record.sets)
+
+    @property
+    def memory_set(self) -> str:
+        """Name of the set in use."""
+        return self._record.chosen
+
+    def add_memory_set(self, name: str, *, share_reads: bool = False, like: str | None = None) -> None:
+        """Add a memory set: source, read weights, updates and carried state of every memory once more.
+
+        Its parameters live under ``aim.sets.<name>``. It is drawn as by a transform, so that it changes nothing until
+        it is trained, and not in use until `use` or `using` says so.
+
+        Args:
+            name: Letters, digits and underscores.
+            share_reads: Give it values only, N for each memory, to be read by the default set's read weights, which
+                then stop requiring gradients. It starts with the default set's values.
+            like: A set to start with the values of.
+
+        Raises:
+            ConfigError: The name is taken or none; the memory is in concat form; or `share_reads` where all read
+                weights are zero or a memory has updates.
+        """
+        add_set(self, name, share_reads=share_reads, like=like)
+
+    def remove_memory_set(self, name: str) -> None:
+        """Take a memory set away.
+
+        Raises:
+            ConfigError: There is none of that name, it is in use, or it is the default one.
+        """
+        remove_set(self, name)
+
+    def use(self, name: str) -> None:
+        """Let a memory set be the one that is read and trained, from now on.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        use_set(self, name)
+
+    def using(self, names: str | Sequence[str]) -> "AbstractContextManager[AimModule]":
+        """The same within a ``with`` block, or one memory set for every sample of the batches in it.
+
+        Samples whose sets share the read weights run as one batch; others run set by set. Batch statistics in train
+        mode are then those of a set's own samples.
+
+        Args:
+            names: Name of a set, or a name for each sample, in order.
+
+        Raises:
+            ConfigError: There is no set of such a name.
+        """
+        return using_set(self, names)
+
     def _select(self) -> None:
         """Run the graph that fits the mode, with memory or without."""
         record = self._record
         whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
         if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
             whole.aim_borrowed[0].training = self.training and not record.frozen
-        record.choose(train=self.training)
+        chosen = SAMPLES if record.samples is not None and batched(self, record.samples) else record.chosen
+        if chosen != DEFAULT and chosen not in record.set_graphs:
+            record.set_graphs[chosen] = graphs_of(self, chosen)
+        record.choose(train=self.training, chosen=chosen)
         self._graph = record.graph
         if record.present not in record.compiled:
             self.recompile()
         made = record.compiled[record.present]
-        type(self).forward = made.forward
+        type(self).forward = made.forward if record.samples is None else _by_sample(made.forward)
         vars(self).update(made.attributes)
 
     def _attributes(self) -> dict[str, Any]:
@@ -471,6 +574,16 @@ def _anywhere(forward: Any, decides: bool) -> Any:
     @functools.wraps(forward)
     def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
         return run_anywhere(forward, self, args, kwargs, decides=decides)
+
+    return run
+
+
+def _by_sample(forward: Any) -> Any:
+    """A forward in which every sample has a memory set of its own."""
+
+    @functools.wraps(forward)
+    def run(self: AimModule, *args: Any, **kwargs: Any) -> Any:
+        return run_by_sample(forward, self, args, kwargs)
 
     return run
 

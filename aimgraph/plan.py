@@ -125,6 +125,7 @@ class ReadCall:
         name: What the call is named after: the site's path, unless calls of one name are several sites.
         turn: Which call of that name it is, of those outside of `leaf` modules on inputs of as many dimensions, from 0;
             inside one, which call of that module it belongs to.
+        batch_ratio: r where its input has r * B rows; 0 where that does not depend on B, -1 for anything else.
     """
 
     graph: str
@@ -137,6 +138,7 @@ class ReadCall:
     leaf: str = ""
     name: str = ""
     turn: int = 0
+    batch_ratio: int = 1
 
 
 @dataclass(frozen=True)

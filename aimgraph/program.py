@@ -19,6 +19,9 @@ AIM = "aim"
 WIDENED = f"{AIM}._widened"
 """Where layers over [x ; m] stand until they are lowered."""
 
+DEFAULT = "default"
+"""Name of the memory set that a transform makes."""
+
 LEAVES = f"{AIM}._leaves"
 """Where modules that are kept as one call stand with the memory as an argument."""
 

@@ -1,5 +1,6 @@
 """Random states: what a forward draws while it is looked at must not change what it draws later."""
 
+import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -54,4 +55,13 @@ def seeded(seed: int = 0) -> Iterator[None]:
         random.seed(seed)
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(seed)
+        yield
+
+
+@contextmanager
+def own_stream(name: str) -> Iterator[None]:
+    """Random numbers that depend on `name` alone; the global state is as before afterwards."""
+    digest = hashlib.sha256(name.encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
         yield

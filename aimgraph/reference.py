@@ -14,6 +14,7 @@ from aimgraph.plan import MemoryPlan, Read, ReadCall
 from aimgraph.program import AIM
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.watch import CallNames
+from aimgraph.sets import present_member
 
 
 def no_reference(aim: AimModule) -> str:
@@ -41,11 +42,11 @@ def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., 
     graphs = ("both", "train" if train else "eval")
     values, reads = [], []
     for memory in aim._record.plan.memories:
-        value = aim.get_submodule(f"{AIM}.{memory.name}.source")()
+        value = aim.get_submodule(present_member(f"{AIM}.{memory.name}.source", aim))()
         last = _last_turns(memory, graphs)
         further = set(last)
         for read in memory.reads:
-            layer = aim.get_submodule(f"{AIM}.{memory.name}.reads.{read.name}")
+            layer = aim.get_submodule(present_member(f"{AIM}.{memory.name}.reads.{read.name}", aim))
             for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
                 reads.append(item)

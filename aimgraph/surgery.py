@@ -12,6 +12,7 @@ from aimgraph.errors import ConfigError, PlanError
 from aimgraph.module import AimModule, base_parts, narrow, rebind_hooks
 from aimgraph.program import AIM
 from aimgraph.runtime.layers import AffineLayer
+from aimgraph.sets import own_parameters
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -64,20 +65,23 @@ def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def memory_parameters(aim: nn.Module) -> Iterator[nn.Parameter]:
+def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator[nn.Parameter]:
     """The parameters of every memory: sources, read weights and updates, for an optimiser.
 
     Args:
         aim: A transformed module in split form, or a larger model with such parts.
+        memory_set: Those of one memory set only: its own, not what it shares; by default those of all.
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: Read weights are part of widened weights (concat form).
+        ConfigError: Read weights are part of widened weights (concat form), or there is no such set.
     """
     parts = parts_of(aim)
     for part in parts:
         _refuse_widened(part, "memory_parameters can't tell read weights from the base's weights")
-    return chain.from_iterable(part.get_submodule(AIM).parameters() for part in parts)
+    if memory_set is None:
+        return chain.from_iterable(part.get_submodule(AIM).parameters() for part in parts)
+    return chain.from_iterable([own_parameters(part, memory_set) for part in parts])
 
 
 def freeze_base(aim: M, frozen: bool = True) -> M:

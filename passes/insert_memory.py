@@ -17,9 +17,6 @@ y = layer(x) + layer_m(m). A module that can't be traced gets the memory's value
 its layers and functions do the same sum where they are called.
 """
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -55,6 +52,7 @@ from aimgraph.program import (
     Stage,
     nodes_by_name,
 )
+from aimgraph.randomness import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, read_weight, stored_weight
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
@@ -81,21 +79,12 @@ class InsertMemory(BasePass):
         return PassResult(replace(program, stage=Stage.MEMORY), True)
 
 
-@contextmanager
-def seeded(config: AimConfig, part: str) -> Iterator[None]:
-    """A private random stream for one part of one memory: the global state is as before afterwards."""
-    digest = hashlib.sha256(f"{config.seed}/{config.name}/{part}".encode()).digest()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:7], "big"))
-        yield
-
-
 def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
     config = memory.config
     like = first_weight(program, memory)
     calls = {name: nodes_by_name(graph) for name, graph in program.graphs.items()}
-    with seeded(config, "source and reads"):
+    with own_stream(f"{config.seed}/{config.name}/source and reads"):
         built = Memory(_source(config, memory))
         for read in memory.reads:
             first = read.calls[0]
@@ -118,7 +107,7 @@ def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Mo
         layer = site_layer(program.root, call, program.signature.batch)
         like = options(call)["weight"].meta["val"]
     wm = read_weight(layer, read.channels, init).to(device=like.device, dtype=like.dtype)
-    return FunctionRead(read.kind, nn.Parameter(wm))
+    return FunctionRead(read.kind, nn.Parameter(wm), bound=float(wm.abs().max()))
 
 
 def _inner_call(program: Program, read: Read) -> FunctionCall:

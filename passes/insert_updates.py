@@ -20,9 +20,10 @@ from torch import fx
 
 from aimgraph.errors import PassError
 from aimgraph.passes.graph_tools import insert_call, insert_module
-from aimgraph.passes.insert_memory import ViewCache, first_weight, seeded
+from aimgraph.passes.insert_memory import ViewCache, first_weight
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
 from aimgraph.program import AIM, LEAF_READS, READ, BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.randomness import own_stream
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.read import batch_mean
@@ -59,7 +60,7 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     module = program.root.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(module, Memory)
     like = first_weight(program, memory)
-    with seeded(config, "updates"):
+    with own_stream(f"{config.seed}/{config.name}/updates"):
         for planned in memory.updates:
             spot = planned.spot
             update = Update(

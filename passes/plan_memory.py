@@ -205,7 +205,14 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 parameters=first.channels * site.taps,
                 lowering="split" if split else "concat",
                 calls=tuple(
-                    replace(values.read(c, s), folded=c.folded, leaf=c.leaf, name=c.name, turn=c.turn)
+                    replace(
+                        values.read(c, s),
+                        folded=c.folded,
+                        leaf=c.leaf,
+                        name=c.name,
+                        turn=c.turn,
+                        batch_ratio=c.batch_ratio,
+                    )
                     for c, s in zip(calls, specs, strict=True)
                 ),
                 raw=site.raw,

@@ -24,6 +24,7 @@ from aimgraph.export.spec import (
     MemoryEntry,
     PartEntry,
     ReadEntry,
+    SetEntry,
     Spec,
     TensorEntry,
     inputs_from_json,
@@ -32,7 +33,8 @@ from aimgraph.export.spec import (
 from aimgraph.export.tensor_files import read_spec, read_tensors, write_files
 from aimgraph.module import AimModule
 from aimgraph.plan import MemoryPlan
-from aimgraph.program import AIM, Pass, Program, Stage
+from aimgraph.program import AIM, DEFAULT, Pass, Program, Stage
+from aimgraph.sets import add_set, check_known, member
 from aimgraph.surgery import disable_memory, freeze_base, parts_of
 from aimgraph.version import __version__
 
@@ -42,7 +44,9 @@ _SAME = ("source", "read", "updates", "pool", "mode", "carry", "rate", "write_in
 """Options that a memory's values don't show, and that change what is computed with them."""
 
 
-def save(aim: nn.Module, folder: str | os.PathLike[str], *, what: What = "memory") -> Path:
+def save(
+    aim: nn.Module, folder: str | os.PathLike[str], *, what: What = "memory", memory_set: str | None = None
+) -> Path:
     """Write the memory of `aim` into `folder`: ``aimgraph.json`` and a safetensors file beside it.
 
     A checkpoint that is there stays whole until the new one is: it is replaced by one rename.
@@ -52,19 +56,24 @@ def save(aim: nn.Module, folder: str | os.PathLike[str], *, what: What = "memory
         folder: Where to; made if missing.
         what: ``"memory"``: sources, read weights, updates and carried state, to be loaded onto the same base;
             ``"all"``: the base's weights and buffers, too.
+        memory_set: Only this memory set, as if it were the only one, to be loaded as any other; by default all of them.
 
     Returns:
         The folder.
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: `what` is neither.
+        ConfigError: `what` is neither, or there is no such memory set.
         CheckpointError: A value is not a number, or the files can't be written.
     """
     if what not in ("memory", "all"):
         raise ConfigError(f'what={what!r}: save takes what="memory" or what="all"')
     parts = _named_parts(aim)
     added, base = _tensors_of(aim, parts, strict=what == "all")
+    if memory_set is not None:
+        for part in parts.values():
+            check_known(part._record, [memory_set])
+        added = {key: added[_in_set(key, parts, memory_set)] for key in added if not _of_sets(key, parts)}
     tensors = added if what == "memory" else base | added
 
     def spec_of(entries: dict[str, TensorEntry], file: FileEntry) -> Spec:
@@ -73,7 +82,7 @@ def save(aim: nn.Module, folder: str | os.PathLike[str], *, what: What = "memory
             torch=str(torch.__version__),
             what=what,
             base=BaseEntry(name=_base_name(aim), layers=fingerprint(base)),
-            parts=tuple(_part_entry(path, part) for path, part in parts.items()),
+            parts=tuple(_part_entry(path, part, whole=memory_set is None) for path, part in parts.items()),
             tensors=entries,
             file=file,
         )
@@ -122,7 +131,7 @@ def load(
     return made
 
 
-def load_memory(aim: nn.Module, folder: str | os.PathLike[str]) -> None:
+def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: str | None = None) -> None:
     """Put the memory that `save` wrote in place of the one in `aim`: the same tensors get other values.
 
     Nothing is traced again; optimisers and compiled forwards go on. Of a checkpoint of ``what="all"``, only the memory
@@ -131,15 +140,20 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str]) -> None:
     Args:
         aim: A transformed module, or a larger model with transformed parts; changed in place.
         folder: What was given to `save`.
+        memory_set: Where one set is to be put; by default in the set in use. A checkpoint of several sets replaces all
+            of them.
 
     Raises:
         PlanError: `aim` was not transformed.
-        CheckpointError: The files are missing, damaged or invalid, or made with another base or with other options;
-            nothing is changed.
+        ConfigError: There is no such memory set.
+        CheckpointError: The files are missing, damaged or invalid, or made with another base or with other options, or
+            hold other read weights than those that a set shares; nothing is changed.
     """
     place = Path(folder)
     spec = read_spec(place)
     parts = _named_parts(aim)
+    for part in parts.values():
+        check_known(part._record, [memory_set or DEFAULT])
     _, base = _tensors_of(aim, parts, strict=False)
     _check_base(place, spec, fingerprint(base))
     if list(parts) != [part.path for part in spec.parts]:
@@ -149,7 +163,10 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str]) -> None:
         )
     for entry in spec.parts:
         _check_same(place, entry, parts[entry.path])
-    _put(place, aim, "memory", read_tensors(place, spec), adopt=False)
+    several = any(entry.sets for entry in spec.parts)
+    for entry in spec.parts if several else ():
+        _check_sets(place, entry, parts[entry.path], memory_set)
+    _put(place, aim, "memory", read_tensors(place, spec), adopt=False, one=None if several else memory_set or "")
 
 
 def _places(paths: Iterable[str]) -> str:
@@ -197,14 +214,35 @@ def _prefix(path: str) -> str:
     return f"{path}." if path else ""
 
 
-def _part_entry(path: str, part: AimModule) -> PartEntry:
+def _of_sets(key: str, parts: Iterable[str]) -> bool:
+    """Whether a key belongs to another set than the default one."""
+    return any(key.startswith(f"{_prefix(path)}{AIM}.sets.") for path in parts)
+
+
+def _in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
+    """The key in a set, of its own or of what it shares, that stands for one of the default set.
+
+    Args:
+        key: Of the default set.
+        parts: The transformed parts.
+        name: Of the set; empty for the one in use.
+    """
+    path = max((path for path in parts if key.startswith(f"{_prefix(path)}{AIM}.")), key=len)
+    part = parts[path]
+    return _prefix(path) + member(key.removeprefix(_prefix(path)), part, name or part._record.chosen)
+
+
+def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:
     record = part._record
+    sets = record.sets if whole else {}
     return PartEntry(
         path=path,
         inputs=inputs_to_json(record.inputs),
         frozen=record.frozen,
         enabled=record.enabled,
         memories=tuple(_memory_entry(memory) for memory in record.plan.memories),
+        sets=tuple(SetEntry(name=name, shares_reads=shared) for name, shared in sets.items()),
+        use=record.chosen if whole else DEFAULT,
     )
 
 
@@ -272,6 +310,12 @@ def _transformed(
     originals = (AimConfig.from_json(entry.config) for entry in part.memories)
     asked = tuple(replace(memory, config=config) for memory, config in zip(plan.memories, originals, strict=True))
     module._record.plan = replace(plan, memories=asked)
+    try:
+        for one in part.sets:
+            add_set(module, one.name, share_reads=one.shares_reads, filled=True)
+        module.use(part.use)
+    except ConfigError as error:
+        raise CheckpointError(f"{place}: {error}") from error
     return made
 
 
@@ -311,6 +355,9 @@ class _PlanCheck:
                 self._check_size(f"{prefix}reads.{read.name}.weight", read.parameters)
             for index, update in enumerate(memory.updates):
                 self._check_size(f"{prefix}updates.{index}.", update.parameters)
+            for one in self.part.sets:
+                own = memory.source_parameters if one.shares_reads else memory.parameters
+                self._check_size(f"{_prefix(self.part.path)}{AIM}.sets.{one.name}.{memory.name}.", own)
 
     def _check_size(self, prefix: str, needed: int) -> None:
         """Refuse to make what the file has no values for."""
@@ -371,7 +418,33 @@ def _check_same(place: Path, entry: PartEntry, part: AimModule) -> None:
         _check_memory(place, memory, here[memory.name])
 
 
-def _put(place: Path, aim: nn.Module, what: What, tensors: Mapping[str, Tensor], *, adopt: bool) -> None:
+def _check_sets(place: Path, entry: PartEntry, part: AimModule, name: str | None) -> None:
+    theirs = {one.name: one.shares_reads for one in entry.sets}
+    if name is not None:
+        raise CheckpointError(
+            f"{place}: it holds the memory sets {[DEFAULT, *theirs]}, and only one can be put into {name!r}: save one "
+            "with aimgraph.save(aim, folder, memory_set=...)"
+        )
+    if theirs != part._record.sets:
+        raise CheckpointError(
+            f"{place}: it holds the memory sets {_sets(theirs)}, and {entry.path or 'this model'} has "
+            f"{_sets(part._record.sets)}"
+        )
+
+
+def _sets(sets: Mapping[str, bool]) -> str:
+    return ", ".join([DEFAULT, *(f"{name} (values only)" if shared else name for name, shared in sets.items())])
+
+
+def _put(
+    place: Path,
+    aim: nn.Module,
+    what: What,
+    tensors: Mapping[str, Tensor],
+    *,
+    adopt: bool,
+    one: str | None = None,
+) -> None:
     """Give `aim` the values of the file; all is checked before the first of them changes.
 
     Args:
@@ -380,25 +453,20 @@ def _put(place: Path, aim: nn.Module, what: What, tensors: Mapping[str, Tensor],
         what: Whether to take the memory, or all.
         tensors: What the file holds.
         adopt: Whether memories take the dtypes of the file, too; otherwise others are refused.
+        one: The memory set that takes the one set of the file, empty for that in use; None for all of them.
 
     Raises:
         CheckpointError: Keys, shapes or dtypes are not those of the model.
     """
     parts = _named_parts(aim)
     added, base = _tensors_of(aim, parts, strict=False)
+    if one is not None:
+        added = {key: tensor for key, tensor in added.items() if not _of_sets(key, parts)}
     wanted = added if what == "memory" else base | added
     given = {key: tensor for key, tensor in tensors.items() if what == "all" or key not in base}
-    if set(given) != set(wanted):
-        key = min(set(given) ^ set(wanted))
-        raise CheckpointError(f"{place}: {key!r:.200} is {'only in it' if key in given else 'not in it'}")
-    for key, tensor in given.items():
-        here = wanted[key]
-        if tensor.shape != here.shape:
-            raise CheckpointError(f"{place}: {key} is {list(tensor.shape)}, and here it is {list(here.shape)}")
-        if tensor.dtype != here.dtype and not (adopt and key in added):
-            raise CheckpointError(
-                f"{place}: {key} is {tensor.dtype}, and here it is {here.dtype}: convert this model first (`to`)"
-            )
+    _check_tensors(place, given, wanted, free=set(added) if adopt else set())
+    if one is not None:
+        given = _for_set(place, aim, parts, given, one)
     if what == "all":
         _adopt(aim, added, given)
         aim.load_state_dict(given)
@@ -416,11 +484,45 @@ def _put(place: Path, aim: nn.Module, what: What, tensors: Mapping[str, Tensor],
             part.load_state_dict(widened, strict=False)
 
 
+def _check_tensors(place: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], free: set[str]) -> None:
+    """Refuse other keys, shapes and, but for the keys that are `free` in it, dtypes than the model's."""
+    if set(given) != set(wanted):
+        key = min(set(given) ^ set(wanted))
+        raise CheckpointError(f"{place}: {key!r:.200} is {'only in it' if key in given else 'not in it'}")
+    for key, tensor in given.items():
+        here = wanted[key]
+        if tensor.shape != here.shape:
+            raise CheckpointError(f"{place}: {key} is {list(tensor.shape)}, and here it is {list(here.shape)}")
+        if tensor.dtype != here.dtype and key not in free:
+            raise CheckpointError(
+                f"{place}: {key} is {tensor.dtype}, and here it is {here.dtype}: convert this model first (`to`)"
+            )
+
+
+def _for_set(
+    place: Path, aim: nn.Module, parts: Mapping[str, AimModule], given: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The values of a file by their keys in a set, without those that it shares."""
+    live, made = _live(aim), {}
+    for key, tensor in given.items():
+        mine = _in_set(key, parts, name)
+        chosen = {name or part._record.chosen for part in parts.values()}
+        if mine == key and chosen != {DEFAULT}:
+            if not torch.equal(live[key].cpu(), tensor):
+                raise CheckpointError(
+                    f"{place}: {key} differs from the read weights that this memory set shares with the default one: "
+                    "put it into a set with read weights of its own"
+                )
+            continue
+        made[mine] = tensor
+    return made
+
+
 def _adopt(aim: nn.Module, added: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Give the memories the dtypes of the file."""
     live = _live(aim)
     for key in added:
-        if key in live and live[key].dtype != given[key].dtype:
+        if key in live and key in given and live[key].dtype != given[key].dtype:
             live[key].data = live[key].data.to(given[key].dtype)
 
 

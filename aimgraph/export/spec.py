@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aimgraph.arguments import Arguments
 from aimgraph.errors import CheckpointError
+from aimgraph.program import DEFAULT
 
 FORMAT: Literal["aimgraph checkpoint"] = "aimgraph checkpoint"
 VERSION: Literal[1] = 1
@@ -135,6 +136,18 @@ class MemoryEntry(_Strict):
         return math.prod(self.shape)
 
 
+class SetEntry(_Strict):
+    """A memory set besides the default one.
+
+    Attributes:
+        name: Its name.
+        shares_reads: Whether it has values only, read by the default set's read weights.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    shares_reads: bool
+
+
 class PartEntry(_Strict):
     """A transformed part of the model.
 
@@ -144,6 +157,8 @@ class PartEntry(_Strict):
         frozen: Whether its base is.
         enabled: Whether its memory takes part.
         memories: Its memories.
+        sets: Its memory sets besides the default one.
+        use: The set in use.
     """
 
     path: str
@@ -151,6 +166,8 @@ class PartEntry(_Strict):
     frozen: bool
     enabled: bool
     memories: Annotated[tuple[MemoryEntry, ...], Field(min_length=1)]
+    sets: tuple[SetEntry, ...] = ()
+    use: str = DEFAULT
 
 
 class Spec(_Strict):

@@ -13,10 +13,12 @@ class FunctionRead(nn.Module):
     Args:
         function: Its name in `torch.nn.functional`.
         weight: Wm, [O, k, ...], or [k, O, ...] for a transposed convolution.
+        bound: The largest absolute value that it was made with, to draw others like it.
     """
 
-    def __init__(self, function: str, weight: nn.Parameter) -> None:
+    def __init__(self, function: str, weight: nn.Parameter, bound: float = 0.0) -> None:
         super().__init__()
+        self.bound = bound
         self.function = function
         self.weight = weight
 

@@ -15,7 +15,13 @@ class ParameterSource(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.randn(size) * PARAMETER_STD)
+        self.value = nn.Parameter(torch.empty(size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all values anew."""
+        with torch.no_grad():
+            self.value.copy_(torch.randn(self.value.shape) * PARAMETER_STD)
 
     def forward(self) -> Tensor:
         """The values, [1, N]."""
@@ -42,6 +48,10 @@ class OnesConvSource(nn.Module):
             nn.Conv2d(channels, channels, 1) if len(shape) == 3 else nn.Linear(1, channels)
         )
 
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        self.layer.reset_parameters()
+
     def forward(self) -> Tensor:
         """The values in (row, column, channel) order, [1, N]."""
         weight = self.layer.weight
@@ -50,6 +60,25 @@ class OnesConvSource(nn.Module):
         rows, cols, channels = self.shape
         map_ = self.layer(weight.new_ones(1, channels, rows, cols))
         return torch.as_tensor(map_).permute(0, 2, 3, 1).reshape(1, -1)
+
+
+class SampleSources(nn.Module):
+    """The values of several sources, one row for each sample of a batch.
+
+    Args:
+        sources: Yield [1, N] each; they are not registered here.
+        rows: Sample -> which of them, [B].
+    """
+
+    def __init__(self, sources: tuple[nn.Module, ...], rows: Tensor) -> None:
+        super().__init__()
+        self.aim_borrowed = sources
+        self.rows = rows
+
+    def forward(self) -> Tensor:
+        """The values, [B, N]."""
+        values = torch.cat([source() for source in self.aim_borrowed])
+        return values[self.rows.to(values.device)]
 
 
 def source_parameters(kind: str, shape: tuple[int, ...], size: int) -> int:
