@@ -12,10 +12,10 @@ from aimgraph.config import AimConfig
 from aimgraph.layers import classify_layers
 from aimgraph.models_zoo import mlp
 from aimgraph.passes import InsertMemory
-from aimgraph.passes.insert_memory import seeded
 from aimgraph.pipeline import PLANNING, Pipeline, graph_text
 from aimgraph.plan import ReadCall
 from aimgraph.program import AIM, Stage
+from aimgraph.randomness import own_stream
 from aimgraph.runtime.layers import FewPlacesConv2d, parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
 from tests.nets import NETS, build
@@ -149,11 +149,11 @@ def test_the_same_seed_gives_the_same_program() -> None:
     assert prints[0] == prints[1]
 
 
-def test_seeded_restores_the_random_state() -> None:
+def test_a_stream_of_its_own_restores_the_random_state() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with seeded(AimConfig(), "test"):
+    with own_stream("test"):
         torch.rand(5)
     assert torch.equal(torch.rand(2), expected)
 
