@@ -14,6 +14,7 @@ from aimgraph.errors import (
     PlanError,
     TraceError,
 )
+from aimgraph.export.check import verify_onnx
 from aimgraph.export.checkpoint import load, load_memory, save
 from aimgraph.export.onnx import export_onnx
 from aimgraph.fold import fold
@@ -53,4 +54,5 @@ __all__ = [
     "strip",
     "transform",
     "verify",
+    "verify_onnx",
 ]

@@ -1,7 +1,7 @@
 """fold: a module for inference, in which a memory that never changes costs an addition, or nothing."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -15,8 +15,9 @@ from aimgraph.graph_data import NodeData, dump_graph, keywords_quoted, load_grap
 from aimgraph.inputs import input_shapes, random_inputs, recorded, resolve_inputs
 from aimgraph.module import COMPILED, AimModule, contexts_closed
 from aimgraph.outside import Outside
+from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
-from aimgraph.passes.fold_memory import declared
+from aimgraph.passes.fold_memory import FoldMemory, declared
 from aimgraph.pipeline import FOLDING, Pipeline
 from aimgraph.program import Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
@@ -126,7 +127,37 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
     return whole
 
 
+def exposed(
+    aim: AimModule, inputs: Arguments, kind: Kind | None, *, keep: tuple[str, ...], sizes: bool
+) -> tuple[FoldedModule, tuple[Exposed, ...]]:
+    """A folded module whose memories of a kind are arguments, before those of the base, and results.
+
+    Args:
+        aim: A transformed module in split form.
+        inputs: (args, kwargs), of the size to fold for.
+        kind: ``input`` or ``state``; None for neither.
+        keep: Memories that are not folded.
+        sizes: Whether it is to take other sizes, too.
+
+    Raises:
+        ConfigError: It is in concat form, disabled, or every sample has a memory set of its own.
+    """
+    folded, program = _folded_program(aim, inputs, fuse_batchnorm=False, keep=keep)
+    (graph,) = program.graphs.values()
+    memories = [memory for memory in program.plan.memories if kind and exposable(memory, kind)]
+    described_as = tuple(described(graph, memory, kind) for memory in memories if kind)
+    done = ExposeState(kind, sizes).run(program).program
+    made = FoldedModule(folded, plain_copy(done.graphs[next(iter(done.graphs))]), "Exposed", folded.folds, inputs)
+    return made, described_as
+
+
 def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> FoldedModule:
+    return _folded_program(aim, example_inputs, fuse_batchnorm=fuse_batchnorm)[0]
+
+
+def _folded_program(
+    aim: AimModule, example_inputs: Any, *, fuse_batchnorm: bool, keep: tuple[str, ...] = ()
+) -> tuple[FoldedModule, Program]:
     record = aim._record
     if record.widened:
         raise ConfigError(
@@ -137,10 +168,14 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
     root = settled(aim).eval()
     inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
-    passes = tuple(step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
+    passes = tuple(
+        replace(step, keep=keep) if isinstance(step, FoldMemory) else step
+        for step in FOLDING
+        if fuse_batchnorm or not isinstance(step, FoldBatchnorm)
+    )
     program = Pipeline(passes).run(program_of(root, inputs))
     graph = plain_copy(next(iter(program.graphs.values())))
-    return FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs))
+    return FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs)), program
 
 
 def _folds(program: Program) -> Folds:

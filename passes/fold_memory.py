@@ -34,8 +34,13 @@ from aimgraph.runtime.state import StateCarry
 
 @dataclass(frozen=True)
 class FoldMemory(BasePass):
-    """LOWERED -> FOLDED."""
+    """LOWERED -> FOLDED.
 
+    Args:
+        keep: Memories to leave as they are.
+    """
+
+    keep: tuple[str, ...] = ()
     requires: Stage = Stage.LOWERED
 
     def run(self, program: Program) -> PassResult:
@@ -48,7 +53,7 @@ class FoldMemory(BasePass):
             if any(call.leaf for call in read.calls)
         ]
         for name, graph in program.graphs.items():
-            folder = _Folder(program, name, graph)
+            folder = _Folder(program, name, graph, self.keep)
             modified = folder.fold() or modified
             skipped += folder.skipped
         return PassResult(replace(declared(program), stage=Stage.FOLDED), modified, tuple(skipped))
@@ -66,13 +71,13 @@ def declared(program: Program) -> Program:
 class _Folder:
     """Folds one graph."""
 
-    def __init__(self, program: Program, name: str, graph: fx.Graph) -> None:
+    def __init__(self, program: Program, name: str, graph: fx.Graph, keep: tuple[str, ...]) -> None:
         self.program, self.root, self.graph = program, program.root, graph
         self.run = program.runs[name]
         self.static: dict[fx.Node, Tensor] = {}
         self.skipped: list[Skipped] = []
         self.uses = uses(program.root, graph)
-        self.sources = {f"{AIM}.{memory.name}.source" for memory in program.plan.memories}
+        self.sources = {f"{AIM}.{memory.name}.source" for memory in program.plan.memories if memory.name not in keep}
 
     def fold(self) -> bool:
         """Fold what can be; whether anything was."""

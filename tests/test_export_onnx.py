@@ -113,7 +113,7 @@ def test_disagreement_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     aim = aimgraph.transform(base, x)
     path = tmp_path / "model.onnx"
     path.write_bytes(b"precious")
-    monkeypatch.setattr(export_module, "_compare", lambda *_: (0.5, 0.25))
+    monkeypatch.setattr(export_module.Comparison, "run", lambda *_: (0.5, 0.25))
     with pytest.raises(
         aimgraph.ExportError, match=r"disagrees with torch by max\|d\| = 0\.5, .* = 0\.25 > 0\.0001; nothing"
     ):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -23,7 +23,9 @@ from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.draw import draw
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
+from aimgraph.export.check import verify_onnx
 from aimgraph.export.onnx import export_onnx
+from aimgraph.export.prepare import Memory
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
@@ -103,12 +105,31 @@ def transform_command(
 @cli.command("verify", epilog=_EPILOG)
 @model_options
 def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Transform MODEL and report whether it still computes what it did."""
+    """Transform MODEL and report whether it still computes what it did; or check an ONNX file that was exported."""
+    if model.endswith(".onnx"):
+        _verify_file(model, as_json)
+        return
     _, report, _ = _transformed(model, inputs, options, None)
     if as_json:
         _print_json(report.to_dict())
     else:
         click.echo(str(report))
+    sys.exit(0 if report.ok else EXIT_DIFFERENT)
+
+
+def _verify_file(path: str, as_json: bool) -> None:
+    """Check a file; the exit status says whether it is whole."""
+    report = verify_onnx(path)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        about = report.about
+        click.echo(f"{path}: aimgraph {about['aimgraph']}, torch {about['torch']}, memory: {about['memory'] or 'none'}")
+        for item in about["memories"]:
+            ends = f"{item['input']} -> {item['output']}" if item["output"] else item["input"]
+            click.echo(f"  {item['memory']}: {item['kind']}, {item['values']:,} values, {ends}, rows: {item['rows']}")
+        for check in report.checks:
+            click.echo(f"  {'ok' if check.passed else 'FAILED'}  {check.name}: {check.seen}")
     sys.exit(0 if report.ok else EXIT_DIFFERENT)
 
 
@@ -121,9 +142,16 @@ def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options
     type=click.Path(exists=True, file_okay=False),
     help="Give MODEL the memory in this folder; its options are those it was made with.",
 )
-@click.option("--fold", "folds", is_flag=True, help="Fold what is read of memories that never change into maps first.")
+@click.option(
+    "--memory",
+    type=click.Choice(get_args(Memory)),
+    help="Where the memory is in the file: folded, an input, a state that goes in and out, or computed inside.",
+)
+@click.option("--fold", "folds", is_flag=True, help="The same as --memory constant.")
 @click.option("--fuse-batchnorm", is_flag=True, help="And batch normalisation into the layers before it.")
 @click.option("--opset", type=int, help="ONNX opset; by default the exporter's own.")
+@click.option("--float16", is_flag=True, help="Write in half precision.")
+@click.option("--dynamic-size", is_flag=True, help="Let the sizes behind the channels vary, too.")
 def export_command(
     model: str,
     inputs: tuple[str, ...],
@@ -131,9 +159,12 @@ def export_command(
     path: str,
     weights: str | None,
     checkpoint: str | None,
+    memory: Memory | None,
     folds: bool,
     fuse_batchnorm: bool,
     opset: int | None,
+    float16: bool,
+    dynamic_size: bool,
     **options: Any,
 ) -> None:
     """Transform MODEL, export it to ONNX and compare the file with torch in onnxruntime."""
@@ -146,11 +177,22 @@ def export_command(
             aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
         if weights:
             _load_state(aim, Path(weights))
-        if folds or fuse_batchnorm:
+        if fuse_batchnorm:
+            if memory not in (None, "constant"):
+                raise ConfigError(
+                    f"--fuse-batchnorm folds the memory, and --memory {memory} does not: give one of them"
+                )
             step("folding")
-            aim = aimgraph.fold(aim, fuse_batchnorm=fuse_batchnorm)
+            aim = aimgraph.fold(aim, fuse_batchnorm=True)
         step(f"exporting to {path} and comparing in onnxruntime")
-        report = export_onnx(aim, path, opset=opset)
+        report = export_onnx(
+            aim,
+            path,
+            memory=memory or ("constant" if folds else None),
+            opset=opset,
+            float16=float16,
+            dynamic_size=dynamic_size,
+        )
     if as_json:
         _print_json(report.to_dict())
         return

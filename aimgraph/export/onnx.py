@@ -9,28 +9,31 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from aimgraph.arguments import Arguments
-from aimgraph.errors import ExportError
+from aimgraph.errors import ConfigError, ExportError
+from aimgraph.export.compare import BATCH_SIZES, Comparison, add_metadata, name_ends
+from aimgraph.export.prepare import Memory, Prepared, half, has_memory, prepare
 from aimgraph.fold import FoldedModule
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
+from aimgraph.passes.expose_state import Exposed
+from aimgraph.runtime.export_ops import translations
 from aimgraph.surgery import strip
-from aimgraph.verify import tensors_in
 
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""
 
-BATCH_SIZES = (1, 3)
-"""Batch sizes at which the file is compared; neither is the one it is exported at."""
+TOLERANCE_HALF = 1e-2
+"""The same for half precision, beside torch in single precision."""
 
 _EXPORTED_AT = 2
 
@@ -47,6 +50,9 @@ class OnnxReport:
         batch_sizes: Where it was compared.
         max_difference: Largest |torch - onnxruntime| over outputs and batch sizes.
         relative_difference: The same over max |torch|.
+        memory: Where the memory is: ``constant``, ``input``, ``state`` or ``inside``; empty without one.
+        memories: Those that are inputs, with their names, sizes and outputs.
+        sizes: Shapes of the first input at which it was compared, batch size 1.
     """
 
     path: str
@@ -56,6 +62,9 @@ class OnnxReport:
     batch_sizes: tuple[int, ...]
     max_difference: float
     relative_difference: float
+    memory: str = ""
+    memories: tuple[Exposed, ...] = ()
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -67,51 +76,76 @@ def export_onnx(
     path: str | os.PathLike[str],
     example_inputs: Any = None,
     *,
+    memory: Memory | None = None,
     opset: int | None = None,
     optimize: bool | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    float16: bool = False,
+    dynamic_size: bool = False,
 ) -> OnnxReport:
     """Write the eval-mode computation of `aim` to an ONNX file with a dynamic batch.
 
-    The file is compared with torch in onnxruntime at two batch sizes first, and only then put in
-    place: an existing file survives every failure.
+    The file is compared with torch in onnxruntime at two batch sizes first, and after three steps where it has state,
+    and only then put in place: an existing file survives every failure.
 
     Args:
         aim: A transformed or folded module, or any module torch can export. Its mode is kept. With its
-            memory disabled, what is exported is the base.
+            memory disabled, what is exported is the base. Of memory sets, the one in use is exported.
         path: Where to write; beside it ``<path>.data`` if the weights exceed 2 GB.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
+        memory: ``"constant"``: folded, see `aimgraph.fold`; the default in split form. ``"input"``: the values of every
+            memory without updates are an input, [1, N] or [B, N], so that one file serves many memories.
+            ``"state"``: what a memory with updates starts with is an input, ``<name>_in``, and what it ends with an
+            output, ``<name>_out``; a carried one is written as with ``write_in_eval``. ``"inside"``: computed in the
+            file as in the module; the default in concat form. Memories that a choice does not fit are constant.
         opset: ONNX opset; the exporter's own default if left out.
         optimize: Let the exporter fold constants and fuse nodes. By default it does, except in
             concat form, so that the file shows Reshape, Pad, Concat and the widened convolutions.
-        tolerance: Largest max|d| / max|y| to accept.
+        tolerance: Largest max|d| / max|y| to accept; 1e-4, and 1e-2 for float16.
+        float16: Write floating-point numbers in half precision; inputs and outputs are, too. It is compared with
+            what `aim` gives in its own.
+        dynamic_size: Let the dimensions behind the channels vary, too, where the base lets them. It is compared at a
+            further size. Bias maps are of one size, so that ``memory="inside"`` is the default.
 
     Raises:
-        ExportError: The exporter fails, a write of carried state would be lost, or the file
-            disagrees with torch.
+        ConfigError: `memory` is none of these.
+        ExportError: The exporter fails, a write of carried state would be lost, there is no memory of the kind,
+            sizes can't vary, or the file disagrees with torch.
     """
     path = Path(path)
     _require_onnx()
+    if memory not in (None, *get_args(Memory)):
+        raise ConfigError(f"memory={memory!r}: export_onnx takes one of {', '.join(get_args(Memory))}")
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not aim._record.enabled:
         aim = strip(aim)  # a disabled memory leaves the base
-    _refuse_lost_writes(aim)
-    if optimize is None:
-        optimize = not (isinstance(aim, AimModule) and aim._record.widened)
+    if tolerance is None:
+        tolerance = TOLERANCE_HALF if float16 else TOLERANCE
     device = next((t.device for t in aim.parameters()), torch.device("cpu"))
-    sample = random_inputs(inputs, _EXPORTED_AT, seed=0, device=device)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        program = _export(aim, sample, inputs, opset, optimize)
+        prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
+        if optimize is None:
+            optimize = not (isinstance(prepared.module, AimModule) and prepared.module._record.widened)
+        written = half(prepared) if float16 else prepared
+        program = _export(aim, written, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
+        name_ends(program, written)
         draft = Path(folder) / path.name
-        program.save(str(draft), external_data=_needs_external_data(aim))
-        difference, relative = _compare(aim, draft, inputs, device)
+        check = Comparison(aim, prepared, inputs, device, half=float16, sizes=dynamic_size)
+        add_metadata(program, prepared, inputs, check.expected(), half=float16)
+        program.save(str(draft), external_data=_needs_external_data(written.module))
+        difference, relative = check.run(draft)
         if not relative <= tolerance:
             raise ExportError(
                 f"{path}: onnxruntime disagrees with torch by max|d| = {difference:.3g}, max|d| / max|y| = "
                 f"{relative:.3g} > {tolerance:.3g}; nothing was written"
             )
-        report = _report(path, draft, difference, relative)
+        report = replace(
+            _report(path, draft, difference, relative),
+            memory=prepared.memory,
+            memories=prepared.exposed,
+            sizes=check.shapes,
+        )
         for file in sorted(Path(folder).iterdir(), reverse=True):
             file.replace(path.parent / file.name)
     return report
@@ -126,17 +160,6 @@ def _require_onnx() -> None:
         raise ExportError(f"ONNX export needs {error.name}: pip install 'aimgraph[onnx]'") from error
 
 
-def _refuse_lost_writes(aim: nn.Module) -> None:
-    if not isinstance(aim, AimModule):
-        return
-    for memory in aim._record.plan.memories:
-        if memory.config.carry == "state" and memory.config.write_in_eval:
-            raise ExportError(
-                f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), and an ONNX file "
-                "has nowhere to keep it: transform with write_in_eval=False to export the state as it stands"
-            )
-
-
 def _inputs(aim: nn.Module, example_inputs: Any) -> Arguments:
     if example_inputs is None and isinstance(aim, AimModule):
         return aim._record.inputs
@@ -145,14 +168,17 @@ def _inputs(aim: nn.Module, example_inputs: Any) -> Arguments:
     return resolve_inputs(aim, example_inputs)
 
 
-def _export(module: nn.Module, sample: Arguments, inputs: Arguments, opset: int | None, optimize: bool) -> Any:
+def _export(
+    aim: nn.Module, prepared: Prepared, inputs: Arguments, opset: int | None, *, optimize: bool, dynamic_size: bool
+) -> Any:
     try:
-        return _run_exporter(module, sample, inputs, opset, optimize)
+        return _run_exporter(prepared, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
     except Exception as error:
         reason = _told(error)
-        if isinstance(module, AimModule):
+        if has_memory(aim):
+            base = Prepared(strip(aim).eval(), "", float16=prepared.float16)
             try:
-                _run_exporter(strip(module).eval(), sample, inputs, opset, optimize)
+                _run_exporter(base, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
             except Exception as limit:
                 raise ExportError(
                     f"the exporter can't export the base alone either, so memory is not the cause: {_told(limit)}"
@@ -167,24 +193,40 @@ def _told(error: BaseException) -> str:
     return re.sub(r"\x1b\[\d*m", "", str(error)).strip().split("\n")[0] or type(error).__name__
 
 
-def _run_exporter(module: nn.Module, sample: Arguments, inputs: Arguments, opset: int | None, optimize: bool) -> Any:
+def _run_exporter(
+    prepared: Prepared, inputs: Arguments, opset: int | None, *, optimize: bool, dynamic_size: bool
+) -> Any:
+    module = prepared.module
+    device = next((t.device for t in module.parameters()), torch.device("cpu"))
+    args, kwargs = prepared.cast(random_inputs(inputs, _EXPORTED_AT, seed=0, device=device))
     size = batch_size(inputs)
     batch = torch.export.Dim("batch")
-    args, kwargs = tree_map(
-        lambda leaf: ({0: batch} if leaf.dim() and leaf.shape[0] == size else {}) if isinstance(leaf, Tensor) else None,
-        inputs,
-    )
-    shapes = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments) if kwargs else tuple(args)
+
+    def dimensions(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return None
+        if not leaf.dim() or leaf.shape[0] != size:
+            return {}
+        further = range(2, leaf.dim()) if dynamic_size and leaf.is_floating_point() else ()
+        return {0: batch} | dict.fromkeys(further, torch.export.Dim.AUTO)
+
+    given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
+    rows = {"any": {0: torch.export.Dim("memories")}, "batch": {0: batch}, "one": {}, "none": {}}
+    of_args, of_kwargs = tree_map(dimensions, inputs)
+    of_args = (*(rows[item.rows] for item in prepared.exposed), *of_args)
+    args = (*given, *args)
+    bound = inspect.signature(module.forward).bind(*of_args, **of_kwargs) if of_kwargs else None
     with _quiet(), torch.no_grad():
         return torch.onnx.export(
             module,
-            sample[0],
-            kwargs=sample[1] or None,
+            args,
+            kwargs=kwargs or None,
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=dict(bound.arguments) if bound else of_args,
             opset_version=opset,
             optimize=optimize,
             verbose=False,
+            custom_translation_table=translations(),
         )
 
 
@@ -217,51 +259,6 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 def _needs_external_data(module: nn.Module) -> bool:
     size: int = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     return size > 1_900_000_000
-
-
-def _compare(aim: nn.Module, path: Path, inputs: Arguments, device: torch.device) -> tuple[float, float]:
-    """Largest absolute and relative difference over all outputs and batch sizes."""
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own, undocumented classes
-        what = str(error).replace(str(path), path.name)  # a temporary one
-        raise ExportError(f"onnxruntime can't load the exported graph: {what}") from error
-    worst, relative = 0.0, 0.0
-    for batch in BATCH_SIZES:
-        sample = random_inputs(inputs, batch, seed=batch, device=device)
-        with torch.no_grad():
-            expected = tensors_in(aim(*sample[0], **sample[1]))
-        feeds = [leaf.cpu().numpy() for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
-        names = [item.name for item in session.get_inputs()]
-        _check_batch(session.get_inputs(), feeds, batch)
-        try:
-            given = session.run(None, dict(zip(names, feeds, strict=True)))
-        except Exception as error:  # onnxruntime raises its own, undocumented classes
-            raise ExportError(f"onnxruntime can't run the exported graph at batch size {batch}: {error}") from error
-        for reference, result in zip(expected, given, strict=True):
-            reference = reference.cpu().double()
-            difference = (reference - torch.as_tensor(result).double()).abs().max().item() if reference.numel() else 0.0
-            worst = max(worst, difference)
-            relative = max(
-                relative, difference / max(reference.abs().max().item(), 1e-30) if reference.numel() else 0.0
-            )
-    return worst, relative
-
-
-def _check_batch(declared: list[Any], feeds: list[Any], batch: int) -> None:
-    """Say so where the exporter has fixed the batch size.
-
-    Raises:
-        ExportError: It has.
-    """
-    for item, feed in zip(declared, feeds, strict=True):
-        if feed.ndim and feed.shape[0] == batch and isinstance(item.shape[0], int) and item.shape[0] != batch:
-            raise ExportError(
-                f"the exporter has fixed the batch size: input {item.name!r} takes {item.shape} only, whatever batch "
-                "the model itself takes"
-            )
 
 
 def _report(path: Path, draft: Path, difference: float, relative: float) -> OnnxReport:

@@ -1,0 +1,145 @@
+"""aimgraph verify F.onnx: whether a file is whole, and still computes what torch gave when it was written."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.errors import AimgraphError, ExportError
+from aimgraph.export.compare import SAMPLED
+from aimgraph.export.spec import inputs_from_json
+from aimgraph.inputs import random_inputs
+from aimgraph.runtime.session import METADATA, MemorySession
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        passed: Whether it is as it should be.
+        seen: What was seen.
+    """
+
+    name: str
+    passed: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What a file is, and whether it is whole.
+
+    Attributes:
+        path: The file.
+        about: What it says of itself, without the plan.
+        checks: In order.
+    """
+
+    path: str
+    about: dict[str, Any]
+    checks: tuple[FileCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it should be."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return asdict(self) | {"ok": self.ok}
+
+
+def verify_onnx(path: str | os.PathLike[str], *, tolerance: float | None = None) -> FileReport:
+    """Check a file that `aimgraph.export_onnx` wrote, without the model.
+
+    Its structure is checked by onnx, and it is run in onnxruntime on the inputs for which it remembers what torch gave.
+    A file whose memory is an input is run with a row for each sample, too: equal rows must give what one row gives.
+    One with state must start again where it started after `reset`.
+
+    Args:
+        path: The file.
+        tolerance: Largest max|d| / max|y|; 1e-4, and 1e-2 for a file in half precision.
+
+    Raises:
+        ExportError: It can't be read or loaded, or was not written by `aimgraph.export_onnx`.
+    """
+    path = Path(path)
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+        session = MemorySession(path)
+        about = dict(session.about)
+        expected = about.pop("expected")
+        sample = _sample(about, expected, path)
+    except (AimgraphError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ExportError(f"{path}: {error}") from error
+    except Exception as error:  # onnx and onnxruntime raise their own, undocumented classes
+        raise ExportError(f"{path}: {str(error).strip().splitlines()[0]}") from error
+    about.pop("plan", None)
+    about.pop("inputs", None)
+    if tolerance is None:
+        tolerance = 1e-2 if about["float16"] else 1e-4
+    checks = [FileCheck("structure", True, "onnx.checker finds nothing")]
+    try:
+        checks += _runs(session, sample, expected, tolerance)
+    except Exception as error:  # onnxruntime raises its own, undocumented classes
+        checks.append(FileCheck("runs in onnxruntime", False, str(error).strip().splitlines()[0]))
+    return FileReport(str(path), about, tuple(checks))
+
+
+def _sample(about: dict[str, Any], expected: dict[str, Any], path: Path) -> list[Any]:
+    if about["inputs"] is None:
+        raise ExportError(
+            f"it does not remember its example inputs, which no JSON can hold ({METADATA} of {path.name})"
+        )
+    inputs = inputs_from_json(about["inputs"], str(path))
+    leaves = tree_leaves(random_inputs(inputs, expected["batch"], seed=expected["seed"]))
+    arrays = [leaf.numpy() for leaf in leaves if isinstance(leaf, Tensor)]
+    half = [array.astype(np.float16) if np.issubdtype(array.dtype, np.floating) else array for array in arrays]
+    return half if about["float16"] else arrays
+
+
+def _runs(session: MemorySession, sample: list[Any], expected: dict[str, Any], tolerance: float) -> list[FileCheck]:
+    first = session.run(*sample)
+    after = [session.state[name] for name, item in session.memories.items() if item["output"]]
+    worst, shapes = 0.0, True
+    for given, wanted in zip([*first, *after], expected["outputs"], strict=True):
+        shapes = shapes and list(given.shape) == wanted["shape"]
+        if shapes and given.size:
+            flat = torch.as_tensor(given.astype(np.float64)).reshape(-1)
+            taken = flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED]
+            difference = (taken - torch.tensor(wanted["values"], dtype=torch.float64)).abs().max().item()
+            worst = max(worst, difference / max(wanted["max"], 1e-30))
+    seen = f"max|d| / max|y| = {worst:.2e} at batch size {expected['batch']}" if shapes else "other shapes"
+    checks = [FileCheck("gives what torch gave", shapes and worst <= tolerance, seen)]
+    if any(item["rows"] == "any" for item in session.memories.values()):
+        rows = {
+            name: np.repeat(session.state[name], expected["batch"], axis=0)
+            for name, item in session.memories.items()
+            if item["rows"] == "any"
+        }
+        far = _apart(session.run(*sample, memories=rows), first)
+        checks.append(FileCheck("a row for each sample", far <= tolerance, f"max|d| / max|y| = {far:.2e} to one row"))
+    if after:
+        session.reset()
+        far = _apart(session.run(*sample), first)
+        checks.append(FileCheck("starts again after reset", far <= tolerance, f"max|d| / max|y| = {far:.2e}"))
+    return checks
+
+
+def _apart(given: list[Any], wanted: list[Any]) -> float:
+    found = [
+        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max() / max(float(np.abs(b).max()), 1e-30))
+        for a, b in zip(given, wanted, strict=True)
+        if b.size
+    ]
+    return max(found, default=0.0)

@@ -1,0 +1,163 @@
+"""What is exported: the folded module, with memories as inputs or states, or the module as it is."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from aimgraph.arguments import Arguments
+from aimgraph.errors import ExportError
+from aimgraph.fold import FoldedModule, exposed, fold
+from aimgraph.module import AimModule
+from aimgraph.passes.expose_state import Exposed, Kind, exposable
+from aimgraph.plan import Plan
+from aimgraph.program import AIM
+from aimgraph.sets import settled
+
+Memory = Literal["constant", "input", "state", "inside"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module to export.
+
+    Attributes:
+        module: Takes the exposed memories before the base's arguments; gives (output, states) if there are states.
+        memory: Where the memory is; see `aimgraph.export_onnx`.
+        exposed: The memories that are arguments, in order.
+        initial: Memory -> the value it has in the module, [1, N]; [N] for a carried state.
+        plan: Of the transform.
+        float16: Whether its numbers are of half precision.
+    """
+
+    module: nn.Module
+    memory: str
+    exposed: tuple[Exposed, ...] = ()
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    plan: Plan | None = None
+    float16: bool = False
+
+    def cast(self, inputs: Any) -> Any:
+        """Inputs in the precision of the module."""
+        if not self.float16:
+            return inputs
+        return tree_map(lambda leaf: leaf.half() if _is_float(leaf) else leaf, inputs)
+
+    def example(self, item: Exposed, batch: int) -> Tensor:
+        """A value for an exposed memory: the initial one, with rows for a batch where it has rows."""
+        value = self.initial[item.memory]
+        rows = {"any": batch + 1, "batch": batch}.get(item.rows)
+        made: Tensor = self.cast(value if rows is None else value.repeat(rows, 1))
+        return made
+
+
+def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic_size: bool) -> Prepared:
+    """What to export of a module in eval mode.
+
+    Args:
+        aim: A transformed or folded module, one with transformed parts, or any other.
+        inputs: (args, kwargs).
+        memory: As for `aimgraph.export_onnx`.
+        dynamic_size: Whether sizes are to vary.
+
+    Raises:
+        ExportError: There is no memory of the kind, or a write would be lost.
+        ConfigError: Every sample has a memory set of its own.
+    """
+    if not isinstance(aim, AimModule):
+        return _prepare_other(aim, memory, dynamic_size=dynamic_size)
+    record = aim._record
+    if record.widened:
+        if memory not in (None, "inside"):
+            raise ExportError(
+                f"memory={memory!r} needs split form, and {record.widened[0].site} is in concat form: transform with "
+                'lowering="split"; the state dict of this module loads into it'
+            )
+        _refuse_lost_writes(aim, None)
+        if dynamic_size:
+            raise ExportError('dynamic_size needs split form: transform with lowering="split"')
+        return Prepared(aim, "inside", plan=record.plan)
+    mode = memory or ("inside" if dynamic_size else "constant")
+    kind: Kind | None = mode if mode in ("input", "state") else None
+    memories = record.plan.memories
+    named = [one.name for one in memories if kind and exposable(one, kind)]
+    if kind and not named:
+        what = "has updates" if kind == "input" else "is without updates"
+        other = "state" if kind == "input" else "input"
+        raise ExportError(f"memory={mode!r}: every memory of this model {what}; export with memory={other!r}")
+    _refuse_lost_writes(aim, kind)
+    if mode == "inside" and not dynamic_size:
+        return Prepared(aim, mode, plan=record.plan)
+    keep = tuple(one.name for one in memories) if mode == "inside" or dynamic_size else tuple(named)
+    own = settled(aim)
+    made, described = exposed(own, inputs, kind, keep=keep, sizes=dynamic_size)
+    initial = {item.memory: _initial(own, item) for item in described}
+    return Prepared(made, mode, described, initial, record.plan)
+
+
+def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bool) -> Prepared:
+    parts = [part for part in module.modules() if isinstance(part, AimModule)]
+    if memory in ("input", "state"):
+        kind = type(module).__name__
+        raise ExportError(
+            f"memory={memory!r} needs what aimgraph.transform gives, and this is a {kind}"
+            + (": transform the whole model, or export the transformed part" if parts else "")
+        )
+    for part in parts:
+        _refuse_lost_writes(part, None)
+    if isinstance(module, FoldedModule):
+        if dynamic_size and module.folds.maps:
+            raise ExportError("bias maps are of one size: export what aimgraph.transform gives, with dynamic_size=True")
+        return Prepared(module, "constant")
+    whole = all(part._record.enabled and not part._record.widened for part in parts)
+    if not parts or not whole or memory == "inside" or (dynamic_size and memory is None):
+        return Prepared(module, "inside" if parts else "")
+    return Prepared(fold(module), "constant")
+
+
+def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
+    if kind == "state":
+        return
+    for memory in aim._record.plan.memories:
+        if memory.config.carry == "state" and memory.config.write_in_eval:
+            raise ExportError(
+                f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
+                'lost: export with memory="state", or transform with write_in_eval=False to export the state as it is'
+            )
+
+
+def _initial(aim: AimModule, item: Exposed) -> Tensor:
+    path = f"{AIM}.{item.memory}"
+    if item.rows == "none":
+        return aim.get_buffer(f"{path}.carry.state").detach().clone()
+    value: Tensor = aim.get_submodule(f"{path}.source")()
+    return value.detach().clone()
+
+
+def half(prepared: Prepared) -> Prepared:
+    """The same in half precision; a copy."""
+    return replace(prepared, module=copy.deepcopy(prepared.module).half().eval(), float16=True)
+
+
+def has_memory(module: nn.Module) -> bool:
+    """Whether there is a transformed part."""
+    return any(isinstance(part, AimModule) for part in module.modules())
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def torch_steps(aim: nn.Module, prepared: Prepared) -> nn.Module | None:
+    """A copy of `aim` that carries its state by itself, where all states of a file are carried."""
+    states = [item for item in prepared.exposed if item.kind == "state"]
+    if not states or any(item.rows != "none" for item in states) or not isinstance(aim, AimModule):
+        return None
+    made = settled(aim).eval()
+    for item in states:
+        carry: Any = made.get_submodule(f"{AIM}.{item.memory}.carry")
+        carry.write_in_eval = True
+    return made

@@ -1,0 +1,165 @@
+"""Make what a memory starts with, and what it ends with, inputs and outputs of the graph.
+
+Before:  m = source();  ...;  y += layer_m(view(m))                    kind "input"
+After:   m = placeholder;  ...;  y = y + layer_m(view(m))
+
+Before:  m0 = source();  ...;  m1 = update(m0, X);  ...                kind "state"
+After:   m0 = placeholder;  ...;  output, m1
+
+Before:  m0 = carry(source());  ...;  carry(source(), m1)              kind "state", carried
+After:   m0 = source() + s;  ...;  output, s + rate * (mean_B(m1) - source() - s)
+
+Sums of outputs and terms become operators without a decision about the batch, so that one graph takes one memory for
+all samples, [1, N], or one for each, [B, N].
+
+Declines: memories of the other kind: "input" leaves those with updates alone, "state" those without.
+"""
+
+import operator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from aimgraph.passes.graph_tools import insert_call
+from aimgraph.plan import MemoryPlan, Skipped
+from aimgraph.program import AIM, BasePass, PassResult, Program, Stage
+from aimgraph.runtime import export_ops  # noqa: F401  (registers the operators)
+from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.read import fit
+from aimgraph.sets import reads_rows
+
+Kind = Literal["input", "state"]
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A memory that the graph is given.
+
+    Attributes:
+        memory: Its name.
+        kind: ``input`` or ``state``.
+        input: Name of the graph's input.
+        output: Name of the graph's output; empty for an input that nothing writes.
+        values: N.
+        rows: ``any``: one row, or one for each sample; ``batch``: one for each sample; ``one``; ``none``: it is [N].
+    """
+
+    memory: str
+    kind: Kind
+    input: str
+    output: str
+    values: int
+    rows: Literal["any", "batch", "one", "none"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its initial value."""
+        return (self.values,) if self.rows == "none" else (1, self.values)
+
+
+def exposable(memory: MemoryPlan, kind: Kind) -> bool:
+    """Whether a memory is of a kind: one without updates an input, one with updates a state."""
+    return bool(memory.updates) == (kind == "state")
+
+
+@dataclass(frozen=True)
+class ExposeState(BasePass):
+    """FOLDED -> EXPORTABLE.
+
+    Args:
+        kind: What to expose.
+        sizes: Whether the graph is to take other sizes than the example inputs' too.
+    """
+
+    kind: Kind | None = None
+    sizes: bool = False
+    requires: Stage = Stage.FOLDED
+
+    def run(self, program: Program) -> PassResult:
+        """Add the placeholders and outputs, memory by memory."""
+        skipped = []
+        for graph in program.graphs.values():
+            first = next(iter(graph.nodes))
+            for memory in program.plan.memories:
+                if self.kind and exposable(memory, self.kind):
+                    _expose(graph, described(graph, memory, self.kind), program, first)
+                else:
+                    skipped.append(Skipped(memory.name, "memory", "not of this kind"))
+            for node in graph.nodes:
+                if node.target is accumulate:
+                    node.target = torch.ops.aimgraph.add_term.default
+                elif node.target is fit and self.sizes:
+                    node.target = torch.ops.aimgraph.fit_to.default
+        return PassResult(replace(program, stage=Stage.EXPORTABLE), True, tuple(skipped))
+
+
+def described(graph: fx.Graph, memory: MemoryPlan, kind: Kind) -> Exposed:
+    """How a graph will be given a memory.
+
+    Args:
+        graph: The graph, before.
+        memory: The memory.
+        kind: ``input`` or ``state``.
+    """
+    taken = {str(node.target) for node in graph.find_nodes(op="placeholder")}
+    name = memory.name if kind == "input" else f"{memory.name}_in"
+    while name in taken:
+        name = f"memory_{name}"
+    output = f"{memory.name}_out" if kind == "state" else ""
+    rows: Any = "one"
+    if kind == "input":
+        rows = "any" if reads_rows(memory) else "one"
+    elif memory.config.carry == "state":
+        rows = "none"
+    elif memory.config.pool is None:
+        rows = "batch"
+    return Exposed(memory.name, kind, name, output, memory.size, rows)
+
+
+def _expose(graph: fx.Graph, what: Exposed, program: Program, first: fx.Node) -> None:
+    path = f"{AIM}.{what.memory}"
+    sources = [node for node in graph.nodes if node.target == f"{path}.source"]
+    with graph.inserting_before(first):
+        given = graph.placeholder(what.input)
+    if what.rows == "none":
+        _expose_carry(graph, path, given, program.root.get_submodule(f"{path}.carry").rate)
+        return
+    for node in sources:
+        node.replace_all_uses_with(given)
+        graph.erase_node(node)
+    if what.kind == "state":
+        _add_output(graph, _last(graph, path))
+
+
+def _last(graph: fx.Graph, path: str) -> fx.Node:
+    """The last value that features write."""
+    last: fx.Node = [node for node in graph.nodes if str(node.target).startswith(f"{path}.updates.")][-1]
+    return last
+
+
+def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> None:
+    """The state is read and written in the open."""
+    for node in [node for node in graph.nodes if node.target == f"{path}.carry"]:
+        source, *written = node.args
+        with graph.inserting_before(node):
+            if not written:
+                value = insert_call(graph, operator.add, source, state)
+                node.replace_all_uses_with(value)
+            else:
+                mean = insert_call(graph, torch.mean, written[0], 0)
+                first = insert_call(graph, torch.select, source, 0, 0)
+                change = insert_call(graph, operator.sub, insert_call(graph, operator.sub, mean, first), state)
+                step = insert_call(graph, operator.mul, change, rate)
+                _add_output(graph, insert_call(graph, operator.add, state, step))
+        graph.erase_node(node)
+
+
+def _add_output(graph: fx.Graph, value: fx.Node) -> None:
+    """One more at the end of ``(output, (first, second, ...))``."""
+    end = graph.output_node()
+    result: Any = end.args[0] if end.meta.get("aim_exposed") else (end.args[0], ())
+    end.meta["aim_exposed"] = True
+    output, values = result
+    end.args = ((output, (*values, value)),)

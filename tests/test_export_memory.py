@@ -1,0 +1,323 @@
+"""ONNX files whose memory is a constant, an input or a state; what they say of themselves; how they are run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import aimgraph
+from aimgraph.errors import ConfigError, ExportError
+from aimgraph.runtime.session import MemorySession
+from aimgraph.sets import reads_rows
+from tests.nets import NETS, build, randomise, run, updates_for
+
+FAMILIES = [name for name in NETS if name != "sample_kernels"]  # whose kernels the exporter can't follow
+
+
+def made(name: str, **options: Any) -> tuple[aimgraph.AimModule, Tensor]:
+    base, x = build(name)
+    return randomise(aimgraph.transform(base.eval(), x, **options)).eval(), x
+
+
+def tensors(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+def close(given: Any, wanted: Any, most: float = 1e-4) -> bool:
+    wanted = wanted.detach().numpy() if isinstance(wanted, Tensor) else wanted
+    return bool(np.abs(given - wanted).max() <= most * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_memory_as_input(name: str, tmp_path: Path) -> None:
+    aim, x = made(name)
+    path = tmp_path / "model.onnx"
+    report = aimgraph.export_onnx(aim, path, memory="input")
+    (memory,) = report.memories
+    rows = reads_rows(aimgraph.plan(aim).memories[0])
+    assert (memory.kind, memory.rows) == ("input", "any" if rows else "one")
+    session = MemorySession(path)
+    assert close(session.run(x.numpy())[0], tensors(run(aim, x))[0])
+    source = aim.get_parameter("aim.memory.source.value")
+    for seed in (1, 2):
+        with torch.no_grad():
+            source.copy_(torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)))
+        given = session.run(x.numpy(), memories={"memory": source.detach().numpy()[None]})
+        assert close(given[0], tensors(run(aim, x))[0])
+    assert aimgraph.verify_onnx(path).ok
+
+
+def test_a_row_for_each_sample_is_one_by_one(tmp_path: Path) -> None:
+    aim, _ = made("residual")
+    aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory="input")
+    session = MemorySession(tmp_path / "model.onnx")
+    x, rows = torch.randn(5, 3, 8, 8), torch.randn(5, 64)
+    for index in range(5):
+        aim.add_memory_set(f"s{index}", share_reads=True)
+        with torch.no_grad():
+            aim.get_parameter(f"aim.sets.s{index}.memory.source.value").copy_(rows[index])
+    with aim.using([f"s{index}" for index in range(5)]):
+        wanted = aim(x)
+    assert close(session.run(x.numpy(), memories={"memory": rows.numpy()})[0], wanted)
+    for index in range(5):
+        one = session.run(x[index : index + 1].numpy(), memories={"memory": rows[index : index + 1].numpy()})[0]
+        assert close(one, wanted[index : index + 1])
+
+
+STATES: dict[str, dict[str, Any]] = {
+    "written": {},
+    "gated": {"mode": "gated"},
+    "pooled": {"pool": "batch"},
+    "carried": {"carry": "state"},
+    "carried in eval": {"carry": "state", "write_in_eval": True, "rate": 0.5},
+    "carried and pooled": {"carry": "state", "pool": "batch", "rate": 0.5},
+}
+
+
+@pytest.mark.parametrize("option", STATES)
+def test_a_memory_as_state(option: str, tmp_path: Path) -> None:
+    base, x = build("residual")
+    aim, x = made("residual", shape=(2, 2, 3), **updates_for(base, x), **STATES[option])
+    path = tmp_path / "model.onnx"
+    before = {key: value.clone() for key, value in aim.state_dict().items()}
+    report = aimgraph.export_onnx(aim, path, memory="state")
+    assert all(torch.equal(value, before[key]) for key, value in aim.state_dict().items())
+    (memory,) = report.memories
+    assert (memory.input, memory.output) == ("memory_in", "memory_out")
+    assert memory.rows == {"written": "batch", "gated": "batch", "pooled": "one"}.get(option, "none")
+    session = MemorySession(path)
+    carry: Any = aim.get_submodule("aim.memory")._modules.get("carry")
+    source = aim.get_submodule("aim.memory.source")
+    firsts, last = [], np.empty(0)
+    for _ in range(2):
+        for step in range(3):
+            sample = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+            given = session.run(sample.numpy())[0]
+            if carry is not None:
+                carry.write_in_eval = True
+                assert close(given, aim(sample))
+                assert close(session.state["memory"], carry.state)
+            elif step == 0:
+                assert close(given, aim(sample))
+            else:  # the memory starts where it ended
+                with torch.no_grad():
+                    rows = [aim_from(aim, source, torch.as_tensor(last[i % len(last)]), sample)[i] for i in range(2)]
+                if memory.rows == "batch":
+                    assert close(given, torch.stack(rows))
+            last = session.state["memory"]
+            firsts.append(given)
+        session.reset()
+        if carry is not None:
+            carry.state.copy_(before["aim.memory.carry.state"])
+    assert all(np.array_equal(one, other) for one, other in zip(firsts[:3], firsts[3:], strict=True))
+    assert not np.array_equal(firsts[0], firsts[1])
+    assert aimgraph.verify_onnx(path).ok
+
+
+def aim_from(aim: nn.Module, source: nn.Module, value: Tensor, x: Tensor) -> Tensor:
+    """What `aim` gives where the memory starts with `value`."""
+    parameter = source.value
+    assert isinstance(parameter, Tensor)
+    old = parameter.clone()
+    parameter.copy_(value)
+    try:
+        result: Tensor = aim(x)
+    finally:
+        parameter.copy_(old)
+    return result
+
+
+def test_several_memories(tmp_path: Path) -> None:
+    base, x = build("residual")
+    configs = [
+        aimgraph.AimConfig(name="a"),
+        aimgraph.AimConfig(name="w", shape=(2, 2, 3), carry="state", **updates_for(base, x)),
+        aimgraph.AimConfig(name="b", shape=(2, 2, 2)),
+    ]
+    aim = randomise(aimgraph.transform(base.eval(), x, config=configs)).eval()
+    report = aimgraph.export_onnx(aim, tmp_path / "i.onnx", memory="input")
+    assert [item.input for item in report.memories] == ["a", "b"]
+    session = MemorySession(tmp_path / "i.onnx")
+    assert [item.name for item in session.session.get_inputs()] == [*session.inputs, "a", "b"]
+    other = {name: np.random.default_rng(0).normal(size=(1, session.memories[name]["values"])) for name in ("a", "b")}
+    given = session.run(x.numpy(), memories=other)[0]
+    with torch.no_grad():
+        for name, value in other.items():
+            aim.get_parameter(f"aim.{name}.source.value").copy_(torch.as_tensor(value[0]))
+    assert close(given, aim(x))
+    report = aimgraph.export_onnx(aim, tmp_path / "s.onnx", memory="state")
+    assert [(item.input, item.output) for item in report.memories] == [("w_in", "w_out")]
+    assert close(MemorySession(tmp_path / "s.onnx").run(x.numpy())[0], aim(x))
+
+
+def test_constant_is_folded(tmp_path: Path) -> None:
+    aim, x = made("residual")
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert report.memory == "constant"
+    inside = aimgraph.export_onnx(aim, tmp_path / "inside.onnx", memory="inside")
+    assert inside.memory == "inside"
+    for name in ("model", "inside"):
+        assert close(MemorySession(tmp_path / f"{name}.onnx").run(x.numpy())[0], aim(x))
+    base = aimgraph.export_onnx(aimgraph.strip(aim), tmp_path / "base.onnx", (x,))
+    assert report.operators["Conv"] == base.operators["Conv"]
+
+
+def test_the_set_in_use_is_exported(tmp_path: Path) -> None:
+    aim, x = made("residual")
+    aim.add_memory_set("a")
+    with torch.no_grad():
+        for parameter in aimgraph.memory_parameters(aim, "a"):
+            parameter.normal_(std=0.1)
+    aim.use("a")
+    for memory in ("constant", "input", "inside"):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory=memory)
+        assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
+    with aim.using(["a", "default"]), pytest.raises(ConfigError, match="every sample has a memory set of its own"):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+
+
+def weights(path: Path) -> int:
+    """Bytes of the tensors in a file."""
+    return sum(onnx.numpy_helper.to_array(item).nbytes for item in onnx.load(str(path)).graph.initializer)
+
+
+@pytest.mark.parametrize("memory", ["constant", "input", "inside"])
+def test_half_precision(memory: Any, tmp_path: Path) -> None:
+    aim, x = made("residual")
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory=memory, float16=True)
+    assert 1e-6 < report.relative_difference < 1e-2
+    full = aimgraph.export_onnx(aim, tmp_path / "full.onnx", memory=memory)
+    assert weights(tmp_path / "model.onnx") < 0.6 * weights(tmp_path / "full.onnx")
+    assert full.relative_difference < report.relative_difference
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert {item.type for item in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float16)"}
+    (given, *_) = MemorySession(tmp_path / "model.onnx").run(x.numpy().astype(np.float16))
+    assert given.dtype == np.float16
+    assert close(given.astype(np.float32), aim(x), 1e-2)
+    assert aim.head.weight.dtype == torch.float32
+    assert aimgraph.verify_onnx(tmp_path / "model.onnx").ok
+
+
+@pytest.mark.parametrize("memory", [None, "input", "inside"])
+@pytest.mark.parametrize("name", ["residual", "strided", "conv1d", "conv3d", "functions", "transposed2d"])
+def test_sizes_that_vary(name: str, memory: Any, tmp_path: Path) -> None:
+    aim, x = made(name)
+    if name in ("conv1d", "conv3d") and len(aimgraph.plan(aim).memories[0].reads) == 0:
+        pytest.skip("reads nothing")
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory=memory, dynamic_size=True)
+    assert len(report.sizes) == 2
+    session = MemorySession(tmp_path / "model.onnx")
+    for extra in (0, 3, 8):
+        other = torch.randn(3, x.shape[1], *(size + extra for size in x.shape[2:]))
+        assert close(session.run(other.numpy())[0], tensors(aim(other))[0])
+
+
+def test_sizes_that_can_not_vary(tmp_path: Path) -> None:
+    aim, _ = made("position")
+    with pytest.raises(ExportError, match="the model runs at no other size that was tried"):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx", dynamic_size=True)
+    base, x = build("residual")
+    folded = aimgraph.fold(randomise(aimgraph.transform(base.eval(), x)))
+    with pytest.raises(ExportError, match="bias maps are of one size"):
+        aimgraph.export_onnx(folded, tmp_path / "model.onnx", dynamic_size=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    base, x = build("residual")
+    path = tmp_path / "model.onnx"
+    static = randomise(aimgraph.transform(base, x))
+    written = randomise(aimgraph.transform(base, x, carry="state", write_in_eval=True, **updates_for(base, x)))
+    concat = aimgraph.transform(base, x, lowering="concat")
+    for module, memory, match in (
+        (static, "state", "every memory of this model is without updates; export with memory='input'"),
+        (written, "input", "every memory of this model has updates; export with memory='state'"),
+        (written, "constant", 'would be lost: export with memory="state"'),
+        (written, "inside", 'would be lost: export with memory="state"'),
+        (concat, "input", "needs split form"),
+        (base, "input", "needs what aimgraph.transform gives, and this is a Residual"),
+    ):
+        with pytest.raises(ExportError, match=match):
+            aimgraph.export_onnx(module, path, x if module is base else None, memory=memory)
+    with pytest.raises(ConfigError, match="memory='file': export_onnx takes one of constant, input, state, inside"):
+        aimgraph.export_onnx(static, path, memory="file")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_says_what_it_is(tmp_path: Path) -> None:
+    aim, _ = made("residual")
+    path = tmp_path / "model.onnx"
+    aimgraph.export_onnx(aim, path, memory="input", opset=18)
+    model = onnx.load(str(path))
+    about = json.loads(next(item.value for item in model.metadata_props if item.key == "aimgraph"))
+    assert about["aimgraph"] == aimgraph.__version__
+    assert about["memory"] == "input"
+    assert about["plan"] == json.loads(json.dumps(aimgraph.plan(aim).to_dict(), default=str))
+    assert next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")) == 18
+    assert not [node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")]
+    session = MemorySession(path)
+    assert np.array_equal(session.state["memory"][0], aim.get_parameter("aim.memory.source.value").detach().numpy())
+
+
+def test_what_the_session_refuses(tmp_path: Path) -> None:
+    aim, x = made("residual")
+    path = tmp_path / "model.onnx"
+    aimgraph.export_onnx(aim, path, memory="input")
+    session = MemorySession(path)
+    with pytest.raises(ValueError, match="takes 1 inputs"):
+        session.run()
+    with pytest.raises(ValueError, match=r"there is no memory 'm'; the memories are \['memory'\]"):
+        session.run(x.numpy(), memories={"m": x.numpy()})
+    with pytest.raises(ValueError, match=r"memory 'memory' is \[3, 64\], and this batch takes \[1, 64\] or \[2, 64\]"):
+        session.run(x.numpy(), memories={"memory": np.zeros((3, 64))})
+    base, _ = build("residual")
+    aim, x = made("residual", shape=(2, 2, 3), **updates_for(base, x))
+    aimgraph.export_onnx(aim, path, memory="state")
+    session = MemorySession(path)
+    session.run(x.numpy())
+    with pytest.raises(ValueError, match=r"is \[2, 12\], and this batch takes \[1, 12\]; reset\(\) it before"):
+        session.run(x[:1].numpy())
+    session.reset("memory")
+    session.run(x[:1].numpy())
+    torch.onnx.export(base.eval(), (x,), path, dynamo=True, verbose=False)
+    with pytest.raises(ValueError, match="was not written by"):
+        MemorySession(path)
+    with pytest.raises(ExportError, match="was not written by"):
+        aimgraph.verify_onnx(path)
+
+
+def test_a_changed_file_is_found(tmp_path: Path) -> None:
+    aim, _ = made("residual")
+    path = tmp_path / "model.onnx"
+    aimgraph.export_onnx(aim, path)
+    assert aimgraph.verify_onnx(path).ok
+    model = onnx.load(str(path))
+    weight = next(item for item in model.graph.initializer if len(item.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight) * 1.01
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, str(path))
+    report = aimgraph.verify_onnx(path)
+    assert not report.ok
+    assert [check.name for check in report.checks if not check.passed] == ["gives what torch gave"]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ExportError, match=r"model\.onnx"):
+        aimgraph.verify_onnx(path)
+    with pytest.raises(ExportError, match=r"none\.onnx"):
+        aimgraph.verify_onnx(tmp_path / "none.onnx")
+
+
+def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aimgraph.export import onnx as module
+
+    monkeypatch.setattr(module, "_needs_external_data", lambda _: True)
+    aim, x = made("residual")
+    aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory="input")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
+    assert aimgraph.verify_onnx(tmp_path / "model.onnx").ok
