@@ -18,7 +18,7 @@ from aimgraph.outside import Outside
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory, declared
-from aimgraph.pipeline import FOLDING, Pipeline
+from aimgraph.pipeline import EXPORTING, FOLDING, Pipeline
 from aimgraph.program import Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
@@ -139,14 +139,19 @@ def exposed(
         keep: Memories that are not folded.
         sizes: Whether it is to take other sizes, too.
 
+    Batch normalisation is part of the layers before it then: what runs the graph does that where nothing is added
+    between the two, and can't where a memory is.
+
     Raises:
         ConfigError: It is in concat form, disabled, or every sample has a memory set of its own.
     """
-    folded, program = _folded_program(aim, inputs, fuse_batchnorm=False, keep=keep)
+    folded, program = _folded_program(aim, inputs, fuse_batchnorm=True, keep=keep)
     (graph,) = program.graphs.values()
     memories = [memory for memory in program.plan.memories if kind and exposable(memory, kind)]
     described_as = tuple(described(graph, memory, kind) for memory in memories if kind)
-    done = ExposeState(kind, sizes).run(program).program
+    (step,) = EXPORTING
+    assert isinstance(step, ExposeState)
+    done = replace(step, kind=kind, sizes=sizes).run(program).program
     made = FoldedModule(folded, plain_copy(done.graphs[next(iter(done.graphs))]), "Exposed", folded.folds, inputs)
     return made, described_as
 

@@ -12,6 +12,7 @@ from aimgraph.arguments import bound_arguments
 from aimgraph.errors import AimgraphError, PassError
 from aimgraph.fakes import FakeRun
 from aimgraph.passes import (
+    ExposeState,
     FindSites,
     FoldBatchnorm,
     FoldMemory,
@@ -33,6 +34,7 @@ Watch = Callable[[Pass, Program], None]
 PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
 EMITTING: tuple[Pass, ...] = (InsertMemory(), InsertUpdates(), SplitConcat(), WidenLayers(), RemoveDead())
 FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), MergeMaps(), RemoveDead())
+EXPORTING: tuple[Pass, ...] = (ExposeState(),)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 if __name__ != "aimgraph.passes":
     raise ImportError("import aimgraph.passes instead: 'passes' would be a second copy of the same code")
 
+from aimgraph.passes.expose_state import ExposeState
 from aimgraph.passes.find_sites import FindSites
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory
@@ -16,6 +17,7 @@ from aimgraph.passes.split_concat import SplitConcat
 from aimgraph.passes.widen_layers import WidenLayers
 
 __all__ = [
+    "ExposeState",
     "FindSites",
     "FoldBatchnorm",
     "FoldMemory",

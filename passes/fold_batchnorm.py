@@ -1,26 +1,30 @@
-"""Turn a layer, its map and the batch normalisation behind them into a layer and a map.
+"""Turn a layer, what is added to it and the batch normalisation behind them into a layer and what is added.
 
-Before:  y = layer(x; W, b);  y += map;  z = norm(y)
-After:   z = layer(x; s W, s (b - mean) + beta);  z += s map        s = gamma / sqrt(var + eps)
+Before:  y = layer(x; W, b);  y += map;  y += layer_m(v; Wm);  z = norm(y)
+After:   z = layer(x; s W, s (b - mean) + beta);  z += s map;  z += layer_m(v; s Wm)      s = gamma / sqrt(var + eps)
 
-    norm(layer(x; W, b) + map)  =  s (W x + b + map - mean) + beta
+    norm(layer(x; W, b) + map + layer_m(v; Wm))  =  s (W x + b + map + Wm v - mean) + beta
 
-Running statistics take part, so it holds in eval mode only.
+Running statistics take part, so it holds in eval mode only. A subclass of a layer that is a site uses its weight as it
+is, or it would be none; whether it adds a bias that it has not had is not known, so what the norm adds goes to the
+memory's side there.
 
-Declines: norms without running statistics, of another class than torch's own, or called twice; layers that are not
-torch's own, transposed, or used elsewhere; and features between the two that something else reads.
+Declines: norms without running statistics, of another class than torch's own, or called twice; layers that are neither
+torch's own nor sites, transposed, or used elsewhere; and features between the two that something else reads.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from aimgraph.passes.fold_memory import declared, is_plain, untouched, uses
-from aimgraph.program import BasePass, PassResult, Program, Stage
+from aimgraph.passes.graph_tools import insert_call, is_read
+from aimgraph.program import AIM, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap
-from aimgraph.runtime.layers import AffineLayer, is_transposed
+from aimgraph.runtime.layers import AffineLayer, accumulate, is_transposed
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -35,7 +39,7 @@ class FoldBatchnorm(BasePass):
         """Fuse every norm that follows a layer."""
         modified = False
         for name, graph in program.graphs.items():
-            fuser = _Fuser(program.root, graph)
+            fuser = _Fuser(program, graph)
             values = program.runs[name].values
             for node in list(graph.find_nodes(op="call_module")):
                 value = values.get(node)
@@ -46,8 +50,11 @@ class FoldBatchnorm(BasePass):
 class _Fuser:
     """Fuses the norms of one graph."""
 
-    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
-        self.root, self.graph = root, graph
+    def __init__(self, program: Program, graph: fx.Graph) -> None:
+        self.root, self.graph = program.root, graph
+        root = program.root
+        reads = [read for memory in program.plan.memories for read in memory.reads]
+        self.sites = {read.site for read in reads if not read.raw and not read.function}
         self.uses = uses(root, graph)
         called = [root.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")]
         self.calls = Counter(map(id, called))
@@ -60,45 +67,122 @@ class _Fuser:
         assert isinstance(norm, NORMS)
         if norm.training or norm.running_mean is None or norm.running_var is None:
             return False
-        before, maps = node.args[0], []
-        while isinstance(before, fx.Node) and isinstance(module := self._module(before), BiasMap):
-            if module.folded or self.calls[id(module)] != 1 or len(before.users) != 1:
-                return False
-            maps.append(module)
-            before = before.args[0]
-        if not isinstance(before, fx.Node) or len(before.users) != 1:
+        found = self._added(node.args[0])
+        if found is None:
             return False
+        before, maps, terms = found
         layer = self._module(before)
-        if not isinstance(layer, AffineLayer) or not is_plain(layer) or is_transposed(layer):
+        if (
+            not isinstance(layer, AffineLayer)
+            or is_transposed(layer)
+            or not self._scales(layer, before, [*maps, *terms])
+        ):
             return False
         if isinstance(layer, nn.Linear) and dimensions != 2:  # the norm's channels are another dimension
             return False
         if any(self.uses[id(parameter)] != 1 for parameter in layer.parameters()):
             return False
-        _fuse(layer, maps, norm)
+        shift = _fuse(layer, maps, [term.module for term in terms], norm, biased=is_plain(layer))
+        if shift is not None:
+            self._shift(terms, maps, shift, dimensions)
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
         self.graph.erase_node(node)
         return True
+
+    def _added(self, before: Any) -> "tuple[fx.Node, list[BiasMap], list[_Term]] | None":
+        """What is added to a layer's output, and the layer's call; None where something else sees it."""
+        maps, terms = [], []
+        while isinstance(before, fx.Node) and len(before.users) == 1:
+            module = self._module(before)
+            if isinstance(module, BiasMap):
+                if module.folded or self.calls[id(module)] != 1:
+                    return None
+                maps.append(module)
+            elif before.target is accumulate:
+                term = self._term(before.args[1])
+                if term is None:
+                    return None
+                terms.append(term)
+            else:
+                return before, maps, terms
+            before = before.args[0]
+        return None
+
+    def _term(self, node: Any) -> "_Term | None":
+        """A read whose weight nothing else uses."""
+        if not isinstance(node, fx.Node) or not is_read(node) or len(node.users) != 1:
+            return None
+        module = self._module(node)
+        if not isinstance(module, AffineLayer) or is_transposed(module) or "weight" not in module._parameters:
+            return None
+        if self.uses[id(module.weight)] != 1:
+            return None
+        return _Term(node, module)
+
+    def _scales(self, layer: AffineLayer, call: fx.Node, added: list[Any]) -> bool:
+        """Whether a layer's output is known to be proportional to its weight and bias."""
+        if is_plain(layer):
+            return True
+        own = "weight" in layer._parameters and untouched(layer)
+        return own and layer.bias is None and str(call.target) in self.sites and bool(added)
+
+    def _shift(self, terms: "list[_Term]", maps: list[BiasMap], shift: Tensor, dimensions: int) -> None:
+        """Add what the norm adds to a map, or to a term."""
+        shift = shift.reshape(-1, *[1] * (dimensions - 2))
+        if maps:
+            axis = 1 if maps[0].batch_axis == 0 else 0
+            maps[0].value = maps[0].value + (shift if axis == 0 else shift[None])
+            return
+        aim = self.root.get_submodule(AIM)
+        number = sum(name.startswith("_shift_") for name in aim._buffers)
+        aim.register_buffer(f"_shift_{number}", shift[None])
+        term = terms[0].node
+        (user,) = term.users
+        with self.graph.inserting_after(term):
+            value = self.graph.get_attr(f"{AIM}._shift_{number}")
+        with self.graph.inserting_after(value):
+            total = insert_call(self.graph, torch.add, term, value)
+        user.replace_input_with(term, total)
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+@dataclass(frozen=True)
+class _Term:
+    """A read that is added.
+
+    Attributes:
+        node: Its call.
+        module: Its layer.
+    """
+
+    node: fx.Node
+    module: AffineLayer
+
+
 @torch.no_grad()
-def _fuse(layer: AffineLayer, maps: list[BiasMap], norm: nn.Module) -> None:
+def _fuse(
+    layer: AffineLayer, maps: list[BiasMap], reads: list[AffineLayer], norm: nn.Module, *, biased: bool
+) -> Tensor | None:
+    """Scale everything; what the norm adds, [C], becomes the layer's bias, or is given back if that is not `biased`."""
     assert isinstance(norm, NORMS)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight.double()
-    weight, dtype = layer.weight, layer.weight.dtype
+    dtype = layer.weight.dtype
     bias = -norm.running_mean.double() if layer.bias is None else layer.bias.double() - norm.running_mean.double()
     bias = bias * scale if norm.bias is None else bias * scale + norm.bias.double()
-    scaled = weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))
-    layer.weight = nn.Parameter(scaled.to(dtype), requires_grad=False)
-    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    for scaled in (layer, *reads):
+        weight = scaled.weight.double() * scale.reshape(-1, *[1] * (scaled.weight.dim() - 1))
+        scaled.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     for made in maps:
         axis = 1 if made.batch_axis == 0 else 0
         shape = [1] * made.value.dim()
         shape[axis] = -1
         made.value = (made.value.double() * scale.reshape(shape)).to(made.value.dtype)
+    if not biased:
+        return bias.to(dtype)
+    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    return None

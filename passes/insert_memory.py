@@ -54,7 +54,7 @@ from aimgraph.program import (
 )
 from aimgraph.randomness import own_stream
 from aimgraph.runtime.function import FunctionRead
-from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_layer, read_weight, stored_weight
+from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_bound, read_layer, read_weight, stored_weight
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
@@ -107,7 +107,7 @@ def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Mo
         layer = site_layer(program.root, call, program.signature.batch)
         like = options(call)["weight"].meta["val"]
     wm = read_weight(layer, read.channels, init).to(device=like.device, dtype=like.dtype)
-    return FunctionRead(read.kind, nn.Parameter(wm), bound=float(wm.abs().max()))
+    return FunctionRead(read.kind, nn.Parameter(wm), bound=read_bound(layer, read.channels, init))
 
 
 def _inner_call(program: Program, read: Read) -> FunctionCall:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import aimgraph.passes
 from aimgraph.config import AimConfig
-from aimgraph.pipeline import EMITTING, FOLDING, PLANNING, Pipeline, dump_to
+from aimgraph.pipeline import EMITTING, EXPORTING, FOLDING, PLANNING, Pipeline, dump_to
 from aimgraph.program import Pass, Program, Stage
 from tests.nets import build
 from tests.passes.helpers import program_for
@@ -29,7 +29,7 @@ def test_one_derivation_of_names() -> None:
         for word in ("Before", "fter", "Declines"):
             assert word in module.__doc__, (stem, word)
         classes.add(type(step))
-    assert {type(step) for step in (*PLANNING, *EMITTING, *FOLDING)} == classes
+    assert {type(step) for step in (*PLANNING, *EMITTING, *FOLDING, *EXPORTING)} == classes
 
 
 def test_history_and_watch() -> None:

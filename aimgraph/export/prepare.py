@@ -115,7 +115,7 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
     whole = all(part._record.enabled and not part._record.widened for part in parts)
     if not parts or not whole or memory == "inside" or (dynamic_size and memory is None):
         return Prepared(module, "inside" if parts else "")
-    return Prepared(fold(module), "constant")
+    return Prepared(fold(module, fuse_batchnorm=True), "constant")
 
 
 def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:

@@ -6,6 +6,7 @@ Both sides are made from the layer itself, never from a guess about its argument
 the same layer over other channels, and a widened layer is the same layer with another weight.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -226,6 +227,17 @@ def _default_weight(layer: AffineLayer, channels: int) -> Tensor:
     fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[0 if is_transposed(layer) else 1], raw=True)
     fresh.reset_parameters()
     return narrow_weight(layer, fresh.weight.detach(), [channels])[1][0]
+
+
+def read_bound(layer: AffineLayer, channels: int, init: str) -> float:
+    """The largest absolute value that Wm for k memory channels can be made with, as `init` says.
+
+    torch draws the weight of a layer from U(-b, b) with b = 1 / sqrt(size of dimension 1 * size of the kernel).
+    """
+    if init != "default":
+        return 0.0
+    _, inner, *kernel = _weight_shape(layer)
+    return 1 / math.sqrt((inner + (0 if is_transposed(layer) else channels)) * math.prod(kernel))
 
 
 def _weight_shape(layer: AffineLayer) -> tuple[int, ...]:
