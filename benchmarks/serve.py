@@ -3,8 +3,10 @@
 Run as ``python -m benchmarks.serve --out benchmarks/results``. A network gets a memory that every layer reads; its
 values are an input of the file (``memory="input"``). By hand, the memory is put into the base's file as exported,
 batch normalisation fused: ``beside`` lays the values out once per grid and adds a convolution of them behind every
-convolution; ``merged`` adds those of a block's branches behind their sum, as one. All sessions run in turn in one
-process, request by request and with a memory for each sample of a batch, with onnxruntime's own settings.
+convolution; ``merged`` adds those of a block's branches behind their sum, as one. With ``rows`` the values are declared
+to have the batch that the images have, which lets onnxruntime take sums into convolutions; they have a number of rows
+of their own otherwise. All sessions run in turn in one process, request by request and with a memory for each sample of
+a batch, with onnxruntime's own settings.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from aimgraph.runtime.read import ReadSpec
 
 NETWORKS = {"ResNet-50": "torchvision/resnet50", "EfficientNet-Lite0": ""}
 BATCHES = (1, 8)
-HANDS = ("beside", "merged")
+HANDS = ("beside", "merged", "rows beside", "rows merged")
 MEMORIES = 100
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between a graph and the exported one."""
@@ -85,6 +87,7 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
     for hand in HANDS:
         graph = onnx.load(str(files["base"]))
         write_by_hand(graph, hand, aim, reads)
+        graph = onnx.shape_inference.infer_shapes(graph)
         onnx.checker.check_model(graph)
         onnx.save(graph, str(files[hand]))
     return files
@@ -112,7 +115,11 @@ def write_by_hand(model: Any, hand: str, aim: aimgraph.AimModule, reads: dict[st
     layers = [read.site for read in memory.reads]
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
     assert len(convolutions) == len(layers)  # both in the order in which they run
-    graph.input.append(helper.make_tensor_value_info("memory", onnx.TensorProto.FLOAT, ["memories", memory.size]))
+    graph.input.append(
+        helper.make_tensor_value_info(
+            "memory", onnx.TensorProto.FLOAT, ["batch" if "rows" in hand else "memories", memory.size]
+        )
+    )
     views: dict[ReadSpec, str] = {}
     nodes: list[NodeProto] = []
     behind: dict[str, list[str]] = {}  # a sum's output -> the terms of its branches
@@ -125,7 +132,7 @@ def write_by_hand(model: Any, hand: str, aim: aimgraph.AimModule, reads: dict[st
             path = next(site)
             term = _term(graph, nodes, node, path, specs[path], reads[path], views)
             after = users[output]
-            if hand == "merged" and len(after) == 1 and after[0].op_type == "Add" and node.op_type == "Conv":
+            if "merged" in hand and len(after) == 1 and after[0].op_type == "Add" and node.op_type == "Conv":
                 behind.setdefault(after[0].output[0], []).append(term)
                 continue
             terms = [term]
@@ -183,13 +190,13 @@ def _view(graph: Any, nodes: list[NodeProto], spec: ReadSpec, number: int) -> st
         top, left = (spec.grid[0] - side) // 2, (spec.grid[1] - side) // 2
         if side * side > spec.size:
             shown = add("Pad", [shown, constant("end", [0, 0, 0, side * side - spec.size])], "filled")
-        shown = add("Reshape", [shown, constant("square", [-1, 1, side, side])], "shaped")
+        shown = add("Reshape", [shown, constant("square", [0, 1, side, side])], "shaped")
         ends = [0, 0, top, left, 0, 0, spec.grid[0] - side - top, spec.grid[1] - side - left]
         return add("Pad", [shown, constant("around", ends)], "shown") if any(ends) else shown
     missing = spec.channels * int(np.prod(spec.grid)) - spec.size
     if missing:
         shown = add("Pad", [shown, constant("end", [0, 0, 0, missing])], "filled")
-    shown = add("Reshape", [shown, constant("shape", [-1, *spec.grid, spec.channels])], "shaped")
+    shown = add("Reshape", [shown, constant("shape", [0, *spec.grid, spec.channels])], "shaped")
     return add("Transpose", [shown], "shown", perm=[0, 3, 1, 2])
 
 

@@ -1,4 +1,4 @@
-"""Add maps behind a sum instead of before it, and where two meet there, add one.
+"""Add maps and terms behind a sum instead of before it, and where two maps meet there, add one.
 
 Before:  y = layer(x);  y += map;  z = y + rest
 After:   y = layer(x);  z = y + rest;  z += map
@@ -6,7 +6,8 @@ After:   y = layer(x);  z = y + rest;  z += map
     (layer(x) + map) + (other(x) + map')  =  (layer(x) + other(x)) + (map + map')
 
 A block whose branches both end in a layer then adds one map, and what runs the graph (onnxruntime, a compiler) can
-fuse the sum with the layer before it, which a map between the two prevents.
+fuse the sum with the layer before it, which a map between the two prevents. What is read of a memory that is not folded
+moves in the same way: its own layer is then the last, which takes the sum, and the activation behind it, with it.
 
 Declines: maps of layers without a batch, maps whose sum something else reads too, sums of unequal shapes or types,
 scaled ones, and those that are written into the other summand, unless that is a layer's output.
@@ -19,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.passes.graph_tools import insert_module, submodule_at
+from aimgraph.passes.graph_tools import insert_call, insert_module, submodule_at
 from aimgraph.program import BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.runtime.inplace import INPLACE, NAMES
-from aimgraph.runtime.layers import AffineLayer
+from aimgraph.runtime.layers import AffineLayer, accumulate
 from aimgraph.runtime.memory import put_module
 
 _IN_PLACE = {
@@ -45,11 +46,14 @@ class MergeMaps(BasePass):
         modified = False
         for name, graph in program.graphs.items():
             merger = _Merger(program.root, graph, program.runs[name].values)
-            waiting = [node for node in graph.nodes if merger.map_of(node) is not None]
+            waiting = [node for node in graph.nodes if merger.moves(node)]
             while waiting:
-                moved = merger.move(waiting.pop(0))
-                waiting += [] if moved is None else [moved]
-                modified = modified or moved is not None
+                node = waiting.pop(0)
+                before = node.args[0]
+                moved = merger.move(node)
+                if moved is not None:
+                    waiting += [before, moved] if merger.moves(before) else [moved]
+                    modified = True
             if modified:
                 _forget_unused(program.root, graph)
         return PassResult(program, modified)
@@ -69,20 +73,35 @@ class _Merger:
         module = submodule_at(self.root, str(node.target))
         return module if isinstance(module, BiasMap) and not module.folded else None
 
+    def moves(self, node: Any) -> bool:
+        """Whether a node adds a map, or a term that has a batch."""
+        return self.map_of(node) is not None or self._is_term(node)
+
+    def _is_term(self, node: Any) -> bool:
+        if not isinstance(node, fx.Node) or node.target is not accumulate:
+            return False
+        one, term = (self.values.get(argument) for argument in node.args[:2])  # type: ignore[arg-type]
+        return (
+            isinstance(one, Tensor) and isinstance(term, Tensor) and one.dim() > 1 and one.shape[1:] == term.shape[1:]
+        )
+
     def move(self, node: fx.Node) -> fx.Node | None:
-        """Move the map that `node` adds behind the next sum, or into the next map; the node there, None if it stays."""
+        """Move what `node` adds behind the next sum, or a map into the next one; the node there, None if it stays."""
         features = node.args[0]
         if len(node.users) != 1 or not isinstance(features, fx.Node):
             return None
         (user,) = node.users
-        later = self.map_of(user)
-        if later is not None:
+        if self.map_of(user) is not None and self.map_of(node) is not None:
             return self._merge(node, user, features)
         if not self._is_sum(node, user, features):
             return None
         user.replace_input_with(node, features)
         with self.graph.inserting_after(user):
-            behind = insert_module(self.graph, str(node.target), user)
+            behind = (
+                insert_module(self.graph, str(node.target), user)
+                if node.op == "call_module"
+                else insert_call(self.graph, accumulate, user, node.args[1])
+            )
         user.replace_all_uses_with(behind, delete_user_cb=lambda one: one is not behind)
         self.graph.erase_node(node)
         self.values[behind] = self.values.get(user)
@@ -93,7 +112,7 @@ class _Merger:
         kind, made = (user.op, user.target), self.map_of(node)
         if kind not in _SUMS or user.kwargs or len(user.args) != 2 or len(features.users) != 1:
             return False
-        if made is None or made.batch_axis is None:  # the sum may have a batch that the map's layer has not
+        if made is not None and made.batch_axis is None:  # the sum may have a batch that the map's layer has not
             return False
         rest = user.args[1] if user.args[0] is node else user.args[0]
         if not isinstance(rest, fx.Node) or rest is node:
@@ -107,7 +126,8 @@ class _Merger:
     def _is_fresh(self, node: fx.Node) -> bool:
         """Whether nothing else sees the tensor that `node` gives: a layer's output that is used once."""
         module = submodule_at(self.root, str(node.target)) if node.op == "call_module" else None
-        return isinstance(module, AffineLayer | BiasMap) and len(node.users) == 1
+        fresh = isinstance(module, AffineLayer | BiasMap) or node.target is accumulate
+        return fresh and len(node.users) == 1
 
     def _merge(self, node: fx.Node, user: fx.Node, features: fx.Node) -> fx.Node | None:
         first, second = self.map_of(node), self.map_of(user)

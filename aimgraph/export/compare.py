@@ -256,17 +256,51 @@ def _check_batch(declared: list[Any], feeds: list[Any], batch: int) -> None:
             )
 
 
-def name_ends(program: Any, prepared: Prepared) -> None:
-    """Put the exposed memories behind the other inputs, and name their outputs."""
+def name_ends(program: Any, prepared: Prepared, inputs: Arguments) -> None:
+    """Put the exposed memories behind the other inputs, and name their outputs.
+
+    A memory with a row for each sample may have one for all: it is repeated where the graph begins. Inside, its terms
+    have the shapes of what they are added to, which lets what runs the graph take the sum into the layer.
+    """
     graph = program.model.graph
     count = len(prepared.exposed)
-    inputs = list(graph.inputs)
-    graph.inputs[:] = inputs[count:] + inputs[:count]
-    for value, item in zip(inputs[:count], prepared.exposed, strict=True):
-        value.name = item.input
+    memories, own = list(graph.inputs)[:count], list(graph.inputs)[count:]
+    of_base = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    size = batch_size(inputs)
+    batched = next(value for value, leaf in zip(own, of_base, strict=False) if leaf.dim() and leaf.shape[0] == size)
+    for index, item in enumerate(prepared.exposed):
+        if item.rows == "any":
+            memories[index] = _repeated(graph, memories[index], batched, item)
+        else:
+            memories[index].name = item.input
+    graph.inputs[:] = own + memories
     written = [item.output for item in prepared.exposed if item.output]
     for value, name in zip(list(graph.outputs)[len(graph.outputs) - len(written) :], written, strict=True):
         value.name = name
+
+
+def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
+    """An input of one row or of as many as `batched` has, in place of `value`, which has as many."""
+    import onnx_ir as ir
+
+    given = ir.Value(name=item.input, type=value.type, shape=ir.Shape([f"{item.memory}_rows", item.values]))
+    value.name = f"{item.input}_by_sample"
+    width = ir.tensor(np.array([item.values], dtype=np.int64), name=f"{item.input}_width")
+    nodes = [
+        ir.node("Shape", [batched], {"start": 0, "end": 1}),
+        ir.node("Constant", [], {"value": width}),
+    ]
+    nodes.append(ir.node("Concat", [nodes[0].outputs[0], nodes[1].outputs[0]], {"axis": 0}))
+    nodes.append(ir.node("Expand", [given, nodes[2].outputs[0]]))
+    for label, node in zip(("batch", "width", "shape", "rows"), nodes, strict=True):
+        node.name = node.outputs[0].name = f"{item.input}_{label}"
+    made = nodes[-1].outputs[0]
+    made.name, made.type, made.shape = value.name, value.type, value.shape
+    graph.inputs.remove(value)
+    value.name = None
+    value.replace_all_uses_with(made)
+    graph.insert_before(graph[0], nodes)
+    return given
 
 
 def add_metadata(

@@ -129,7 +129,7 @@ def export_onnx(
             optimize = not (isinstance(prepared.module, AimModule) and prepared.module._record.widened)
         written = half(prepared) if float16 else prepared
         program = _export(aim, written, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
-        name_ends(program, written)
+        name_ends(program, written, inputs)
         draft = Path(folder) / path.name
         check = Comparison(aim, prepared, inputs, device, half=float16, sizes=dynamic_size)
         add_metadata(program, prepared, inputs, check.expected(), half=float16)
@@ -211,7 +211,7 @@ def _run_exporter(
         return {0: batch} | dict.fromkeys(further, torch.export.Dim.AUTO)
 
     given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
-    rows = {"any": {0: torch.export.Dim("memories")}, "batch": {0: batch}, "one": {}, "none": {}}
+    rows = {"any": {0: batch}, "batch": {0: batch}, "one": {}, "none": {}}
     of_args, of_kwargs = tree_map(dimensions, inputs)
     of_args = (*(rows[item.rows] for item in prepared.exposed), *of_args)
     args = (*given, *args)

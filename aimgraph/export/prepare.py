@@ -49,7 +49,7 @@ class Prepared:
     def example(self, item: Exposed, batch: int) -> Tensor:
         """A value for an exposed memory: the initial one, with rows for a batch where it has rows."""
         value = self.initial[item.memory]
-        rows = {"any": batch + 1, "batch": batch}.get(item.rows)
+        rows = batch if item.rows in ("any", "batch") else None
         made: Tensor = self.cast(value if rows is None else value.repeat(rows, 1))
         return made
 

@@ -71,20 +71,22 @@ def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
     if spec.batch_axis is None:
         view = view.select(0, 0)
     order = _axis_order(spec)
-    if order == sorted(order):
+    if order == sorted(order) and spec.style != "centred":
         return view
+    if spec.channels == 1 and spec.style != "resize":  # where the one channel stands makes no difference to the order
+        sizes = [-1 if spec.batch_axis is not None else 1, *spec.grid, 1][int(spec.batch_axis is None) :]
+        return view.reshape([sizes[axis] for axis in order])
     return view.permute(order).clone(memory_format=torch.contiguous_format)
 
 
 def _on_grid(memory: Tensor, spec: ReadSpec) -> Tensor:
-    """[B, N] -> [B, *S, k]."""
+    """[B, N] -> [B, *S, k]; ``centred``, which has one channel, [B, *S]."""
     grid, size, channels = spec.grid, spec.size, spec.channels
     if spec.style == "centred":
         side = _side(size)
         square = _pad_end(memory, side * side - size).reshape(-1, side, side)
         top, left = (grid[0] - side) // 2, (grid[1] - side) // 2
-        map_ = F.pad(square, (left, grid[1] - side - left, top, grid[0] - side - top))
-        return map_.unsqueeze(-1)
+        return F.pad(square, (left, grid[1] - side - left, top, grid[0] - side - top))
     return _pad_end(memory, channels * math.prod(grid) - size).reshape(-1, *grid, channels)
 
 

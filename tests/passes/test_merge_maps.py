@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.fold import exposed
 from aimgraph.runtime.folded import BiasMap
 from tests.nets import apart, randomise
 
@@ -148,3 +149,21 @@ def test_two_memories_of_one_layer_are_one_map() -> None:
     folded = aimgraph.fold(aim)
     assert maps(folded) == [("0",)]
     assert apart(folded, aim, x) <= 1e-12
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_terms_move_as_maps_do(how: str) -> None:
+    """What is read of a memory that is not folded."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    aim = randomise(aimgraph.transform(Block(how).eval(), x)).eval()
+    module, _ = exposed(aim, aim._record.inputs, "input", keep=("memory",), sizes=False)
+    value = aim.get_submodule("aim.memory.source")()
+    with torch.no_grad():
+        assert torch.allclose(module(value, x), aim(x), atol=1e-5)
+    names = [str(node.target) for node in module.graph.nodes]
+    last = max(index for index, name in enumerate(names) if name in ("two", "rest"))
+    added = [index for index, name in enumerate(names) if "add_term" in name and index > last]
+    sums = [index for index, name in enumerate(names) if "add" in name and "add_term" not in name]
+    both = how in ("+", "+=", "torch.add", "add_", "over the rest")
+    assert (bool(sums) and bool(added) and sums[-1] < added[0]) == both
