@@ -1,4 +1,4 @@
-"""The tables in docs/performance.md, from the committed results.
+"""The tables in docs/performance.md and docs/deploy.md, from the committed results.
 
 Run as ``python -m benchmarks.performance`` (or ``make performance``) after a benchmark; it measures nothing.
 """
@@ -14,7 +14,7 @@ from benchmarks.cost import CASES, report_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = tuple(ROOT / "docs" / name for name in ("performance.md", "deploy.md"))
 MARKS = re.compile(r"(<!-- table (\w+): make performance -->\n).*?(<!-- end of table -->)", flags=re.DOTALL)
 
 _COLUMNS = (
@@ -27,7 +27,7 @@ _COLUMNS = (
 
 
 def table(name: str) -> str:
-    """The table of a result file: one of `benchmarks.cost`'s, ``onnx_cost``, ``transform_time`` or ``depth``."""
+    """The table of a result file."""
     data = json.loads((RESULTS / f"{name}.json").read_text())
     match name:
         case "onnx_cost":
@@ -36,6 +36,10 @@ def table(name: str) -> str:
             lines = _transform(data)
         case "depth":
             lines = _depth(data)
+        case "serve":
+            lines = _serve(data)
+        case "round_trips":
+            lines = _round_trips(data)
         case "profile_mlp" | "profile_mlp_default_budget":
             lines = _profile(data)
         case _:
@@ -118,12 +122,30 @@ def _profile(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _serve(data: Mapping[str, Any]) -> list[str]:
+    columns = ("exported / best by hand", "exported / base", "best by hand / base")
+    lines = [f"| throughput | {' | '.join(columns)} | best by hand |", f"|---|{'---:|' * len(columns)}---|"]
+    for name, rows in data.items():
+        for batch, row in rows.items() if isinstance(rows, dict) else ():
+            cells = [row[f"throughput, {column}"] for column in columns]
+            lines.append(f"| {name}, {batch} | {' | '.join(cells)} | {row['best by hand']} |")
+    return lines
+
+
+def _round_trips(data: Mapping[str, Any]) -> list[str]:
+    columns = list(next(iter(data.values())))
+    lines = [f"| network | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(str(row[column]) for column in columns)} |" for name, row in data.items()]
+    return lines
+
+
 def main() -> None:
-    """Put the tables into the page."""
-    text = PAGE.read_text()
-    PAGE.write_text(MARKS.sub(lambda found: found.group(1) + table(found.group(2)) + found.group(3), text))
-    for found in MARKS.finditer(text):
-        print(table(found.group(2)))
+    """Put the tables into the pages."""
+    for page in PAGES:
+        text = page.read_text()
+        page.write_text(MARKS.sub(lambda found: found.group(1) + table(found.group(2)) + found.group(3), text))
+        for found in MARKS.finditer(text):
+            print(table(found.group(2)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """What the README shows is true."""
 
+import json
 import re
 from pathlib import Path
+
+import pytest
 
 from benchmarks import performance
 from benchmarks.coverage import MARKS, PAGE, table
@@ -19,6 +22,26 @@ def test_the_python_of_the_readme_runs() -> None:
     assert "aim" in scope
 
 
+def test_the_python_of_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 6
+    scope: dict[str, object] = {}
+    for block in blocks:
+        exec(block, scope)
+    assert {path.name for path in (tmp_path / "out" / "deploy").iterdir()} >= {
+        *("first", "constant.onnx", "input.onnx", "state.onnx")
+    }
+
+
+def test_round_trips_are_what_they_should_be() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "round_trips.json").read_text())
+    assert len(found) == 9
+    for row in found.values():
+        assert all(value for value in row.values() if isinstance(value, bool))
+        assert all(float(row[key]) <= 1e-4 for key in row if key.startswith("onnx") and row[key] != "-")
+
+
 def test_the_table_is_the_measured_one() -> None:
     shown = re.search(r"<!-- table: make table -->\n(.*?)<!-- end of table -->", README, flags=re.DOTALL)
     assert shown is not None
@@ -32,9 +55,9 @@ def test_the_table_of_models_is_that_of_the_result_files() -> None:
 
 
 def test_the_tables_of_costs_are_those_of_the_result_files() -> None:
-    page = performance.PAGE.read_text()
-    shown = list(performance.MARKS.finditer(page))
-    assert {found.group(2) for found in shown} >= {"cost_cpu", "onnx_cost", "transform_time", "depth"}
+    shown = [found for page in performance.PAGES for found in performance.MARKS.finditer(page.read_text())]
+    names = {found.group(2) for found in shown}
+    assert names >= {"cost_cpu", "onnx_cost", "transform_time", "depth", "serve", "round_trips"}
     for found in shown:
         assert found.group(0) == f"{found.group(1)}{performance.table(found.group(2))}{found.group(3)}"
 

@@ -71,22 +71,23 @@ def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
     if spec.batch_axis is None:
         view = view.select(0, 0)
     order = _axis_order(spec)
-    if order == sorted(order) and spec.style != "centred":
+    if order == sorted(order):
         return view
-    if spec.channels == 1 and spec.style != "resize":  # where the one channel stands makes no difference to the order
-        sizes = [-1 if spec.batch_axis is not None else 1, *spec.grid, 1][int(spec.batch_axis is None) :]
+    if spec.channels == 1 and spec.batch_axis in (None, 0):  # one channel may stand anywhere between the others
+        sizes = [-1, *spec.grid, 1][int(spec.batch_axis is None) :]
         return view.reshape([sizes[axis] for axis in order])
     return view.permute(order).clone(memory_format=torch.contiguous_format)
 
 
 def _on_grid(memory: Tensor, spec: ReadSpec) -> Tensor:
-    """[B, N] -> [B, *S, k]; ``centred``, which has one channel, [B, *S]."""
+    """[B, N] -> [B, *S, k]."""
     grid, size, channels = spec.grid, spec.size, spec.channels
     if spec.style == "centred":
         side = _side(size)
         square = _pad_end(memory, side * side - size).reshape(-1, side, side)
         top, left = (grid[0] - side) // 2, (grid[1] - side) // 2
-        return F.pad(square, (left, grid[1] - side - left, top, grid[0] - side - top))
+        map_ = F.pad(square, (left, grid[1] - side - left, top, grid[0] - side - top))
+        return map_.unsqueeze(-1)
     return _pad_end(memory, channels * math.prod(grid) - size).reshape(-1, *grid, channels)
 
 

@@ -168,3 +168,15 @@ def test_interleave_gives_every_group_the_memory() -> None:
 def test_batch_mean() -> None:
     memory = torch.randn(3, 5)
     assert torch.equal(batch_mean(memory), memory.mean(0)[None])
+
+
+@pytest.mark.parametrize(("batch_axis", "channel_axis"), [(0, 1), (0, 3), (1, 3), (3, 0), (1, 0)])
+def test_rows_stay_rows_in_every_layout(batch_axis: int, channel_axis: int) -> None:
+    """One channel can stand anywhere, samples can't."""
+    grid, rows = (3, 2), torch.randn(4, 6)
+    for style, memory in (("reshape", rows), ("centred", rows[:, :4])):
+        spec = ReadSpec(style, memory.shape[1], grid, 1, batch_axis, channel_axis)  # type: ignore[arg-type]
+        shown = read_view(memory, spec)
+        for index in range(4):
+            one = read_view(memory[index : index + 1], spec)
+            assert torch.equal(shown.select(batch_axis, index), one.select(batch_axis, 0))
