@@ -23,6 +23,7 @@ from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, Program
 from aimgraph.surgery import replace_module
+from aimgraph.wrappers import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None
 
@@ -80,6 +81,7 @@ def transform(
     if within is None:
         return _compile(model, example_inputs, configs, inplace, verify, watches)
     submodule(model, within)
+    check_wrapped(model)
     whole = clone(model, share=inplace)
     part = submodule(whole, within)
     # the copy's parameters are shared with the part: those tied to others outside of it stay tied
@@ -148,7 +150,9 @@ def plan(
     configs = _configs(config, overrides)
     within = _within(configs)
     if within is not None:
-        model = submodule(model, within)
+        part = submodule(model, within)
+        check_wrapped(model)
+        model = part
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -29,6 +28,7 @@ from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.watch import WHOLE
 from aimgraph.tracing import DECIDES, Traced, trace
+from aimgraph.wrappers import check_wrapped
 
 RESERVED = (
     *(
@@ -60,8 +60,6 @@ _QUANTISED = (
 """Modules of torch whose weights are packed integers; dynamic ones take and give floats."""
 
 _REFUSED: dict[type[nn.Module], str] = {
-    DataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
-    DistributedDataParallel: "the model is wrapped in {}: transform model.module, then wrap the result",
     torch.jit.ScriptModule: "{} is a scripted model, which torch.fx can't trace: transform the original module",
     fx.GraphModule: "the model is a torch.fx.GraphModule itself ({}): transform the module that it was traced from",
 }
@@ -322,11 +320,12 @@ def check_base(base: nn.Module) -> None:
     """Refuse what can't be transformed.
 
     Raises:
-        PlanError: Wrapped for data parallelism, scripted, transformed already, or with reserved names.
+        PlanError: Wrapped, sharded, quantised, scripted, transformed already, or with reserved names.
     """
     kind = type(base).__name__
     if not isinstance(base, nn.Module):
         raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
+    check_wrapped(base)
     for path, module in base.named_modules():
         _check_submodule(path, module)
     for wrapper, message in _REFUSED.items():

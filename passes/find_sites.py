@@ -273,7 +273,7 @@ class _Finder:
             if isinstance(module, torch.jit.ScriptModule) and not isinstance(outer, torch.jit.ScriptModule):
                 listed.append(Skipped(path, str(module.original_name), "scripted: the layers in it can't be seen"))
         packed = [(p, m) for p, m in program.root.named_modules() if "nn.quantized.dynamic" in type(m).__module__]
-        why = "quantised: its weight is packed integers, which no memory can be added to"
+        why = "quantised: its weight is packed integers, and no memory can be added to it; quantise after the transform"
         return listed + [Skipped(path, type(module).__name__, why) for path, module in packed if path not in known]
 
 

@@ -1,11 +1,13 @@
 """A memory that reaches the next batch by itself: the carried state."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 
 class StateCarry(nn.Module):
@@ -18,10 +20,18 @@ class StateCarry(nn.Module):
     the recomputation of activation checkpointing, not while exporting, and in eval mode only with
     `write_in_eval`.
 
+    Where several processes train on a part of the batch each, the states that they write are averaged, weighted by
+    their samples: over `process_group` at every write, if it is set, and otherwise in train-mode forwards of a
+    `DistributedDataParallel` around the model, over its group, if the gradients of that forward are averaged, too.
+    A forward outside of it involves no other process.
+
     Args:
         size: N.
         rate: Step size, in (0, 1].
         write_in_eval: Whether eval-mode forwards write too.
+
+    Attributes:
+        process_group: Its processes write together, each once per forward. Copies have it, too; pickles have none.
     """
 
     _is_impure = True  # torch.fx: a write has no users and must survive dead-code elimination
@@ -89,7 +99,14 @@ class StateCarry(nn.Module):
         return self.training or self.write_in_eval
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_read_state", "_pending", "_blind")}
+        kept = {name: value for name, value in vars(self).items() if name not in ("_read_state", "_pending", "_blind")}
+        return kept | {"process_group": None}  # it belongs to this process
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        made.process_group = self.process_group
+        return made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -100,13 +117,33 @@ class StateCarry(nn.Module):
         total, count = last.sum(0), last.shape[0]
         if samples is not None:
             total, count = last[0] * samples, samples
-        if self.process_group is not None:
-            exact = torch.promote_types(last.dtype, torch.float32)
-            sums = torch.cat([total.to(exact), torch.full((1,), count, device=last.device, dtype=exact)])
-            dist.all_reduce(sums, group=self.process_group)
-            total, count = sums[:-1], int(sums[-1])
         if count:
             self.state.lerp_((total / count - source[0]).to(self.state.dtype), self.rate)
+        group = self.process_group or (_wrapped_group() if self.training else None)
+        if group is not None and dist.get_world_size(group) > 1:
+            self._average(count, group)
+
+    def _average(self, samples: int, group: dist.ProcessGroup) -> None:
+        """Let every process have the mean of all states, weighted by the samples that each was moved by."""
+        exact = torch.promote_types(self.state.dtype, torch.float32)
+        weight = torch.full((1,), samples, device=self.state.device, dtype=exact)
+        sums = torch.cat([self.state * weight, weight])
+        dist.all_reduce(sums, group=group)
+        self.state.copy_(torch.where(sums[-1] > 0, sums[:-1] / sums[-1], self.state))
+
+
+def _wrapped_group() -> dist.ProcessGroup | None:
+    """The processes of the `DistributedDataParallel` that runs this forward and averages its gradients.
+
+    All of them take part in such a forward, so one more thing that they do together can't make them wait for ever.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    wrapper = DistributedDataParallel._get_active_ddp_module()
+    if wrapper is None or not wrapper.require_backward_grad_sync or wrapper._join_config.enable:
+        return None
+    group: dist.ProcessGroup = wrapper.process_group
+    return group
 
 
 class _Pending:

@@ -1,0 +1,57 @@
+"""Models that something else holds already: wrapped for several devices, cut into shards, or quantised.
+
+A transform makes a graph of what a model computes. What a wrapper does around it, and tensors that are not what they
+look like, would be lost: so each is refused, and its message says what comes first.
+"""
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from aimgraph.errors import PlanError
+
+_SHARDED = "torch.distributed.fsdp"
+_TENSORS = {
+    "torch.distributed.tensor": "is spread over processes ({kind}): transform the model first, then spread the result",
+    "torchao": "is quantised ({kind}), and no memory can be added to it: transform the float model, train its memory, "
+    "and quantise the base's layers of the result afterwards (quantize_ with a filter_fn that leaves out 'aim.')",
+}
+"""Package of a tensor's class -> what is the matter. By name: importing the packages takes seconds."""
+
+
+def check_wrapped(model: nn.Module) -> None:
+    """Refuse a model of which a part is wrapped, or a parameter is no plain tensor.
+
+    Raises:
+        PlanError: Names the part, and what to transform in its place.
+    """
+    for path, module in model.named_modules():
+        reason = _wrapped(module)
+        if reason is not None:
+            kind = type(module).__name__
+            what = f"its submodule {path!r} is" if path else "the model is"
+            instead = f"the model with {path}.module in its place" if path else "model.module"
+            raise PlanError(f"{what} {reason.format(kind=kind, instead=instead)}")
+        for name, parameter in module._parameters.items():
+            reason = _first(type(parameter), _TENSORS)
+            if parameter is not None and reason is not None:
+                place = f"{path}.{name}" if path else name
+                raise PlanError(f"{place} {_TENSORS[reason].format(kind=type(parameter).__name__)}")
+
+
+def _wrapped(module: nn.Module) -> str | None:
+    """What is said of a wrapper; None for any other module."""
+    if isinstance(module, DataParallel | DistributedDataParallel):
+        return "wrapped in {kind}: transform {instead}, then wrap the result"
+    if _first(type(module), (_SHARDED,)) is None:
+        return None
+    if hasattr(module, "_fsdp_wrapped_module"):
+        return "wrapped in {kind}: transform the model before it is wrapped, then wrap the result"
+    return "sharded by fully_shard ({kind}): transform the model before that, then call fully_shard on the result"
+
+
+def _first(kind: type, packages: Iterable[str]) -> str | None:
+    """The first of `packages` that a class, or one that it inherits from, belongs to."""
+    origins = [parent.__module__ for parent in kind.__mro__]
+    return next((p for p in packages if any(o == p or o.startswith(f"{p}.") for o in origins)), None)
