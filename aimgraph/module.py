@@ -286,6 +286,10 @@ class AimModule(fx.GraphModule):
 
     def recompile(self) -> PythonCode:
         """Make the forward of the present mode from its graph."""
+        kind = type(self)
+        if "_wrapped_call" not in vars(kind) and hasattr(kind, "_wrapped_call"):
+            # a class derived from this one's, by `fully_shard`: torch would give it a call that calls itself
+            kind._wrapped_call = kind._wrapped_call
         with keywords_quoted():
             code = super().recompile()
         if record := vars(self).get("_record"):

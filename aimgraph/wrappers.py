@@ -4,20 +4,27 @@ A transform makes a graph of what a model computes. What a wrapper does around i
 look like, would be lost: so each is refused, and its message says what comes first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from aimgraph.errors import PlanError
+from aimgraph.errors import CheckpointError, PlanError
 
 _SHARDED = "torch.distributed.fsdp"
-_TENSORS = {
-    "torch.distributed.tensor": "is spread over processes ({kind}): transform the model first, then spread the result",
-    "torchao": "is quantised ({kind}), and no memory can be added to it: transform the float model, train its memory, "
-    "and quantise the base's layers of the result afterwards (quantize_ with a filter_fn that leaves out 'aim.')",
+_SPREAD = "torch.distributed.tensor"
+_QUANTISED = "torchao"
+_FIRST = {
+    _SPREAD: "transform the model first, then spread the result",
+    _QUANTISED: "transform the float model, train its memory, and quantise the base's layers of the result afterwards "
+    "(quantize_ with a filter_fn that leaves out 'aim.')",
 }
-"""Package of a tensor's class -> what is the matter. By name: importing the packages takes seconds."""
+"""Package of a tensor's class -> what to do instead. By name: importing the packages takes seconds."""
+_SAVED = {
+    _SPREAD: "gather the state dict (get_model_state_dict of torch.distributed.checkpoint, with full_state_dict=True), "
+    "load it into a model that is not spread, and save that",
+    _QUANTISED: "save the memory before the base is quantised",
+}
 
 
 def check_wrapped(model: nn.Module) -> None:
@@ -34,10 +41,28 @@ def check_wrapped(model: nn.Module) -> None:
             instead = f"the model with {path}.module in its place" if path else "model.module"
             raise PlanError(f"{what} {reason.format(kind=kind, instead=instead)}")
         for name, parameter in module._parameters.items():
-            reason = _first(type(parameter), _TENSORS)
-            if parameter is not None and reason is not None:
-                place = f"{path}.{name}" if path else name
-                raise PlanError(f"{place} {_TENSORS[reason].format(kind=type(parameter).__name__)}")
+            if (matter := _matter(parameter, _FIRST)) is not None:
+                raise PlanError(f"{path}{'.' if path else ''}{name} {matter}")
+
+
+def check_plain(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that a checkpoint can't hold.
+
+    Raises:
+        CheckpointError: Names the first of them.
+    """
+    for key, tensor in tensors.items():
+        if (matter := _matter(tensor, _SAVED)) is not None:
+            raise CheckpointError(f"{key} {matter}")
+
+
+def _matter(tensor: Tensor | None, remedies: Mapping[str, str]) -> str | None:
+    """What is the matter with a tensor, and what to do; None for a plain one."""
+    package = _first(type(tensor), remedies)
+    if package is None:
+        return None
+    matter = "spread over processes" if package == _SPREAD else "quantised"
+    return f"is {matter} ({type(tensor).__name__}): {remedies[package]}"
 
 
 def _wrapped(module: nn.Module) -> str | None:

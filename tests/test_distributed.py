@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
@@ -20,7 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import aimgraph
-from tests.nets import build, randomise
+from tests.nets import build, randomise, run
 
 RANKS, STEPS, SAMPLES, SECONDS = 2, 3, 8, 120
 STATE = {"shape": (3,), "updates": ("0",), "carry": "state", "rate": 0.5}
@@ -229,6 +230,64 @@ def test_compiled_below_and_around_the_wrapper(inside: bool) -> None:
     torch.testing.assert_close(trained(model, x), trained(aim, x))
     for key, value in aim.state_dict().items():
         torch.testing.assert_close(other.state_dict()[key], value, rtol=1e-12, atol=1e-12, msg=key)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_sharded_module_switches_between_its_graphs(tmp_path: Path) -> None:
+    base, x = build("functional_dropout")
+    aim = randomise(aimgraph.transform(base, x))
+    wanted = copy.deepcopy(aim)
+    _sharded(aim)
+    for mode in (True, False, True):
+        assert torch.equal(run(aim.train(mode), x), run(wanted.train(mode), x))
+        with aimgraph.disable_memory(aim), aimgraph.disable_memory(wanted):
+            assert torch.equal(run(aim, x), run(wanted, x))
+    with pytest.raises(aimgraph.CheckpointError, match=r"is spread over processes \(DTensor\): gather the state dict"):
+        aimgraph.save(aim, tmp_path / "memory")
+    assert not (tmp_path / "memory").exists()
+    gathered = get_model_state_dict(aim, options=StateDictOptions(full_state_dict=True))
+    other = aimgraph.transform(base, x)
+    other.load_state_dict(gathered)
+    aimgraph.save(other, tmp_path / "memory")
+    loaded = aimgraph.load(tmp_path / "memory", aimgraph.strip(other))
+    assert torch.equal(loaded.get_parameter(SOURCE), wanted.get_parameter(SOURCE))
+
+
+SOURCE = "aim.memory.source.value"
+
+
+@pytest.mark.usefixtures("alone")
+def test_wrapped_in_parallel_is_trained_and_saved_as_it_is(tmp_path: Path) -> None:
+    """What takes a transformed module takes one that is wrapped afterwards, too."""
+    aim, x = made("convolutions")
+    model = DistributedDataParallel(aim)
+    aimgraph.freeze_base(model)
+    assert {id(p) for p in aimgraph.memory_parameters(model)} == {id(p) for p in model.parameters() if p.requires_grad}
+    aimgraph.save(aim, tmp_path / "memory")
+    other, _ = made("convolutions")
+    with torch.no_grad():
+        for parameter in aimgraph.memory_parameters(other):
+            parameter.zero_()
+    aimgraph.load_memory(other, tmp_path / "memory")
+    assert torch.equal(other.eval()(x), model.eval()(x))
+
+
+@pytest.mark.usefixtures("alone")
+def test_memory_sets_below_the_wrapper() -> None:
+    """The sets that are not in use get no gradient, which the wrapper has to be told."""
+    base, x = build("conv2d")
+    aim = aimgraph.transform(base, x)
+    aim.add_memory_set("b")
+    plain = DistributedDataParallel(copy.deepcopy(aim))
+    plain(x).sum().backward()
+    with pytest.raises(RuntimeError, match="find_unused_parameters"):
+        plain(x)
+    model = DistributedDataParallel(aim, find_unused_parameters=True)
+    for name in ("default", "b", "b"):
+        aim.use(name)
+        aim.zero_grad()
+        model(x).sum().backward()
+        assert all(p.grad is not None for p in aimgraph.memory_parameters(aim, name))
 
 
 def _sharded(module: nn.Module) -> nn.Module:

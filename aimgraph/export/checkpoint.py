@@ -37,6 +37,7 @@ from aimgraph.program import AIM, DEFAULT, Pass, Program, Stage
 from aimgraph.sets import add_set, check_known, member
 from aimgraph.surgery import disable_memory, freeze_base, parts_of
 from aimgraph.version import __version__
+from aimgraph.wrappers import check_plain
 
 What = Literal["memory", "all"]
 
@@ -185,7 +186,9 @@ def _base_name(aim: nn.Module) -> str:
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of a state dict."""
-    return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    state = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    check_plain(state)
+    return state
 
 
 def _tensors_of(
@@ -194,7 +197,8 @@ def _tensors_of(
     """The tensors of the memories, and those of the base, by their keys in the model's state dict.
 
     Raises:
-        CheckpointError: The state dict holds something else than tensors, where it is `strict`.
+        CheckpointError: The state dict holds something else than tensors, where it is `strict`, or other than plain
+            ones.
     """
     state = aim.state_dict()
     if strict and (other := [key for key, value in state.items() if not isinstance(value, Tensor)]):
@@ -207,6 +211,7 @@ def _tensors_of(
     kept = tuple(_prefix(path) + f"{AIM}." for path in parts)
     added = {key: value for key, value in state.items() if key.startswith(kept)}
     base = {key: v for key, v in state.items() if not key.startswith(prefixes) and isinstance(v, Tensor)}
+    check_plain(base | added)
     return added, base
 
 
