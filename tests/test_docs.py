@@ -68,6 +68,14 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), (page, target)
 
 
+def test_the_tests_that_are_named_exist() -> None:
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    made = "\n".join(sources.values())
+    for name in re.findall(r"`([\w/]*test_[\w.*]+)`", (ROOT / "docs" / "compatibility.md").read_text()):
+        file = name.rpartition("/")[2]
+        assert file in sources or f"def {name.removesuffix('*')}" in made, name
+
+
 def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
     first_screen = "\n".join(README.splitlines()[:40])
     for word in ("make demo", "make test", "aimgraph.transform(", "sites read / present"):
