@@ -198,3 +198,24 @@ def test_bench_measures_every_form(folder: Path) -> None:
 def test_bench_says_what_it_does_not_know(folder: Path) -> None:
     result = call("bench", "usernet:net", "--form", "narrow")
     assert (result.exit_code, "there are base, floor" in str(result.exception)) == (1, True)
+
+
+def test_a_file_that_serves_many_memories_is_exported_and_verified(folder: Path) -> None:
+    file = str(folder / "mlp.onnx")
+    done = call("export", "zoo/mlp", "--onnx", file, "--memory", "input", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["memory"], report["memories"][0]["input"]) == ("input", "memory")
+    done = call("verify", file)
+    assert done.exit_code == 0, done.output
+    for word in ("memory: input, 8 values", "ok  gives what torch gave", "ok  a row for each sample"):
+        assert word in done.stdout
+    found = json.loads(call("verify", file, "--json").stdout)
+    assert found["ok"]
+    Path(file).write_bytes(b"nothing")
+    done = shell("verify", file, cwd=folder)
+    assert (done.returncode, "ExportError" in done.stderr) == (4, True)
+    done = shell("export", "zoo/mlp", "--onnx", file, "--memory", "state", cwd=folder)
+    assert (done.returncode, "export with memory='input'" in done.stderr) == (4, True)
+    done = shell("export", "zoo/mlp", "--onnx", file, "--memory", "input", "--fuse-batchnorm", cwd=folder)
+    assert (done.returncode, "--memory input does not: give one of them" in done.stderr) == (2, True)
