@@ -103,15 +103,15 @@ def _new_memory(aim: "AimModule", memory: MemoryPlan, name: str, *, share_reads:
     """A memory like the default one; its values are fresh, or those of the set `like`."""
     old = aim.get_submodule(f"{AIM}.{memory.name}" if like is None else member(f"{AIM}.{memory.name}", aim, like))
     assert isinstance(old, Memory)
+    if share_reads:
+        return Memory(copy_module(old.source).requires_grad_(True))
     made: Memory = copy_module(old)
     default = aim.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(default, Memory)
-    if share_reads:
-        made.reads = nn.Module()
-    elif like is not None and aim._record.sets.get(like):
+    if like is not None and aim._record.sets.get(like):
         made.reads = copy_module(default.reads)
     made.requires_grad_(True)
-    if like is None and not share_reads:
+    if like is None:
         with torch.no_grad(), own_stream(f"{memory.config.seed}/{memory.name}/set {name}"):
             _draw(aim, memory, made)
     return made
