@@ -2,8 +2,8 @@
 
 Run as ``python -m benchmarks.round_trips --out benchmarks/results``. Every network gets a memory that all its layers
 read, with random read weights, and statistics of its own. It is saved, loaded onto its base, swapped for another
-and back, stripped, and exported with the memory as a constant and as an input; some of them get another memory, which
-their stages write, to be exported as a state. What comes back is compared with what there was.
+and back, stripped, and exported with the memory as a constant and as an input; then its base gets another memory,
+which its stages write, to be exported as a state. What comes back is compared with what there was.
 """
 
 import argparse
@@ -52,22 +52,21 @@ def named(model: str, **options: Any) -> Callable[[], nn.Module]:
     return lambda: load_model(model, **options)
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
-    "ResNet-50": (named("torchvision/resnet50"), (2, 3, 224, 224), True),
-    "VGG-16": (named("torchvision/vgg16"), (2, 3, 224, 224), False),
-    "EfficientNet-Lite0, pretrained": (efficientnet_lite0, (2, 3, 224, 224), True),
-    "ConvNeXt-T": (named("timm/convnext_tiny"), (2, 3, 224, 224), False),
-    "ViT-S": (named("timm/vit_small_patch16_224"), (2, 3, 224, 224), False),
-    "1-D CNN": (Signals, (2, 4, 256), True),
-    "3-D CNN": (named("torchvision/r3d_18"), (2, 3, 8, 64, 64), False),
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "ResNet-50": (named("torchvision/resnet50"), (2, 3, 224, 224)),
+    "VGG-16": (named("torchvision/vgg16"), (2, 3, 224, 224)),
+    "EfficientNet-Lite0, pretrained": (efficientnet_lite0, (2, 3, 224, 224)),
+    "ConvNeXt-T": (named("timm/convnext_tiny"), (2, 3, 224, 224)),
+    "ViT-S": (named("timm/vit_small_patch16_224"), (2, 3, 224, 224)),
+    "1-D CNN": (Signals, (2, 4, 256)),
+    "3-D CNN": (named("torchvision/r3d_18"), (2, 3, 8, 64, 64)),
     "segmentation, FCN on ResNet-50": (
         named("torchvision/fcn_resnet50", weights_backbone=None),
         (2, 3, 96, 96),
-        False,
     ),
-    "MLP": (named("zoo/mlp"), (2, 784), False),
+    "MLP": (named("zoo/mlp"), (2, 784)),
 }
-"""Name -> how to make it, its input, whether it is exported with state, too."""
+"""Name -> how to make it, and the shape of its input."""
 
 
 def main() -> None:
@@ -89,7 +88,7 @@ def main() -> None:
 def row(name: str) -> dict[str, Any]:
     """One network: True where all is bit for bit, and max|d| / max|y| in onnxruntime."""
     torch.manual_seed(0)
-    build, shape, state = NETWORKS[name]
+    build, shape = NETWORKS[name]
     base, x = build(), torch.randn(shape)
     with torch.no_grad():
         base.train()(torch.randn(4, *shape[1:]))
@@ -117,10 +116,8 @@ def row(name: str) -> dict[str, Any]:
         found["strip"] = same(given(aimgraph.strip(loaded), x), plain)
         found["onnx, constant"] = exported(first, place, "constant")
         found["onnx, input"] = exported(first, place, "input")
-        found["onnx, state"] = "-"
-        if state:
-            options = {"updates": "stages", "carry": "state", "shape": (4, 4, 4)}
-            found["onnx, state"] = exported(used(aimgraph.transform(base, x, **options), 1), place, "state")
+        options = {"updates": "stages", "carry": "state", "shape": (4, 4, 4)}
+        found["onnx, state"] = exported(used(aimgraph.transform(base, x, **options), 1), place, "state")
     return found
 
 
