@@ -60,10 +60,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ViT-S": (named("timm/vit_small_patch16_224"), (2, 3, 224, 224)),
     "1-D CNN": (Signals, (2, 4, 256)),
     "3-D CNN": (named("torchvision/r3d_18"), (2, 3, 8, 64, 64)),
-    "segmentation, FCN on ResNet-50": (
-        named("torchvision/fcn_resnet50", weights_backbone=None),
-        (2, 3, 96, 96),
-    ),
+    "segmentation, FCN on ResNet-50": (named("torchvision/fcn_resnet50", weights_backbone=None), (2, 3, 96, 96)),
     "MLP": (named("zoo/mlp"), (2, 784)),
 }
 """Name -> how to make it, and the shape of its input."""
