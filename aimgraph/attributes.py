@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
-from aimgraph.randomness import kept_randomness
+from aimgraph.reproducible import kept_randomness
 
 if TYPE_CHECKING:
     from aimgraph.tracing import LayerTracer

@@ -3,8 +3,7 @@
 This is what a plan is measured against, so it must not come from the tracer whose work it judges.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -146,15 +145,3 @@ class WatchCalls(WatchFunctions):
             return call(module, *args, **kwargs)
         with _pop_mode_temporarily():  # which would see every size that is asked for
             return self._run(module, args, kwargs, partial(call, module))
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Keep torch's attention from its fused inference path, which hides its linear layers and rounds differently."""
-    backend: Any = torch.backends.mha
-    before = backend.get_fastpath_enabled()
-    backend.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        backend.set_fastpath_enabled(before)

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
@@ -19,7 +19,7 @@ from aimgraph.copies import copy_module, is_of_torch, modules_of
 from aimgraph.derived import Derived, own_tensors, version_of
 from aimgraph.operations import Recorder
 from aimgraph.outside import Outside
-from aimgraph.randomness import kept_python_randomness
+from aimgraph.reproducible import drawn_like, kept_python_randomness
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
 from aimgraph.runtime.leaf import MemoryLeaf
 
@@ -97,11 +97,6 @@ def with_rows(tensor: Tensor, rows: int) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or not tensor.shape[0]:
         return tensor.new_empty((rows, *tensor.shape[1:]))
     return tensor[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
-
-
-def drawn_like(tensor: Tensor, shape: Iterable[int], generator: torch.Generator) -> Tensor:
-    """Floating point values of this shape from N(0, 1), on the device and of the dtype of `tensor`."""
-    return torch.randn(tuple(shape), generator=generator).to(device=tensor.device, dtype=tensor.dtype)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
 from aimgraph.layers import LayerKind, classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
 from aimgraph.outside import Outside
-from aimgraph.places import place_of
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.decisions import DecisionError, decided
@@ -28,6 +27,7 @@ from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.watch import WHOLE
 from aimgraph.tracing import DECIDES, Traced, trace
+from aimgraph.user_code import place_of
 from aimgraph.wrappers import check_wrapped
 
 RESERVED = (

@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ExampleInputError
-from aimgraph.fakes import drawn_like, fake_copy, quiet, with_rows
+from aimgraph.fakes import fake_copy, quiet, with_rows
 from aimgraph.frontend import batch_size
 from aimgraph.layers import is_layer
+from aimgraph.reproducible import drawn_like
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),

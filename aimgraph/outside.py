@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from aimgraph.copies import USUAL
-from aimgraph.places import is_users
+from aimgraph.user_code import is_users
 
 _Cached = functools._lru_cache_wrapper
 

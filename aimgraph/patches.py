@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import TraceError
-from aimgraph.places import is_users
 from aimgraph.proxies import LayerProxy
+from aimgraph.user_code import is_users
 
 if TYPE_CHECKING:
     from aimgraph.tracing import LayerTracer

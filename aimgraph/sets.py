@@ -20,7 +20,7 @@ from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.graph_data import plain_copy
 from aimgraph.plan import MemoryPlan, Read
 from aimgraph.program import AIM, DEFAULT, LEAVES
-from aimgraph.randomness import own_stream
+from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, read_weight
 from aimgraph.runtime.leaf import MemoryLeaf

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten
 
 from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
 from aimgraph.attributes import kept_attributes, refuse_assigned, unused_randomness, watched_modes
-from aimgraph.calls import names_in, plain_attention
+from aimgraph.calls import names_in
 from aimgraph.contexts import contexts_recorded, drop_empty_contexts
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
@@ -35,13 +35,14 @@ from aimgraph.patches import (
     posing,
     random_states_refused,
 )
-from aimgraph.places import asking_line, place_of, told
 from aimgraph.proxies import UNKNOWN, LayerProxy
+from aimgraph.reproducible import plain_attention
 from aimgraph.runtime.checkpoints import checkpoints_entered
 from aimgraph.runtime.contexts import closed_contexts
 from aimgraph.runtime.decisions import QUESTIONS, decided
 from aimgraph.runtime.layers import FUNCTIONS
 from aimgraph.runtime.watch import WHOLE, CallNames, input_name
+from aimgraph.user_code import asking_line, place_of, told
 
 OUTPUT_OF = "output_of"
 """Key in ``node.meta``: paths of the modules whose result the node is."""

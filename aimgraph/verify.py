@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.arguments import Arguments
-from aimgraph.calls import plain_attention
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError
-from aimgraph.fakes import drawn_like
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
-from aimgraph.randomness import seeded
 from aimgraph.reference import no_reference, reference
+from aimgraph.reproducible import drawn_like, plain_attention, seeded
 from aimgraph.surgery import disable_memory, enable_memory, strip
 
 BATCH_SIZES = (2, 3)

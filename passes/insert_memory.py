@@ -52,7 +52,7 @@ from aimgraph.program import (
     Stage,
     nodes_by_name,
 )
-from aimgraph.randomness import own_stream
+from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_bound, read_layer, read_weight, stored_weight
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf

@@ -23,7 +23,7 @@ from aimgraph.passes.graph_tools import insert_call, insert_module
 from aimgraph.passes.insert_memory import ViewCache, first_weight
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
 from aimgraph.program import AIM, LEAF_READS, READ, BasePass, PassResult, Program, Stage, nodes_by_name
-from aimgraph.randomness import own_stream
+from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.read import batch_mean

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.checkpoint import checkpoint
 
 import aimgraph
-from aimgraph.calls import plain_attention
+from aimgraph.reproducible import plain_attention
 from tests.nets import FUZZ, Activated, SamePadding, Standardised, randomise, run
 
 FUNCTIONS = (

@@ -15,7 +15,7 @@ from aimgraph.passes import InsertMemory
 from aimgraph.pipeline import PLANNING, Pipeline, graph_text
 from aimgraph.plan import ReadCall
 from aimgraph.program import AIM, Stage
-from aimgraph.randomness import own_stream
+from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import FewPlacesConv2d, parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
 from tests.nets import NETS, build

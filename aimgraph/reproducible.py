@@ -1,13 +1,14 @@
-"""Random states: what a forward draws while it is looked at must not change what it draws later."""
+"""Random states that are put back, streams of one's own, and attention as plain operations."""
 
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def _generators() -> list[tuple[str, Callable[[], Any], Callable[[Any], None]]]:
@@ -65,3 +66,20 @@ def own_stream(name: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:7], "big"))
         yield
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep torch's attention from its fused inference path, which hides its linear layers and rounds differently."""
+    backend: Any = torch.backends.mha
+    before = backend.get_fastpath_enabled()
+    backend.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        backend.set_fastpath_enabled(before)
+
+
+def drawn_like(tensor: Tensor, shape: Iterable[int], generator: torch.Generator) -> Tensor:
+    """Floating point values of this shape from N(0, 1), on the device and of the dtype of `tensor`."""
+    return torch.randn(tuple(shape), generator=generator).to(device=tensor.device, dtype=tensor.dtype)
