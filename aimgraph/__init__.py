@@ -1,7 +1,12 @@
 """Give any PyTorch network a memory that every layer can read."""
 
 from aimgraph import models_zoo, presets
-from aimgraph.api import plan, transform
+from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters
+from aimgraph.api.fold import fold
+from aimgraph.api.merge import Merged, merge
+from aimgraph.api.strip import strip
+from aimgraph.api.transform import plan, transform
+from aimgraph.api.verify import verify
 from aimgraph.config import AimConfig
 from aimgraph.draw import draw
 from aimgraph.errors import (
@@ -17,11 +22,7 @@ from aimgraph.errors import (
 from aimgraph.export.check import verify_onnx
 from aimgraph.export.checkpoint import load, load_memory, save
 from aimgraph.export.onnx import export_onnx
-from aimgraph.fold import fold
-from aimgraph.merge import Merged, merge
 from aimgraph.module import AimModule
-from aimgraph.surgery import disable_memory, enable_memory, freeze_base, memory_parameters, strip
-from aimgraph.verify import verify
 from aimgraph.version import __version__
 
 __all__ = [

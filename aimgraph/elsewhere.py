@@ -121,8 +121,8 @@ def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
 
 
 def _by_hand(aim: "AimModule", args: Any, kwargs: Any, error: DecisionError) -> Any:
+    from aimgraph.api.controls import bare
     from aimgraph.reference import no_reference, reference
-    from aimgraph.surgery import bare
 
     record = aim._record
     base = bare(aim)

@@ -28,8 +28,8 @@ from rich.progress import Progress
 from torch import nn
 
 import aimgraph
+from aimgraph.api.fold import exposed
 from aimgraph.bench.measure import compare, measured, ratio
-from aimgraph.fold import exposed
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
 from aimgraph.runtime.read import ReadSpec

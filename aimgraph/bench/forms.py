@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from aimgraph.api import transform
+from aimgraph.api.fold import FoldedModule, Folds, fold, program_of
+from aimgraph.api.transform import transform
 from aimgraph.arguments import Arguments
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
-from aimgraph.fold import FoldedModule, Folds, fold, program_of
 from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import AimModule

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from aimgraph.api import plan
+from aimgraph.api.transform import plan
 from aimgraph.bench.footprint import peak_bytes, saved_bytes
 from aimgraph.bench.forms import FUSED, INFERENCE, TRAINING, build_forms
 from aimgraph.bench.measure import Measured, Ratio, compare, measured, ratio

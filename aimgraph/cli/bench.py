@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from aimgraph.api import submodule
+from aimgraph.api.transform import submodule
 from aimgraph.bench import Setting, bench, draw_bench, print_bench
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.models_zoo.loader import load_model

@@ -16,7 +16,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
 import aimgraph
-from aimgraph.api import submodule
+from aimgraph.api.transform import submodule
+from aimgraph.api.verify import Report, verify
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import configs, example_inputs, model_options
@@ -31,7 +32,6 @@ from aimgraph.module import AimModule
 from aimgraph.plan import Plan
 from aimgraph.program import HistoryEntry, Pass, Program
 from aimgraph.report import print_plan
-from aimgraph.verify import Report, verify
 
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from aimgraph.api import submodule, transform
+from aimgraph.api.controls import disable_memory, freeze_base, parts_of
+from aimgraph.api.transform import submodule, transform
 from aimgraph.config import AimConfig
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.export.fingerprint import fingerprint, layers_apart, values_apart
@@ -35,7 +36,6 @@ from aimgraph.module import AimModule
 from aimgraph.plan import MemoryPlan
 from aimgraph.program import AIM, DEFAULT, Pass, Program, Stage
 from aimgraph.sets import add_set, check_known, member
-from aimgraph.surgery import disable_memory, freeze_base, parts_of
 from aimgraph.version import __version__
 from aimgraph.wrappers import check_plain
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from aimgraph.api.verify import tensors_in
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ExportError
 from aimgraph.export.prepare import Prepared, torch_steps
@@ -19,7 +20,6 @@ from aimgraph.export.spec import inputs_to_json
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, recorded
 from aimgraph.runtime.session import INITIAL, METADATA
-from aimgraph.verify import tensors_in
 from aimgraph.version import __version__
 
 BATCH_SIZES = (1, 3)

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from aimgraph.api.fold import FoldedModule
+from aimgraph.api.strip import strip
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.export.compare import BATCH_SIZES, Comparison, add_metadata, name_ends
 from aimgraph.export.prepare import Memory, Prepared, half, has_memory, prepare
-from aimgraph.fold import FoldedModule
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.runtime.export_ops import translations
-from aimgraph.surgery import strip
 
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""

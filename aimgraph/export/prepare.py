@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from aimgraph.api.fold import FoldedModule, exposed, fold
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ExportError
-from aimgraph.fold import FoldedModule, exposed, fold
 from aimgraph.module import AimModule
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.plan import Plan

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import aimgraph
+from aimgraph.api.verify import outputs
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, TraceError
@@ -20,7 +21,6 @@ from aimgraph.fakes import Faker
 from aimgraph.inputs import input_shapes
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
-from aimgraph.verify import outputs
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export

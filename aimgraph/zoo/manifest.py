@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.api import submodule
+from aimgraph.api.transform import submodule
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ConfigError
 from aimgraph.models_zoo.loader import load_model

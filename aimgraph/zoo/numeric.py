@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 import aimgraph
+from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_module
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.reproducible import plain_attention, seeded
-from aimgraph.verify import BATCH_SIZES, is_read, outputs, same, tensors_in
 
 SEED = 7
 

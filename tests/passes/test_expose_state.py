@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import aimgraph
-from aimgraph.fold import exposed
+from aimgraph.api.fold import exposed
 from aimgraph.passes.expose_state import Exposed
 from tests.nets import build, randomise, updates_for
 

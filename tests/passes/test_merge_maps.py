@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.fold import exposed
+from aimgraph.api.fold import exposed
 from aimgraph.runtime.folded import BiasMap
 from tests.nets import apart, randomise
 

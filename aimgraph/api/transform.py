@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from aimgraph.api.controls import replace_module
 from aimgraph.config import AimConfig
 from aimgraph.copies import paused_collection
 from aimgraph.errors import ConfigError, PlanError
@@ -22,7 +23,6 @@ from aimgraph.outside import Outside
 from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
 from aimgraph.plan import Plan
 from aimgraph.program import AIM, Program
-from aimgraph.surgery import replace_module
 from aimgraph.wrappers import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from aimgraph.api.controls import parts_of, replace_module
+from aimgraph.api.fold import fold
+from aimgraph.api.strip import strip
 from aimgraph.copies import copy_module
 from aimgraph.errors import PlanError
-from aimgraph.fold import fold
 from aimgraph.module import AimModule
-from aimgraph.surgery import parts_of, replace_module, strip
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import fx, nn
 
+from aimgraph.api.controls import parts_of, replace_module
 from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.copies import copy_module, copy_results
 from aimgraph.errors import ConfigError
@@ -23,7 +24,6 @@ from aimgraph.program import Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.sets import settled
-from aimgraph.surgery import parts_of, replace_module
 
 
 @dataclass(frozen=True)

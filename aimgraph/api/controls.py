@@ -7,39 +7,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError, PlanError
-from aimgraph.module import AimModule, base_parts, narrow, rebind_hooks
+from aimgraph.module import AimModule, base_parts
 from aimgraph.program import AIM
-from aimgraph.runtime.layers import AffineLayer
 from aimgraph.sets import own_parameters
 
 M = TypeVar("M", bound=nn.Module)
-
-
-def strip(aim: nn.Module) -> nn.Module:
-    """The base back: an instance of its class with the present base weights and buffers.
-
-    Args:
-        aim: A transformed module, or a larger model with transformed parts; it is not changed, and
-            shares nothing with the result.
-
-    Raises:
-        PlanError: `aim` was not transformed.
-    """
-    parts_of(aim)
-    if isinstance(aim, AimModule):
-        base = copy_module(bare(aim))
-        rebind_hooks(base)
-        _narrow(base, aim)
-        return base
-    whole = copy_module(aim)
-    for part in parts_of(whole):
-        base = bare(part)
-        rebind_hooks(base)
-        _narrow(base, part)
-        replace_module(whole, part, base)
-    return whole
 
 
 def bare(aim: AimModule) -> nn.Module:
@@ -48,13 +21,6 @@ def bare(aim: AimModule) -> nn.Module:
     base = kind.__new__(kind)
     base.__dict__.update(base_parts(aim))
     return base
-
-
-def _narrow(base: nn.Module, aim: AimModule) -> None:
-    for site in aim._record.widened:
-        layer = base.get_submodule(site.site)
-        assert isinstance(layer, AffineLayer)
-        narrow(layer, site)
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:

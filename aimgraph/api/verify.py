@@ -13,6 +13,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.api.controls import disable_memory, enable_memory
+from aimgraph.api.strip import strip
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError
@@ -21,10 +23,10 @@ from aimgraph.module import AimModule
 from aimgraph.program import AIM
 from aimgraph.reference import no_reference, reference
 from aimgraph.reproducible import drawn_like, plain_attention, seeded
-from aimgraph.surgery import disable_memory, enable_memory, strip
 
 BATCH_SIZES = (2, 3)
 """Batch sizes at which outputs are compared."""
+
 
 READ_STD = 0.05
 """Of the read weights that stand for trained ones, where all are zero."""

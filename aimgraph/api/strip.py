@@ -1,0 +1,40 @@
+"""strip: the base back, bit for bit."""
+
+from torch import nn
+
+from aimgraph.api.controls import bare, parts_of, replace_module
+from aimgraph.copies import copy_module
+from aimgraph.module import AimModule, narrow, rebind_hooks
+from aimgraph.runtime.layers import AffineLayer
+
+
+def strip(aim: nn.Module) -> nn.Module:
+    """The base back: an instance of its class with the present base weights and buffers.
+
+    Args:
+        aim: A transformed module, or a larger model with transformed parts; it is not changed, and
+            shares nothing with the result.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+    """
+    parts_of(aim)
+    if isinstance(aim, AimModule):
+        base = copy_module(bare(aim))
+        rebind_hooks(base)
+        _narrow(base, aim)
+        return base
+    whole = copy_module(aim)
+    for part in parts_of(whole):
+        base = bare(part)
+        rebind_hooks(base)
+        _narrow(base, part)
+        replace_module(whole, part, base)
+    return whole
+
+
+def _narrow(base: nn.Module, aim: AimModule) -> None:
+    for site in aim._record.widened:
+        layer = base.get_submodule(site.site)
+        assert isinstance(layer, AffineLayer)
+        narrow(layer, site)
