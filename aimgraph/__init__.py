@@ -7,6 +7,8 @@ from aimgraph.api.merge import Merged, merge
 from aimgraph.api.strip import strip
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
+from aimgraph.checkpoint.load import load, load_memory
+from aimgraph.checkpoint.save import save
 from aimgraph.config import AimConfig
 from aimgraph.draw import draw
 from aimgraph.errors import (
@@ -20,7 +22,6 @@ from aimgraph.errors import (
     TraceError,
 )
 from aimgraph.export.check import verify_onnx
-from aimgraph.export.checkpoint import load, load_memory, save
 from aimgraph.export.onnx import export_onnx
 from aimgraph.module import AimModule
 from aimgraph.version import __version__

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.checkpoint import tensor_files
 from aimgraph.errors import CheckpointError, ConfigError, PlanError
-from aimgraph.export import tensor_files
 from aimgraph.module import AimModule
 from tests.nets import NETS, TwoInputs, build, randomise, run, updates_for
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import aimgraph
+from aimgraph.checkpoint.spec import _digest
+from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.errors import CheckpointError
-from aimgraph.export.spec import _digest
-from aimgraph.export.tensor_files import read_spec, read_tensors
 from tests.nets import FUZZ, randomise
 
 SPEC = "aimgraph.json"

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from torch import nn
 
 import aimgraph
+from aimgraph.checkpoint.compare import distances, mean, summary
 from aimgraph.cli.main import cli
 from aimgraph.errors import CheckpointError, ConfigError
-from aimgraph.export.memories import distances, mean, summary
 from tests.nets import build, randomise, updates_for
 
 

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aimgraph.export.memories import KINDS, distances, mean, summary
+from aimgraph.checkpoint.compare import KINDS, distances, mean, summary
 
 FOLDER = click.Path(exists=True, file_okay=False)
 

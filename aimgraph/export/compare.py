@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.api.verify import tensors_in
 from aimgraph.arguments import Arguments
+from aimgraph.checkpoint.spec import inputs_to_json
 from aimgraph.errors import ExportError
 from aimgraph.export.prepare import Prepared, torch_steps
-from aimgraph.export.spec import inputs_to_json
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, recorded
 from aimgraph.runtime.session import INITIAL, METADATA

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from aimgraph.export.spec import LayerEntry
+from aimgraph.checkpoint.spec import LayerEntry
 
 SAMPLED = 256
 """Values of a tensor that its digest is made of, evenly spread."""

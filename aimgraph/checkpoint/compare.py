@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimgraph.checkpoint.spec import MemoryEntry, Spec
+from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_files
 from aimgraph.errors import CheckpointError, ConfigError
-from aimgraph.export.spec import MemoryEntry, Spec
-from aimgraph.export.tensor_files import read_spec, read_tensors, write_files
 from aimgraph.program import AIM
 
 KINDS = ("source", "reads", "updates", "carry")

@@ -17,16 +17,27 @@ from aimgraph.errors import CheckpointError
 from aimgraph.program import DEFAULT
 
 FORMAT: Literal["aimgraph checkpoint"] = "aimgraph checkpoint"
+
+
 VERSION: Literal[1] = 1
+
+
 LARGEST = 64 * 2**20
 """Bytes that a spec may have. A network of 100,000 layers takes about 20 MB."""
+
 
 MOST_VALUES = 2**28
 """Values that an example input may have."""
 
+
 Size: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 Shape: TypeAlias = Annotated[tuple[Size, ...], Field(max_length=64)]
+
+
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 """Name -> dtype."""

@@ -1,0 +1,1 @@
+"""Memories on disk: save, load, swap and compare them."""

@@ -1,0 +1,148 @@
+"""Whether a checkpoint fits a base and a plan: every difference is an error that names it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from aimgraph.checkpoint.entries import key_prefix, memory_entry
+from aimgraph.checkpoint.fingerprint import layers_apart
+from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, ReadEntry, Spec
+from aimgraph.config import AimConfig
+from aimgraph.errors import CheckpointError, ConfigError
+from aimgraph.module import AimModule
+from aimgraph.plan import MemoryPlan
+from aimgraph.program import AIM, DEFAULT, Pass, Program, Stage
+
+_SAME = ("source", "read", "updates", "pool", "mode", "carry", "rate", "write_in_eval")
+"""Options that a memory's values don't show, and that change what is computed with them."""
+
+
+def check_base(place: Path, spec: Spec, present: Mapping[str, Any]) -> None:
+    """Refuse a base whose layers are not those that the checkpoint was made with."""
+    lines = layers_apart(spec.base.layers, present)
+    if lines:
+        told = "\n".join(f"  {line}" for line in lines)
+        raise CheckpointError(
+            f"{place} was made with another base ({spec.base.name}). The first layers that differ:\n{told}\n"
+            "Load it onto the model that was transformed, in the dtype that it had"
+        )
+
+
+@dataclass(frozen=True)
+class PlanCheck:
+    """Compares the plan with the spec before anything is made of it."""
+
+    place: Path
+    part: PartEntry
+    tensors: Mapping[str, Tensor]
+
+    def __call__(self, done: Pass, program: Program) -> None:
+        """After planning, compare; before anything is inserted."""
+        if program.stage is not Stage.PLANNED:
+            return
+        for memory, entry in zip(program.plan.memories, self.part.memories, strict=True):
+            _check_memory(self.place, entry, memory)
+            prefix = f"{key_prefix(self.part.path)}{AIM}.{memory.name}."
+            self._check_size(f"{prefix}source.", memory.source_parameters)
+            for read in memory.reads:
+                self._check_size(f"{prefix}reads.{read.name}.weight", read.parameters)
+            for index, update in enumerate(memory.updates):
+                self._check_size(f"{prefix}updates.{index}.", update.parameters)
+            for one in self.part.sets:
+                own = memory.source_parameters if one.shares_reads else memory.parameters
+                self._check_size(f"{key_prefix(self.part.path)}{AIM}.sets.{one.name}.{memory.name}.", own)
+
+    def _check_size(self, prefix: str, needed: int) -> None:
+        """Refuse to make what the file has no values for."""
+        given = sum(tensor.numel() for key, tensor in self.tensors.items() if key.startswith(prefix))
+        if given < needed:
+            raise CheckpointError(f"{self.place}: {prefix} needs {needed:,} values, and the file holds {given:,}")
+
+
+def _check_memory(place: Path, entry: MemoryEntry, memory: MemoryPlan) -> None:
+    present = memory_entry(memory)
+    if present.shape != entry.shape:
+        raise CheckpointError(
+            f"{place}: memory {entry.name!r} has the shape {entry.shape}, and here it is {present.shape}"
+        )
+    if present.updates != entry.updates:
+        raise CheckpointError(
+            f"{place}: memory {entry.name!r} was written by {list(entry.updates)}, and here it is by "
+            f"{list(present.updates)}"
+        )
+    for ours, theirs in zip(present.reads, entry.reads, strict=False):
+        if ours != theirs:
+            raise CheckpointError(
+                f"{place}: memory {entry.name!r} was read at {theirs.name} with {theirs.channels} channels on "
+                f"{_grids(theirs)} in {theirs.lowering} form, and here at {ours.name} with {ours.channels} on "
+                f"{_grids(ours)} in {ours.lowering} form"
+            )
+    if len(present.reads) != len(entry.reads):
+        raise CheckpointError(
+            f"{place}: memory {entry.name!r} was read {len(entry.reads)} times, and here it is {len(present.reads)} "
+            "times"
+        )
+
+
+def _grids(read: ReadEntry) -> str:
+    return ", ".join(f"{list(grid)} (value {value})" for grid, value in zip(read.grids, read.values, strict=False))
+
+
+def check_same(place: Path, entry: PartEntry, part: AimModule) -> None:
+    """Whether the memories of a part are of the same make as those of a spec."""
+    here = {memory.name: memory for memory in part._record.plan.memories}
+    if list(here) != [memory.name for memory in entry.memories]:
+        raise CheckpointError(
+            f"{place}: its memories are {[memory.name for memory in entry.memories]}, and those of "
+            f"{entry.path or 'this model'} are {list(here)}"
+        )
+    for memory in entry.memories:
+        try:
+            theirs = AimConfig.from_json(memory.config)
+        except (ConfigError, TypeError) as error:
+            raise CheckpointError(f"{place}: a memory's options are invalid: {error}") from error
+        ours = here[memory.name].config
+        for option in _SAME:
+            if getattr(theirs, option) != getattr(ours, option):
+                raise CheckpointError(
+                    f"{place}: memory {memory.name!r} has {option}={getattr(theirs, option)!r}, and here it has "
+                    f"{option}={getattr(ours, option)!r}: load onto the base with aimgraph.load instead"
+                )
+        _check_memory(place, memory, here[memory.name])
+
+
+def check_sets(place: Path, entry: PartEntry, part: AimModule, name: str | None) -> None:
+    """Refuse a checkpoint of several memory sets where they are not those of the part, or one name is asked for."""
+    theirs = {one.name: one.shares_reads for one in entry.sets}
+    if name is not None:
+        raise CheckpointError(
+            f"{place}: it holds the memory sets {[DEFAULT, *theirs]}, and only one can be put into {name!r}: save one "
+            "with aimgraph.save(aim, folder, memory_set=...)"
+        )
+    if theirs != part._record.sets:
+        raise CheckpointError(
+            f"{place}: it holds the memory sets {_sets(theirs)}, and {entry.path or 'this model'} has "
+            f"{_sets(part._record.sets)}"
+        )
+
+
+def _sets(sets: Mapping[str, bool]) -> str:
+    return ", ".join([DEFAULT, *(f"{name} (values only)" if shared else name for name, shared in sets.items())])
+
+
+def check_tensors(place: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], free: set[str]) -> None:
+    """Refuse other keys, shapes and, but for the keys that are `free` in it, dtypes than the model's."""
+    if set(given) != set(wanted):
+        key = min(set(given) ^ set(wanted))
+        raise CheckpointError(f"{place}: {key!r:.200} is {'only in it' if key in given else 'not in it'}")
+    for key, tensor in given.items():
+        here = wanted[key]
+        if tensor.shape != here.shape:
+            raise CheckpointError(f"{place}: {key} is {list(tensor.shape)}, and here it is {list(here.shape)}")
+        if tensor.dtype != here.dtype and key not in free:
+            raise CheckpointError(
+                f"{place}: {key} is {tensor.dtype}, and here it is {here.dtype}: convert this model first (`to`)"
+            )

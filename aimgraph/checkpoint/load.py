@@ -1,0 +1,170 @@
+"""save and load: a memory, or all of a model, as a JSON spec and a safetensors file; nothing is pickled.
+
+A spec says how the base was transformed: it is transformed the same way again, and gets the values that were saved.
+"""
+
+import glob
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from aimgraph.api.controls import disable_memory, freeze_base
+from aimgraph.api.transform import submodule, transform
+from aimgraph.checkpoint.agree import PlanCheck, check_base, check_same, check_sets
+from aimgraph.checkpoint.fingerprint import fingerprint, values_apart
+from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec, inputs_from_json
+from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
+from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
+from aimgraph.config import AimConfig
+from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
+from aimgraph.module import AimModule
+from aimgraph.program import DEFAULT
+from aimgraph.sets import add_set, check_known
+
+
+def load(
+    folder: str | os.PathLike[str], base: nn.Module, example_inputs: Any = None, *, inplace: bool = False
+) -> nn.Module:
+    """`base` with the memory that `save` wrote: transformed as it was then, and with its values, bit for bit.
+
+    Args:
+        folder: What was given to `save`.
+        base: A model like the one that was transformed: the same layers, shapes and dtypes. It is not changed. Other
+            weights are taken, with a warning; a checkpoint of ``what="all"`` brings its own.
+        example_inputs: As for `aimgraph.transform`; by default those that the spec remembers.
+        inplace: Share the base's parameter objects, as in `aimgraph.transform`.
+
+    Raises:
+        CheckpointError: The files are missing, damaged, of a later version, invalid, or made with another base; nothing
+            is changed.
+    """
+    place = Path(folder)
+    spec = read_spec(place)
+    present = fingerprint(state_of(base))
+    check_base(place, spec, present)
+    tensors = read_tensors(place, spec)
+    if spec.what == "memory" and (other := values_apart(spec.base.layers, present)):
+        warnings.warn(
+            f"{place}: the memory was saved with other weights of {spec.base.name}: {len(other)} of "
+            f"{len(spec.base.layers)} tensors differ, the first is {other[0]}; load its base's weights first, or save "
+            'with what="all"',
+            stacklevel=2,
+        )
+    made = base
+    for index, part in enumerate(spec.parts):
+        made = _transformed(place, made, part, spec, tensors, example_inputs, inplace=inplace or index > 0)
+    put_tensors(place, made, spec.what, tensors, adopt=True)
+    for part in spec.parts:
+        if part.frozen:
+            freeze_base(made if all(other.frozen for other in spec.parts) else _part(made, part.path))
+        if not part.enabled:
+            disable_memory(_part(made, part.path))
+    return made
+
+
+def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: str | None = None) -> None:
+    """Put the memory that `save` wrote in place of the one in `aim`: the same tensors get other values.
+
+    Nothing is traced again; optimisers and compiled forwards go on. Of a checkpoint of ``what="all"``, only the memory
+    is taken.
+
+    Args:
+        aim: A transformed module, or a larger model with transformed parts; changed in place.
+        folder: What was given to `save`.
+        memory_set: Where one set is to be put; by default in the set in use. A checkpoint of several sets replaces all
+            of them.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+        ConfigError: There is no such memory set.
+        CheckpointError: The files are missing, damaged or invalid, or made with another base or with other options, or
+            hold other read weights than those that a set shares; nothing is changed.
+    """
+    place = Path(folder)
+    spec = read_spec(place)
+    parts = named_parts(aim)
+    for part in parts.values():
+        check_known(part._record, [memory_set or DEFAULT])
+    _, base = tensors_of(aim, parts, strict=False)
+    check_base(place, spec, fingerprint(base))
+    if list(parts) != [part.path for part in spec.parts]:
+        raise CheckpointError(
+            f"{place}: it holds memories of {_places(part.path for part in spec.parts)}, and this model has them in "
+            f"{_places(parts)}"
+        )
+    for entry in spec.parts:
+        check_same(place, entry, parts[entry.path])
+    several = any(entry.sets for entry in spec.parts)
+    for entry in spec.parts if several else ():
+        check_sets(place, entry, parts[entry.path], memory_set)
+    put_tensors(place, aim, "memory", read_tensors(place, spec), adopt=False, one=None if several else memory_set or "")
+
+
+def _places(paths: Iterable[str]) -> str:
+    return ", ".join(path or "the model itself" for path in paths)
+
+
+def _transformed(
+    place: Path,
+    model: nn.Module,
+    part: PartEntry,
+    spec: Spec,
+    tensors: Mapping[str, Tensor],
+    example_inputs: Any,
+    *,
+    inplace: bool,
+) -> nn.Module:
+    """`model` with the memories of `part`, whose values are still to come."""
+    inputs = example_inputs
+    if inputs is None and part.inputs is not None:
+        inputs = inputs_from_json(part.inputs, str(place))
+    if inputs is None:
+        raise CheckpointError(
+            f"{place}: the example inputs of {part.path or spec.base.name} are of a kind that no file can hold: give "
+            "them to load as example_inputs"
+        )
+    configs = [_config(place, entry, part.path) for entry in part.memories]
+    concat = any(config.lowering == "concat" for config in configs)
+    check = PlanCheck(place, part, tensors)
+    try:
+        if part.path:
+            submodule(model, part.path)
+        made: nn.Module = transform(model, inputs, config=configs, inplace=inplace and not concat, watch=[check])
+    except CheckpointError:
+        raise
+    except AimgraphError as error:
+        raise CheckpointError(f"{place}: this base can't be transformed as the checkpoint says: {error}") from error
+    module = _part(made, part.path)
+    plan = module._record.plan
+    originals = (AimConfig.from_json(entry.config) for entry in part.memories)
+    asked = tuple(replace(memory, config=config) for memory, config in zip(plan.memories, originals, strict=True))
+    module._record.plan = replace(plan, memories=asked)
+    try:
+        for one in part.sets:
+            add_set(module, one.name, share_reads=one.shares_reads, filled=True)
+        module.use(part.use)
+    except ConfigError as error:
+        raise CheckpointError(f"{place}: {error}") from error
+    return made
+
+
+def _part(model: nn.Module, path: str) -> AimModule:
+    part = model.get_submodule(path)
+    assert isinstance(part, AimModule)
+    return part
+
+
+def _config(place: Path, entry: MemoryEntry, path: str) -> AimConfig:
+    """The config that makes the same memory again: with its layers and its shape, whatever chose them."""
+    layers = tuple(dict.fromkeys(glob.escape(read.site) for read in entry.reads))
+    try:
+        asked = AimConfig.from_json(entry.config)
+        fixed = {"sites": layers, "exclude": (), "shape": entry.shape, "within": path or None}
+        return AimConfig(**({name: getattr(asked, name) for name in AimConfig.model_fields} | fixed))
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{place}: a memory's options are invalid: {error}") from error

@@ -1,0 +1,83 @@
+"""save: a memory, or the whole model, as a strict spec beside a safetensors file."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aimgraph.checkpoint.entries import What, memory_entry
+from aimgraph.checkpoint.fingerprint import fingerprint
+from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, Spec, TensorEntry, inputs_to_json
+from aimgraph.checkpoint.tensor_files import write_files
+from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
+from aimgraph.errors import ConfigError
+from aimgraph.module import AimModule
+from aimgraph.program import DEFAULT
+from aimgraph.sets import check_known
+from aimgraph.version import __version__
+
+
+def save(
+    aim: nn.Module, folder: str | os.PathLike[str], *, what: What = "memory", memory_set: str | None = None
+) -> Path:
+    """Write the memory of `aim` into `folder`: ``aimgraph.json`` and a safetensors file beside it.
+
+    A checkpoint that is there stays whole until the new one is: it is replaced by one rename.
+
+    Args:
+        aim: A transformed module, or a larger model with transformed parts.
+        folder: Where to; made if missing.
+        what: ``"memory"``: sources, read weights, updates and carried state, to be loaded onto the same base;
+            ``"all"``: the base's weights and buffers, too.
+        memory_set: Only this memory set, as if it were the only one, to be loaded as any other; by default all of them.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+        ConfigError: `what` is neither, or there is no such memory set.
+        CheckpointError: A value is not a number, or the files can't be written.
+    """
+    if what not in ("memory", "all"):
+        raise ConfigError(f'what={what!r}: save takes what="memory" or what="all"')
+    parts = named_parts(aim)
+    added, base = tensors_of(aim, parts, strict=what == "all")
+    if memory_set is not None:
+        for part in parts.values():
+            check_known(part._record, [memory_set])
+        added = {key: added[in_set(key, parts, memory_set)] for key in added if not of_sets(key, parts)}
+    tensors = added if what == "memory" else base | added
+
+    def spec_of(entries: dict[str, TensorEntry], file: FileEntry) -> Spec:
+        return Spec(
+            aimgraph=__version__,
+            torch=str(torch.__version__),
+            what=what,
+            base=BaseEntry(name=_base_name(aim), layers=fingerprint(base)),
+            parts=tuple(_part_entry(path, part, whole=memory_set is None) for path, part in parts.items()),
+            tensors=entries,
+            file=file,
+        )
+
+    write_files(Path(folder), tensors, spec_of)
+    return Path(folder)
+
+
+def _base_name(aim: nn.Module) -> str:
+    return aim._record.base_class.__name__ if isinstance(aim, AimModule) else type(aim).__name__
+
+
+def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:
+    record = part._record
+    sets = record.sets if whole else {}
+    return PartEntry(
+        path=path,
+        inputs=inputs_to_json(record.inputs),
+        frozen=record.frozen,
+        enabled=record.enabled,
+        memories=tuple(memory_entry(memory) for memory in record.plan.memories),
+        sets=tuple(SetEntry(name=name, shares_reads=shared) for name, shared in sets.items()),
+        use=record.chosen if whole else DEFAULT,
+    )

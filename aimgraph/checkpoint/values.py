@@ -1,0 +1,151 @@
+"""The tensors of a module that a checkpoint holds, and how they are put into another one."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aimgraph.api.controls import parts_of
+from aimgraph.checkpoint.agree import check_tensors
+from aimgraph.checkpoint.entries import What, key_prefix
+from aimgraph.errors import CheckpointError
+from aimgraph.module import AimModule
+from aimgraph.program import AIM, DEFAULT
+from aimgraph.sets import member
+from aimgraph.wrappers import check_plain
+
+
+def named_parts(aim: nn.Module) -> dict[str, AimModule]:
+    """Path -> transformed part."""
+    known = parts_of(aim)
+    return {path: module for path, module in aim.named_modules() if isinstance(module, AimModule) and module in known}
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict."""
+    state = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    check_plain(state)
+    return state
+
+
+def tensors_of(
+    aim: nn.Module, parts: Mapping[str, AimModule], *, strict: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the memories, and those of the base, by their keys in the model's state dict.
+
+    Raises:
+        CheckpointError: The state dict holds something else than tensors, where it is `strict`, or other than plain
+            ones.
+    """
+    state = aim.state_dict()
+    if strict and (other := [key for key, value in state.items() if not isinstance(value, Tensor)]):
+        raise CheckpointError(
+            f"{other[0]} of the base's state dict is a {type(state[other[0]]).__name__} and no tensor, which a "
+            'safetensors file can\'t hold: save with what="memory", and the base with its own means'
+        )
+    names = dict(aim.named_modules(remove_duplicate=False))
+    prefixes = tuple(key_prefix(path) + f"{AIM}." for path, module in names.items() if isinstance(module, AimModule))
+    kept = tuple(key_prefix(path) + f"{AIM}." for path in parts)
+    added = {key: value for key, value in state.items() if key.startswith(kept)}
+    base = {key: v for key, v in state.items() if not key.startswith(prefixes) and isinstance(v, Tensor)}
+    check_plain(base | added)
+    return added, base
+
+
+def of_sets(key: str, parts: Iterable[str]) -> bool:
+    """Whether a key belongs to another set than the default one."""
+    return any(key.startswith(f"{key_prefix(path)}{AIM}.sets.") for path in parts)
+
+
+def in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
+    """The key in a set, of its own or of what it shares, that stands for one of the default set.
+
+    Args:
+        key: Of the default set.
+        parts: The transformed parts.
+        name: Of the set; empty for the one in use.
+    """
+    path = max((path for path in parts if key.startswith(f"{key_prefix(path)}{AIM}.")), key=len)
+    part = parts[path]
+    return key_prefix(path) + member(key.removeprefix(key_prefix(path)), part, name or part._record.chosen)
+
+
+def put_tensors(
+    place: Path,
+    aim: nn.Module,
+    what: What,
+    tensors: Mapping[str, Tensor],
+    *,
+    adopt: bool,
+    one: str | None = None,
+) -> None:
+    """Give `aim` the values of the file; all is checked before the first of them changes.
+
+    Args:
+        place: The checkpoint, for messages.
+        aim: The model.
+        what: Whether to take the memory, or all.
+        tensors: What the file holds.
+        adopt: Whether memories take the dtypes of the file, too; otherwise others are refused.
+        one: The memory set that takes the one set of the file, empty for that in use; None for all of them.
+
+    Raises:
+        CheckpointError: Keys, shapes or dtypes are not those of the model.
+    """
+    parts = named_parts(aim)
+    added, base = tensors_of(aim, parts, strict=False)
+    if one is not None:
+        added = {key: tensor for key, tensor in added.items() if not of_sets(key, parts)}
+    wanted = added if what == "memory" else base | added
+    given = {key: tensor for key, tensor in tensors.items() if what == "all" or key not in base}
+    check_tensors(place, given, wanted, free=set(added) if adopt else set())
+    if one is not None:
+        given = _for_set(place, aim, parts, given, one)
+    if what == "all":
+        _adopt(aim, added, given)
+        aim.load_state_dict(given)
+        return
+    _adopt(aim, added, given)
+    for path, part in parts.items():
+        prefix = key_prefix(path)
+        mine = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(f"{prefix}{AIM}.")}
+        widened = {key: mine.pop(key) for site in part._record.widened for key in site.keys if key in mine}
+        live = _live(part)
+        with torch.no_grad():
+            for key, tensor in mine.items():
+                live[key].copy_(tensor)
+        if widened:
+            part.load_state_dict(widened, strict=False)
+
+
+def _for_set(
+    place: Path, aim: nn.Module, parts: Mapping[str, AimModule], given: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The values of a file by their keys in a set, without those that it shares."""
+    live, made = _live(aim), {}
+    for key, tensor in given.items():
+        mine = in_set(key, parts, name)
+        chosen = {name or part._record.chosen for part in parts.values()}
+        if mine == key and chosen != {DEFAULT}:
+            if not torch.equal(live[key].cpu(), tensor):
+                raise CheckpointError(
+                    f"{place}: {key} differs from the read weights that this memory set shares with the default one: "
+                    "put it into a set with read weights of its own"
+                )
+            continue
+        made[mine] = tensor
+    return made
+
+
+def _adopt(aim: nn.Module, added: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Give the memories the dtypes of the file."""
+    live = _live(aim)
+    for key in added:
+        if key in live and key in given and live[key].dtype != given[key].dtype:
+            live[key].data = live[key].data.to(given[key].dtype)
+
+
+def _live(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers themselves."""
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
