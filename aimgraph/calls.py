@@ -4,17 +4,16 @@ This is what a plan is measured against, so it must not come from the tracer who
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 
+from aimgraph.compiler.signature import Calls, FunctionCall, LayerKind, layer_paths
 from aimgraph.copies import is_of_torch
 from aimgraph.fakes import real_twins
-from aimgraph.layers import LayerKind, is_layer
+from aimgraph.layers import is_layer
 from aimgraph.runtime.layers import given_to
 from aimgraph.runtime.watch import CallNames, WatchFunctions, first_input
 
@@ -37,60 +36,6 @@ def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: froz
             for name, parameter in twin.named_parameters(recurse=False):
                 parameters[id(parameter)] = parameters.get(id(own.get(name)), "")
     return CallNames(root, paths, layer_paths(root, kinds), leaves, parameters)
-
-
-def layer_paths(root: nn.Module, kinds: Mapping[nn.Module, LayerKind]) -> frozenset[str]:
-    """Paths of the convolutions and linear layers of `root` whose calls count as theirs: those that are not entered."""
-    return frozenset(path for path, part in root.named_modules() if part in kinds and not kinds[part].enter)
-
-
-@dataclass(frozen=True)
-class FunctionCall:
-    """One call of a convolution or linear function.
-
-    Attributes:
-        function: Its name in `torch.nn.functional`.
-        input: Shape of the features; of a layer's call, what the layer was given.
-        weight: Shape of the weight.
-        parameter: Name of the parameter that the weight is; empty if it is computed.
-        groups: g; 1 for a linear function.
-        dtype: Of the weight.
-        device: Of the weight.
-        leaf: The module that is kept as one call in which it is made, and the number of that module's call.
-        hidden: The `torch.autograd.Function` in whose forward it is made; empty if there is none.
-        output: Shape of what it gives.
-    """
-
-    function: str
-    input: tuple[int, ...]
-    weight: tuple[int, ...]
-    parameter: str
-    groups: int
-    dtype: torch.dtype
-    device: torch.device
-    leaf: tuple[str, int] | None
-    hidden: str
-    output: tuple[int, ...]
-
-
-@dataclass
-class Calls:
-    """The calls that one forward makes.
-
-    Attributes:
-        made: Name of a call -> the call, each time.
-        callers: Modules that call such a function themselves.
-        failed: The innermost module that raised an error, if one did.
-    """
-
-    made: dict[str, list[FunctionCall]] = field(default_factory=dict)
-    callers: set[str] = field(default_factory=set)
-    failed: str | None = None
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Name of a call -> how often it is made."""
-        return {name: len(calls) for name, calls in self.made.items()}
 
 
 class WatchCalls(WatchFunctions):

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from aimgraph.arguments import Arguments, bound_arguments
-from aimgraph.calls import Calls, WatchCalls, names_in
+from aimgraph.calls import WatchCalls, names_in
+from aimgraph.compiler.signature import Calls, LayerKind
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, fake_inputs, quiet
-from aimgraph.layers import LayerKind
 from aimgraph.operations import HELD, Operation, Recorder, Source
 from aimgraph.reproducible import kept_randomness, plain_attention
 

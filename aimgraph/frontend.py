@@ -12,21 +12,23 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from aimgraph.arguments import Arguments, bound_arguments, hidden_tensors
+from aimgraph.compiler.node_keys import AIM, BY_BATCH, DECIDES, NUMBERS, SHAPES
+from aimgraph.compiler.program import Program
+from aimgraph.compiler.signature import LayerKind, Opaque, Signature
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
 from aimgraph.faithful import MODES, Observed, check_faithful, check_forgets, observe
 from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
-from aimgraph.layers import LayerKind, classify_layers, is_layer
+from aimgraph.layers import classify_layers, is_layer
 from aimgraph.operations import Operation, Recorder
 from aimgraph.outside import Outside
 from aimgraph.plan import Plan
-from aimgraph.program import AIM, NUMBERS, SHAPES, Opaque, Program, Signature
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.watch import WHOLE
-from aimgraph.tracing import DECIDES, Traced, trace
+from aimgraph.tracing import Traced, trace
 from aimgraph.user_code import place_of
 from aimgraph.wrappers import check_wrapped
 
@@ -47,8 +49,10 @@ RESERVED = (
 )
 """Names that a torch.fx.GraphModule needs for itself."""
 
+
 _METHODS = ("reset_memory", "add_memory_set", "remove_memory_set", "memory_sets", "memory_set", "use", "using")
 """Methods and properties of an `aimgraph.AimModule`, which its graph would find in place of members of the base."""
+
 
 _QUANTISED = (
     "torch.ao.nn.quantized",
@@ -58,6 +62,7 @@ _QUANTISED = (
     "torch.nn.intrinsic.quantized",
 )
 """Modules of torch whose weights are packed integers; dynamic ones take and give floats."""
+
 
 _REFUSED: dict[type[nn.Module], str] = {
     torch.jit.ScriptModule: "{} is a scripted model, which torch.fx can't trace: transform the original module",
@@ -234,10 +239,6 @@ def _depends_on_batch(node: fx.Node) -> bool:
             seen.add(node)
             waiting += node.all_input_nodes
     return False
-
-
-BY_BATCH = "aim_by_batch"
-"""Key in ``node.meta``: the node gives another size or number at another batch size."""
 
 
 def _keep_larger(

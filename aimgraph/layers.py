@@ -6,7 +6,6 @@ the layer's own weight, return the result, and nothing else.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,28 +16,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.compiler.signature import LayerKind
 from aimgraph.fakes import fake_copy, quiet
 from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
-
-
-@dataclass(frozen=True)
-class LayerKind:
-    """What find_sites needs to know of a convolution or linear layer.
-
-    Attributes:
-        name: Name of the class, e.g. ``Conv2d``.
-        affine: Whether it can read a memory.
-        raw: Whether it transforms its weight (or input) before use, so that Wm can't go the same
-            way: Wm is then used as it is, and only the split form is possible.
-        enter: Whether tracing enters it instead of recording one call.
-        reason: Why it is not affine; empty otherwise.
-    """
-
-    name: str
-    affine: bool
-    raw: bool = False
-    enter: bool = False
-    reason: str = ""
 
 
 def is_layer(module: nn.Module) -> bool:

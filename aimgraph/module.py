@@ -16,12 +16,12 @@ from torch.nn.modules.module import _WrappedHook
 from torch.utils._pytree import tree_map
 
 from aimgraph.arguments import Arguments
+from aimgraph.compiler.graph_data import dump_graph, keywords_quoted, load_graph, plain_copy
+from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.elsewhere import run_anywhere
 from aimgraph.errors import TraceError
-from aimgraph.graph_data import dump_graph, keywords_quoted, load_graph, plain_copy
 from aimgraph.plan import Plan
-from aimgraph.program import AIM, DEFAULT
 from aimgraph.runtime.contexts import closed_contexts, enter_context
 from aimgraph.runtime.decisions import DecisionError, constant, decided
 from aimgraph.runtime.kinds import Kind, argument_kind

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from aimgraph.calls import layer_paths
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.signature import layer_paths
 from aimgraph.layers import classify_layers
 from aimgraph.module import AimModule
 from aimgraph.plan import MemoryPlan, Read, ReadCall
-from aimgraph.program import AIM
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.watch import CallNames
 from aimgraph.sets import present_member

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.node_keys import AIM, DEFAULT, LEAVES
 from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError, ExampleInputError
-from aimgraph.graph_data import plain_copy
 from aimgraph.plan import MemoryPlan, Read
-from aimgraph.program import AIM, DEFAULT, LEAVES
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, read_weight

@@ -19,11 +19,13 @@ from torch.utils._pytree import tree_flatten
 from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
 from aimgraph.attributes import kept_attributes, refuse_assigned, unused_randomness, watched_modes
 from aimgraph.calls import names_in
+from aimgraph.compiler.graph_text import told
+from aimgraph.compiler.node_keys import CALL, DECIDES, OUTPUT_OF
+from aimgraph.compiler.signature import LayerKind
 from aimgraph.contexts import contexts_recorded, drop_empty_contexts
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.fakes import Faker, FakeRun, quiet
-from aimgraph.layers import LayerKind
 from aimgraph.operations import Operation, Recorder
 from aimgraph.patches import (
     PLAIN_ISINSTANCE,
@@ -42,18 +44,7 @@ from aimgraph.runtime.contexts import closed_contexts
 from aimgraph.runtime.decisions import QUESTIONS, decided
 from aimgraph.runtime.layers import FUNCTIONS
 from aimgraph.runtime.watch import WHOLE, CallNames, input_name
-from aimgraph.user_code import asking_line, place_of, told
-
-OUTPUT_OF = "output_of"
-"""Key in ``node.meta``: paths of the modules whose result the node is."""
-
-
-CALL = "aim_call"
-"""Key in ``node.meta``: name of a direct call of a convolution or linear function."""
-
-
-DECIDES = "aim_decides"
-"""Key in ``node.meta``: path of the innermost module whose forward asked what the node asks again."""
+from aimgraph.user_code import asking_line, place_of
 
 
 class LayerTracer(fx.Tracer):
@@ -588,10 +579,3 @@ def _whole_graph(tracer: LayerTracer) -> fx.Graph:
 
 def _source(graph: fx.Graph) -> str:
     return str(graph.python_code("self").src)
-
-
-def module_path(node: fx.Node) -> str:
-    """Path of the innermost module whose forward made `node`; "" for the root's own."""
-    stack = node.meta.get("nn_module_stack") or {}
-    entries = list(stack.values())
-    return str(entries[-1][0]) if entries else ""

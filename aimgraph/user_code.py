@@ -4,8 +4,6 @@ import os
 import sys
 import types
 
-from torch import fx
-
 
 def place_of(error: BaseException) -> str:
     """The innermost line of the user's code in `error`'s traceback; empty if there is none."""
@@ -37,14 +35,3 @@ def is_users(filename: str) -> bool:
 
 
 _OURS = os.path.dirname(__file__) + os.sep
-
-
-def told(node: fx.Node) -> str:
-    """What a node computes, for a message."""
-    operands = ", ".join(str(operand) for operand in node.args)
-    return f"{target_name(node)}({operands})" if node.op != "placeholder" else str(node.target)
-
-
-def target_name(node: fx.Node) -> str:
-    """Name of the function, method or module that a node calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

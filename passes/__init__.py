@@ -3,6 +3,7 @@
 if __name__ != "aimgraph.passes":
     raise ImportError("import aimgraph.passes instead: 'passes' would be a second copy of the same code")
 
+from aimgraph.compiler.program import Pass
 from aimgraph.passes.expose_state import ExposeState
 from aimgraph.passes.find_sites import FindSites
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
@@ -16,7 +17,22 @@ from aimgraph.passes.remove_dead import RemoveDead
 from aimgraph.passes.split_concat import SplitConcat
 from aimgraph.passes.widen_layers import WidenLayers
 
+PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
+
+
+EMITTING: tuple[Pass, ...] = (InsertMemory(), InsertUpdates(), SplitConcat(), WidenLayers(), RemoveDead())
+
+
+FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), MergeMaps(), RemoveDead())
+
+
+EXPORTING: tuple[Pass, ...] = (ExposeState(),)
+
 __all__ = [
+    "EMITTING",
+    "EXPORTING",
+    "FOLDING",
+    "PLANNING",
     "ExposeState",
     "FindSites",
     "FoldBatchnorm",

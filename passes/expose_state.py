@@ -22,9 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from aimgraph.passes.graph_tools import insert_call
+from aimgraph.compiler.graph_tools import insert_call
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.plan import MemoryPlan, Skipped
-from aimgraph.program import AIM, BasePass, PassResult, Program, Stage
 from aimgraph.runtime import export_ops  # noqa: F401  (registers the operators)
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import fit

@@ -25,15 +25,14 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from aimgraph.calls import FunctionCall
-from aimgraph.layers import LayerKind
-from aimgraph.passes.graph_tools import argument, folds_batch, function_layer, options, site_layer
+from aimgraph.compiler.graph_text import target_name
+from aimgraph.compiler.graph_tools import argument, folds_batch, function_layer, options, site_layer
+from aimgraph.compiler.node_keys import CALL, SHAPES
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.compiler.signature import FunctionCall, LayerKind
 from aimgraph.plan import Site, SiteCall, Skipped
-from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, is_transposed, read_weight_shape
 from aimgraph.runtime.watch import WHOLE
-from aimgraph.tracing import CALL
-from aimgraph.user_code import target_name
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.compiler.graph_tools import insert_call, is_read
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.passes.fold_memory import declared, is_plain, untouched, uses
-from aimgraph.passes.graph_tools import insert_call, is_read
-from aimgraph.program import AIM, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.runtime.layers import AffineLayer, accumulate, is_transposed
 

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.passes.graph_tools import insert_module, is_read, submodule_at
+from aimgraph.compiler.graph_tools import insert_module, is_read, submodule_at
+from aimgraph.compiler.node_keys import ADDED, AIM
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.plan import Skipped
-from aimgraph.program import ADDED, AIM, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap, constant_over_grid
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, accumulate

@@ -25,9 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from aimgraph.calls import FunctionCall, layer_paths
-from aimgraph.config import AimConfig
-from aimgraph.passes.graph_tools import (
+from aimgraph.compiler.graph_tools import (
     add_terms,
     argument,
     function_layer,
@@ -38,20 +36,11 @@ from aimgraph.passes.graph_tools import (
     submodule_at,
     with_argument,
 )
+from aimgraph.compiler.node_keys import ADDED, AIM, LEAF_READS, LEAVES, READ, WIDENED
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
+from aimgraph.compiler.signature import FunctionCall, layer_paths
+from aimgraph.config import AimConfig
 from aimgraph.plan import MemoryPlan, Read, ReadCall
-from aimgraph.program import (
-    ADDED,
-    AIM,
-    LEAF_READS,
-    LEAVES,
-    READ,
-    WIDENED,
-    BasePass,
-    PassResult,
-    Program,
-    Stage,
-    nodes_by_name,
-)
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_bound, read_layer, read_weight, stored_weight

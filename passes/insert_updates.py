@@ -18,11 +18,12 @@ import networkx as nx
 import torch
 from torch import fx
 
+from aimgraph.compiler.graph_tools import insert_call, insert_module
+from aimgraph.compiler.node_keys import AIM, LEAF_READS, READ
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.errors import PassError
-from aimgraph.passes.graph_tools import insert_call, insert_module
 from aimgraph.passes.insert_memory import ViewCache, first_weight
 from aimgraph.plan import MemoryPlan, ReadCall, Skipped
-from aimgraph.program import AIM, LEAF_READS, READ, BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.memory import Memory

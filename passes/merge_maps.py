@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.passes.graph_tools import insert_call, insert_module, submodule_at
-from aimgraph.program import BasePass, PassResult, Program, Stage
+from aimgraph.compiler.graph_tools import insert_call, insert_module, submodule_at
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.runtime.inplace import INPLACE, NAMES
 from aimgraph.runtime.layers import AffineLayer, accumulate

@@ -18,14 +18,14 @@ from itertools import chain, groupby
 import networkx as nx
 from torch import fx
 
+from aimgraph.compiler.graph_tools import data_flow, module_path
+from aimgraph.compiler.node_keys import OUTPUT_OF, SHAPES
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
-from aimgraph.passes.graph_tools import data_flow
 from aimgraph.patterns import select_paths
 from aimgraph.plan import Site, SiteCall, UpdateSpot
-from aimgraph.program import SHAPES, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.watch import WHOLE
-from aimgraph.tracing import OUTPUT_OF, module_path
 
 
 @dataclass(frozen=True)

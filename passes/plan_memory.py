@@ -18,12 +18,12 @@ from fractions import Fraction
 
 from torch import nn
 
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig, as_patterns
 from aimgraph.costs import with_costs
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.patterns import select_paths
 from aimgraph.plan import MemoryPlan, Plan, PlannedUpdate, Read, ReadCall, Site, SiteCall, Skipped, UpdateSpot
-from aimgraph.program import BasePass, PassResult, Program, Stage
 from aimgraph.runtime.read import ReadSpec, read_channels, read_style
 from aimgraph.runtime.source import source_parameters
 from aimgraph.runtime.update import update_parameters

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from aimgraph.program import ADDED, BasePass, PassResult, Program, Stage
+from aimgraph.compiler.node_keys import ADDED
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
+from aimgraph.compiler.graph_tools import add_terms, argument, with_argument
+from aimgraph.compiler.node_keys import AIM, WIDENED
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.errors import PassError
-from aimgraph.passes.graph_tools import add_terms, argument, with_argument
 from aimgraph.plan import Skipped
-from aimgraph.program import AIM, WIDENED, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.read import expand_batch
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from aimgraph.compiler.node_keys import AIM, WIDENED
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.plan import Skipped
-from aimgraph.program import AIM, WIDENED, BasePass, PassResult, Program, Stage
 from aimgraph.runtime.layers import AffineLayer, groups_of, widen_weight
 
 

@@ -9,8 +9,9 @@ from torch.nn.parallel import DataParallel
 
 import aimgraph
 from aimgraph import AimConfig, ConfigError, ExampleInputError, PassError, PlanError
-from aimgraph.pipeline import PLANNING, Pipeline
-from aimgraph.program import BasePass, PassResult, Program, Stage
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.passes import PLANNING
 from tests.nets import build
 from tests.passes.helpers import program_for
 

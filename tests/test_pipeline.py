@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import aimgraph.passes
+from aimgraph.compiler.graph_text import dump_to
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
-from aimgraph.pipeline import EMITTING, EXPORTING, FOLDING, PLANNING, Pipeline, dump_to
-from aimgraph.program import Pass, Program, Stage
+from aimgraph.passes import EMITTING, EXPORTING, FOLDING, PLANNING
 from tests.nets import build
 from tests.passes.helpers import program_for
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.compiler.graph_tools import module_path
+from aimgraph.compiler.node_keys import OUTPUT_OF
 from aimgraph.errors import TraceError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.layers import classify, classify_layers
 from aimgraph.runtime.decisions import decided
 from aimgraph.runtime.inplace import INPLACE
-from aimgraph.tracing import OUTPUT_OF, module_path, trace
+from aimgraph.tracing import trace
 from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Standardised
 
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from aimgraph.compiler.node_keys import AIM
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.module import AimModule, base_parts
-from aimgraph.program import AIM
 from aimgraph.sets import own_parameters
 
 M = TypeVar("M", bound=nn.Module)

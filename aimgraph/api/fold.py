@@ -9,18 +9,20 @@ from torch import fx, nn
 
 from aimgraph.api.controls import parts_of, replace_module
 from aimgraph.arguments import Arguments, bound_arguments
+from aimgraph.compiler.graph_data import NodeData, dump_graph, keywords_quoted, load_graph, plain_copy
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import Program, Stage
+from aimgraph.compiler.signature import Signature
 from aimgraph.copies import copy_module, copy_results
 from aimgraph.errors import ConfigError
 from aimgraph.fakes import FakeRun
-from aimgraph.graph_data import NodeData, dump_graph, keywords_quoted, load_graph, plain_copy
 from aimgraph.inputs import input_shapes, random_inputs, recorded, resolve_inputs
 from aimgraph.module import COMPILED, AimModule, contexts_closed
 from aimgraph.outside import Outside
+from aimgraph.passes import EXPORTING, FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory, declared
-from aimgraph.pipeline import EXPORTING, FOLDING, Pipeline
-from aimgraph.program import Program, Signature, Stage
 from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
 from aimgraph.sets import settled

@@ -12,17 +12,20 @@ import torch
 from torch import fx, nn
 
 from aimgraph.api.controls import replace_module
+from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.graph_text import dump_to
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.pipeline import Pipeline, Verify, Watch
+from aimgraph.compiler.program import Program
 from aimgraph.config import AimConfig
 from aimgraph.copies import paused_collection
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.frontend import build_program, check_base, clone
-from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import recorded, resolve_inputs
 from aimgraph.module import EXTRA_STATE, AimModule, Record, WidenedSite
 from aimgraph.outside import Outside
-from aimgraph.pipeline import EMITTING, PLANNING, Pipeline, Verify, Watch, dump_to
+from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.plan import Plan
-from aimgraph.program import AIM, Program
 from aimgraph.wrappers import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None

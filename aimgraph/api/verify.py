@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
 from aimgraph.arguments import Arguments
+from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
 from aimgraph.module import AimModule
-from aimgraph.program import AIM
 from aimgraph.reference import no_reference, reference
 from aimgraph.reproducible import drawn_like, plain_attention, seeded
 

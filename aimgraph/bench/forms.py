@@ -16,16 +16,17 @@ from torch import fx, nn
 from aimgraph.api.fold import FoldedModule, Folds, fold, program_of
 from aimgraph.api.transform import transform
 from aimgraph.arguments import Arguments
+from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.graph_tools import is_read
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
-from aimgraph.graph_data import plain_copy
 from aimgraph.inputs import resolve_inputs
 from aimgraph.module import AimModule
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
-from aimgraph.passes.graph_tools import is_read
-from aimgraph.pipeline import Pipeline
-from aimgraph.program import AIM, Stage
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import fit

@@ -10,11 +10,12 @@ from torch import Tensor
 from aimgraph.checkpoint.entries import key_prefix, memory_entry
 from aimgraph.checkpoint.fingerprint import layers_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, ReadEntry, Spec
+from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import CheckpointError, ConfigError
 from aimgraph.module import AimModule
 from aimgraph.plan import MemoryPlan
-from aimgraph.program import AIM, DEFAULT, Pass, Program, Stage
 
 _SAME = ("source", "read", "updates", "pool", "mode", "carry", "rate", "write_in_eval")
 """Options that a memory's values don't show, and that change what is computed with them."""

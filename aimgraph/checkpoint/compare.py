@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aimgraph.checkpoint.spec import MemoryEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_files
+from aimgraph.compiler.node_keys import AIM
 from aimgraph.errors import CheckpointError, ConfigError
-from aimgraph.program import AIM
 
 KINDS = ("source", "reads", "updates", "carry")
 """What a memory consists of."""

@@ -20,10 +20,10 @@ from aimgraph.checkpoint.fingerprint import fingerprint, values_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec, inputs_from_json
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
+from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.config import AimConfig
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.module import AimModule
-from aimgraph.program import DEFAULT
 from aimgraph.sets import add_set, check_known
 
 

@@ -11,9 +11,9 @@ from aimgraph.checkpoint.fingerprint import fingerprint
 from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, Spec, TensorEntry, inputs_to_json
 from aimgraph.checkpoint.tensor_files import write_files
 from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
+from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.errors import ConfigError
 from aimgraph.module import AimModule
-from aimgraph.program import DEFAULT
 from aimgraph.sets import check_known
 from aimgraph.version import __version__
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from aimgraph.arguments import Arguments
+from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.errors import CheckpointError
-from aimgraph.program import DEFAULT
 
 FORMAT: Literal["aimgraph checkpoint"] = "aimgraph checkpoint"
 

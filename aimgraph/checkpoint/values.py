@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from aimgraph.api.controls import parts_of
 from aimgraph.checkpoint.agree import check_tensors
 from aimgraph.checkpoint.entries import What, key_prefix
+from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.errors import CheckpointError
 from aimgraph.module import AimModule
-from aimgraph.program import AIM, DEFAULT
 from aimgraph.sets import member
 from aimgraph.wrappers import check_plain
 

@@ -22,6 +22,7 @@ from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
+from aimgraph.compiler.program import HistoryEntry, Pass, Program
 from aimgraph.draw import draw
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
 from aimgraph.export.check import verify_onnx
@@ -30,7 +31,6 @@ from aimgraph.export.prepare import Memory
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.module import AimModule
 from aimgraph.plan import Plan
-from aimgraph.program import HistoryEntry, Pass, Program
 from aimgraph.report import print_plan
 
 EXIT_DIFFERENT = 1

@@ -10,11 +10,11 @@ from torch.utils._pytree import tree_map
 
 from aimgraph.api.fold import FoldedModule, exposed, fold
 from aimgraph.arguments import Arguments
+from aimgraph.compiler.node_keys import AIM
 from aimgraph.errors import ExportError
 from aimgraph.module import AimModule
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.plan import Plan
-from aimgraph.program import AIM
 from aimgraph.sets import settled
 
 Memory = Literal["constant", "input", "state", "inside"]

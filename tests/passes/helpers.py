@@ -5,10 +5,11 @@ import itertools
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import Pass, Program
 from aimgraph.config import AimConfig
 from aimgraph.frontend import build_program
-from aimgraph.pipeline import EMITTING, PLANNING, Pipeline
-from aimgraph.program import Pass, Program
+from aimgraph.passes import EMITTING, PLANNING
 from tests.nets import build
 
 

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.calls import WatchCalls, names_in
+from aimgraph.compiler.graph_text import graph_text
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.layers import classify_layers
 from aimgraph.models_zoo import mlp
-from aimgraph.passes import InsertMemory
-from aimgraph.pipeline import PLANNING, Pipeline, graph_text
+from aimgraph.passes import PLANNING, InsertMemory
 from aimgraph.plan import ReadCall
-from aimgraph.program import AIM, Stage
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import FewPlacesConv2d, parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view

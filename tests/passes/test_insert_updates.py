@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.compiler.graph_text import graph_text
 from aimgraph.config import AimConfig
 from aimgraph.errors import PassError
 from aimgraph.passes import InsertMemory, InsertUpdates
 from aimgraph.passes.insert_updates import _check_order
-from aimgraph.pipeline import graph_text
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import batch_mean
 from tests.passes.helpers import after, calls, execute, fingerprint, program_for, randomise_program

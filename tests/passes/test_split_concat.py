@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
+from aimgraph.compiler.graph_text import graph_text
+from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.passes import InsertUpdates, SplitConcat
-from aimgraph.pipeline import graph_text
-from aimgraph.program import Stage
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import expand_batch
 from tests.nets import NETS

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.passes import SplitConcat, WidenLayers
-from aimgraph.program import Stage
 from tests.nets import NETS
 from tests.passes.helpers import after, execute, fingerprint, program_for, randomise_program
 

@@ -6,8 +6,8 @@ from typing import Any
 import networkx as nx
 from torch import fx, nn
 
+from aimgraph.compiler.node_keys import ADDED, AIM, NUMBERS, SHAPES
 from aimgraph.layers import stand_in
-from aimgraph.program import ADDED, AIM, NUMBERS, SHAPES
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
 
@@ -158,3 +158,10 @@ def nodes_differ(graph: fx.Graph, before: Snapshot) -> tuple[set[fx.Node], Snaps
     """The nodes that are new or call something else than in the snapshot, and a snapshot of now."""
     now = {node: (node.op, node.target, node.args, node.kwargs) for node in graph.nodes}
     return {node for node, call in now.items() if before.get(node) != call}, now
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module whose forward made `node`; "" for the root's own."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = list(stack.values())
+    return str(entries[-1][0]) if entries else ""

@@ -3,42 +3,14 @@
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import fx, nn
 
-from aimgraph.calls import Calls
+from aimgraph.compiler.signature import LayerKind, Signature
 from aimgraph.config import AimConfig
 from aimgraph.fakes import FakeRun
-from aimgraph.layers import LayerKind
 from aimgraph.plan import Plan, Skipped
-
-AIM = "aim"
-"""Name of the child that holds everything a transform adds."""
-
-WIDENED = f"{AIM}._widened"
-"""Where layers over [x ; m] stand until they are lowered."""
-
-DEFAULT = "default"
-"""Name of the memory set that a transform makes."""
-
-LEAVES = f"{AIM}._leaves"
-"""Where modules that are kept as one call stand with the memory as an argument."""
-
-LEAF_READS = "aim_leaf_reads"
-"""Key in ``node.meta`` of such a call: (memory, call that reads) for each of the values it is given."""
-
-ADDED = "aim_added"
-"""Key in ``node.meta`` of every node that a pass inserted."""
-
-READ = "aim_read"
-"""Key in ``node.meta`` of a fitted view: (memory, name of the call that reads it)."""
-
-SHAPES = "aim_shapes"
-"""Key in ``node.meta``: the shapes of a tensor node at two batch sizes."""
-
-NUMBERS = "aim_numbers"
-"""Key in ``node.meta``: what a node that gives a whole number gives at two batch sizes."""
 
 
 class Stage(IntEnum):
@@ -51,50 +23,6 @@ class Stage(IntEnum):
     LOWERED = 4
     FOLDED = 5
     EXPORTABLE = 6
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """A module that is kept as one call.
-
-    Attributes:
-        path: Its path; "" for the base itself.
-        reason: Why it can't be traced.
-        needs_values: Whether its forward depends on values, so that shapes alone can't run it.
-    """
-
-    path: str
-    reason: str
-    needs_values: bool
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What must not change: how the base is called and what it holds.
-
-    Attributes:
-        model: Class name of the base.
-        placeholders: Graph -> names of its inputs.
-        parameters: Names of the base's parameters and buffers.
-        inputs: Shapes of the example inputs' tensors.
-        batch: Example batch size.
-        moded: Paths of modules whose own train or eval mode decides between the graphs.
-        example: The example inputs, (args, kwargs), at a batch size that no other dimension shares.
-        calls: Mode -> the convolution and linear functions that the base's own forward calls.
-        again: The same at the next batch size; only where there are opaque modules.
-        opaque: Modules that can't be traced and are kept as one call.
-    """
-
-    model: str
-    placeholders: dict[str, tuple[str, ...]]
-    parameters: tuple[str, ...]
-    inputs: tuple[tuple[int, ...], ...]
-    batch: int
-    moded: tuple[str, ...]
-    example: tuple[tuple[Any, ...], dict[str, Any]]
-    calls: dict[str, Calls] = field(default_factory=dict)
-    again: dict[str, Calls] = field(default_factory=dict)
-    opaque: dict[str, "Opaque"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
