@@ -11,6 +11,7 @@ from aimgraph.checkpoint.load import load, load_memory
 from aimgraph.checkpoint.save import save
 from aimgraph.config import AimConfig
 from aimgraph.draw import draw
+from aimgraph.emit.module import AimModule
 from aimgraph.errors import (
     AimgraphError,
     CheckpointError,
@@ -23,7 +24,6 @@ from aimgraph.errors import (
 )
 from aimgraph.export.check import verify_onnx
 from aimgraph.export.onnx import export_onnx
-from aimgraph.module import AimModule
 from aimgraph.version import __version__
 
 __all__ = [

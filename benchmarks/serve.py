@@ -30,6 +30,7 @@ from torch import nn
 import aimgraph
 from aimgraph.api.fold import exposed
 from aimgraph.bench.measure import compare, measured, ratio
+from aimgraph.emit.record import record_of
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
 from aimgraph.runtime.read import ReadSpec
@@ -95,7 +96,7 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
 
 def scaled_reads(aim: aimgraph.AimModule) -> dict[str, Any]:
     """Layer -> its read weight, scaled by the norm behind it."""
-    folded, _ = exposed(aim, aim._record.inputs, "input", keep=("memory",), sizes=False)
+    folded, _ = exposed(aim, record_of(aim).inputs, "input", keep=("memory",), sizes=False)
     prefix = "aim.memory.reads."
     return {
         key.removeprefix(prefix).removesuffix(".weight"): value.numpy()

@@ -25,11 +25,11 @@ from torch import fx
 from aimgraph.compiler.graph_tools import insert_call
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.emit.sets import reads_rows
 from aimgraph.plan import MemoryPlan, Skipped
 from aimgraph.runtime import export_ops  # noqa: F401  (registers the operators)
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import fit
-from aimgraph.sets import reads_rows
 
 Kind = Literal["input", "state"]
 

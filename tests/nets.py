@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from aimgraph.config import AimConfig
+from aimgraph.emit.module import AimModule
 from aimgraph.errors import PlanError
 from aimgraph.frontend import build_program
-from aimgraph.module import AimModule
 from aimgraph.passes import FindSites, PlaceUpdates
 from aimgraph.runtime.layers import narrow_weight
 

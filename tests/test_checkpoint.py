@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.checkpoint import tensor_files
+from aimgraph.emit.module import AimModule
 from aimgraph.errors import CheckpointError, ConfigError, PlanError
-from aimgraph.module import AimModule
 from tests.nets import NETS, TwoInputs, build, randomise, run, updates_for
 
 OPTIONS: dict[str, dict[str, object]] = {

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.checkpoint import checkpoint
 
 import aimgraph
-from aimgraph.module import AimModule
+from aimgraph.emit.module import AimModule
 from aimgraph.zoo.remote import LOCAL, connected
 from tests.nets import DropPath, build, randomise, run
 from tests.test_compile import FORMS, X, compiled

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.emit.sets import reads_rows
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.runtime.session import MemorySession
-from aimgraph.sets import reads_rows
 from tests.nets import NETS, build, randomise, run, updates_for
 
 FAMILIES = [name for name in NETS if name != "sample_kernels"]  # whose kernels the exporter can't follow

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import aimgraph
 from aimgraph.calls import WatchCalls, names_in
 from aimgraph.compiler.node_keys import AIM
+from aimgraph.emit.module import AimModule
 from aimgraph.layers import classify_layers
-from aimgraph.module import AimModule
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import parameter_names
 from aimgraph.runtime.read import batch_mean, fit, read_view

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.api.fold import FoldedModule
+from aimgraph.emit.folded_module import FoldedModule
 from tests.nets import NETS, apart, build, randomise, run
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.elsewhere import MOST_LED
+from aimgraph.emit.dispatch import MOST_LED
 from tests.nets import randomise
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)

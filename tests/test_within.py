@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.module import AimModule
+from aimgraph.emit.module import AimModule
 from tests.nets import randomise, run
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)

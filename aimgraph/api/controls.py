@@ -3,32 +3,18 @@
 from collections.abc import Iterator
 from itertools import chain
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 from aimgraph.compiler.node_keys import AIM
-from aimgraph.errors import ConfigError, PlanError
-from aimgraph.module import AimModule, base_parts
-from aimgraph.sets import own_parameters
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import parts_of
+from aimgraph.emit.record import record_of
+from aimgraph.emit.sets import own_parameters
+from aimgraph.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
-
-
-def bare(aim: AimModule) -> nn.Module:
-    """An instance of the base's class around the modules and tensors of `aim`."""
-    kind = aim._record.base_class
-    base = kind.__new__(kind)
-    base.__dict__.update(base_parts(aim))
-    return base
-
-
-def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is registered below `root`."""
-    for parent in root.modules():
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
 
 
 def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator[nn.Parameter]:
@@ -76,7 +62,7 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         if id(parameter) not in added:
             parameter.requires_grad_(not frozen)
     for part in parts:
-        part._record.frozen = frozen
+        record_of(part).frozen = frozen
     return aim.train(aim.training)
 
 
@@ -97,7 +83,7 @@ class disable_memory:  # noqa: N801  (reads as a verb, and works as a context ma
 
     def __init__(self, aim: nn.Module) -> None:
         self.aim = aim
-        self.before = [(part, part._record.enabled) for part in parts_of(aim)]
+        self.before = [(part, record_of(part).enabled) for part in parts_of(aim)]
         for part, _ in self.before:
             _enable(part, False)
 
@@ -123,21 +109,13 @@ def enable_memory(aim: M) -> M:
 
 
 def _enable(aim: AimModule, enabled: bool) -> None:
-    aim._record.enabled = enabled
+    record_of(aim).enabled = enabled
     aim._select()
 
 
-def parts_of(aim: Any) -> list[AimModule]:
-    """The transformed parts of a model; the model itself, if it is one."""
-    found = [module for module in aim.modules() if isinstance(module, AimModule)] if isinstance(aim, nn.Module) else []
-    if not found:
-        raise PlanError(f"this {type(aim).__name__} has no memory: it is not the result of aimgraph.transform")
-    return found
-
-
 def _refuse_widened(aim: AimModule, what: str) -> None:
-    if aim._record.widened:
+    if record_of(aim).widened:
         raise ConfigError(
-            f'{what} in concat form ({aim._record.widened[0].site}): transform with lowering="split" instead; '
+            f'{what} in concat form ({record_of(aim).widened[0].site}): transform with lowering="split" instead; '
             "the state dict of this module loads into it"
         )

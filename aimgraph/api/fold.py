@@ -1,98 +1,31 @@
 """fold: a module for inference, in which a memory that never changes costs an addition, or nothing."""
 
-import copy
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from aimgraph.api.controls import parts_of, replace_module
 from aimgraph.arguments import Arguments, bound_arguments
-from aimgraph.compiler.graph_data import NodeData, dump_graph, keywords_quoted, load_graph, plain_copy
+from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Program, Stage
 from aimgraph.compiler.signature import Signature
-from aimgraph.copies import copy_module, copy_results
+from aimgraph.copies import copy_module
+from aimgraph.emit.folded_module import FoldedModule, Folds
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import parts_of, replace_module
+from aimgraph.emit.record import record_of
+from aimgraph.emit.settled import settled
 from aimgraph.errors import ConfigError
 from aimgraph.fakes import FakeRun
 from aimgraph.inputs import input_shapes, random_inputs, recorded, resolve_inputs
-from aimgraph.module import COMPILED, AimModule, contexts_closed
 from aimgraph.outside import Outside
 from aimgraph.passes import EXPORTING, FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory, declared
-from aimgraph.runtime.contexts import enter_context
 from aimgraph.runtime.folded import BiasMap
-from aimgraph.sets import settled
-
-
-@dataclass(frozen=True)
-class Folds:
-    """What became of the reads.
-
-    Attributes:
-        biases: Layers whose bias holds what they read.
-        maps: Layers that have a map added to their output.
-        left: Layers that read as before -> why.
-    """
-
-    biases: tuple[str, ...]
-    maps: tuple[str, ...]
-    left: dict[str, str]
-
-
-_GRAPH = ("_graph", *COMPILED)
-
-
-class FoldedModule(fx.GraphModule):
-    """What `fold` gives: for inference only, it stays in eval mode.
-
-    Args:
-        root: Owner of the modules.
-        graph: What runs.
-        name: Class name of the base.
-        folds: What became of the reads.
-        inputs: (args, kwargs) of the size that it was folded for.
-    """
-
-    def __init__(
-        self, root: nn.Module | dict[str, Any], graph: fx.Graph, name: str, folds: Folds, inputs: Arguments
-    ) -> None:
-        super().__init__(root, graph, class_name=name)
-        self.folds = folds
-        self._aim_inputs = inputs
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Nothing: what was folded holds for the statistics and weights of that moment."""
-        return super().train(False)
-
-    def recompile(self) -> Any:
-        """Make the forward from the graph."""
-        with keywords_quoted():
-            code = super().recompile()
-        if any(node.target is enter_context for node in self._graph.nodes):
-            type(self).forward = contexts_closed(type(self).forward)
-        return code
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedModule":
-        copy_results(self, memo)
-        return _loaded(copy.deepcopy(self._state(), memo), dump_graph(self._graph), type(self).__name__)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _loaded, (self._state(), dump_graph(self._graph), type(self).__name__)
-
-    def _state(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in _GRAPH}
-
-
-def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:
-    made = FoldedModule(nn.Module(), fx.Graph(), name, state["folds"], state["_aim_inputs"])
-    vars(made).update(state)
-    made.graph = load_graph(nodes)
-    return made
 
 
 def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = False) -> nn.Module:
@@ -165,7 +98,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
 def _folded_program(
     aim: AimModule, example_inputs: Any, *, fuse_batchnorm: bool, keep: tuple[str, ...] = ()
 ) -> tuple[FoldedModule, Program]:
-    record = aim._record
+    record = record_of(aim)
     if record.widened:
         raise ConfigError(
             f'fold needs split form, and {record.widened[0].site} is in concat form: transform with lowering="split"; '
@@ -204,7 +137,7 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
         root: Owner of the modules; passes edit it.
         inputs: (args, kwargs), for the sizes.
     """
-    record = root._record
+    record = record_of(root)
     mode = "train" if root.training else "eval"
     graph = plain_copy(root._graph)
     device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))

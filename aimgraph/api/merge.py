@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.api.controls import parts_of, replace_module
 from aimgraph.api.fold import fold
 from aimgraph.api.strip import strip
 from aimgraph.copies import copy_module
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import parts_of, replace_module
+from aimgraph.emit.record import record_of
 from aimgraph.errors import PlanError
-from aimgraph.module import AimModule
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _merged(aim: AimModule) -> Merged:
     folded, base = fold(aim), strip(aim)
     in_eval = {
         read.name
-        for memory in aim._record.plan.memories
+        for memory in record_of(aim).plan.memories
         for read in memory.reads
         if any(call.graph != "train" for call in read.calls)
     }

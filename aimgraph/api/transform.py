@@ -1,28 +1,26 @@
 """transform and plan: from a model to a plan, or to a module with memory."""
 
-import difflib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from aimgraph.api.controls import replace_module
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_text import dump_to
-from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.pipeline import Pipeline, Verify, Watch
-from aimgraph.compiler.program import Program
 from aimgraph.config import AimConfig
 from aimgraph.copies import paused_collection
-from aimgraph.errors import ConfigError, PlanError
+from aimgraph.emit.emit import emit
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import replace_module, submodule
+from aimgraph.emit.record import record_of
+from aimgraph.errors import ConfigError
 from aimgraph.frontend import build_program, check_base, clone
-from aimgraph.inputs import recorded, resolve_inputs
-from aimgraph.module import EXTRA_STATE, AimModule, Record, WidenedSite
+from aimgraph.inputs import resolve_inputs
 from aimgraph.outside import Outside
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.plan import Plan
@@ -128,7 +126,7 @@ def _compile(
         program = build_program(model, inputs, configs, share=share, outside=outside)
         base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
         program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
-    return _emit(model, program, base_graphs)
+    return emit(model, program, base_graphs)
 
 
 def plan(
@@ -149,7 +147,7 @@ def plan(
     """
     made = [module for module in model.modules() if isinstance(module, AimModule)] if not overrides else []
     if len(made) == 1 and config is None:
-        return made[0]._record.plan
+        return record_of(made[0]).plan
     configs = _configs(config, overrides)
     within = _within(configs)
     if within is not None:
@@ -172,20 +170,6 @@ def _within(configs: tuple[AimConfig, ...]) -> str | None:
     return places.pop()
 
 
-def submodule(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at `path`.
-
-    Raises:
-        PlanError: There is none.
-    """
-    paths = [name for name, _ in model.named_modules() if name]
-    if path not in paths:
-        near = difflib.get_close_matches(path, paths, n=4, cutoff=0.4)
-        hint = f"near misses: {', '.join(near)}" if near else f"there are: {', '.join(paths[:6])}"
-        raise PlanError(f"within: {type(model).__name__} has no submodule {path!r}; {hint}")
-    return model.get_submodule(path)
-
-
 def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
     given = (config or AimConfig(),) if isinstance(config, AimConfig | None) else tuple(config)
     if not given:
@@ -199,75 +183,3 @@ def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...
     if len(set(names)) < len(names):
         raise ConfigError(f"memories need distinct names, these are {names}: give each AimConfig a name=")
     return configs
-
-
-def _emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -> AimModule:
-    root, kind = program.root, type(model)
-    for module in root.get_submodule(AIM).modules():
-        module.training = root.training
-    internal = set(vars(nn.Module()))
-    attributes = tuple(name for name in vars(model) if name not in internal)
-    lost = _lost_members(kind)
-    notes = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
-    record = Record(
-        plan=replace(program.plan, notes=program.plan.notes + notes),
-        base_class=kind,
-        base_attributes=attributes,
-        lost_methods=lost,
-        inputs=recorded(program.signature.example),
-        moded=program.signature.moded,
-        graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
-        base_graphs=base_graphs,
-        widened=_widened_sites(program),
-        held=_held_modes(root),
-    )
-    return AimModule(root, record)
-
-
-def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
-    """Mode of the model -> paths of the modules that its own ``train()`` keeps in the other one (frozen norms)."""
-    if type(root).train is nn.Module.train and type(root).eval is nn.Module.eval:
-        return {}
-    flags = {module: module.training for module in root.modules()}
-    held = {}
-    for mode in (True, False):
-        root.train(mode) if mode else root.eval()
-        paths = [path for path, module in root.named_modules() if module is not root and module.training != mode]
-        held[mode] = tuple(path for path in paths if path != AIM and not path.startswith(f"{AIM}."))
-    for module, flag in flags.items():
-        module.training = flag
-    return held
-
-
-def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
-    """Methods and properties of the base's class that an `AimModule` does not have, or has for itself."""
-    own = {name for parent in kind.__mro__ if parent not in nn.Module.__mro__ for name in vars(parent)}
-    protocols = {"__len__", "__getitem__", "__iter__", "__contains__"}
-    names = sorted(name for name in own if not name.startswith("_") or name in protocols)
-    replaced = {"forward", "train", "eval", *EXTRA_STATE}
-    return tuple(
-        name
-        for name in names
-        if name not in replaced and (callable(value := getattr(kind, name)) or isinstance(value, property))
-    )
-
-
-def _widened_sites(program: Program) -> tuple[WidenedSite, ...]:
-    found: dict[str, list[tuple[str, int]]] = {}
-    for memory in program.plan.memories:
-        for read in memory.reads:
-            if read.lowering == "concat":
-                key = f"{AIM}.{memory.name}.reads.{read.name}.weight"
-                found.setdefault(read.site, []).append((key, read.channels))
-    paths: dict[nn.Module, list[str]] = {}
-    for path, module in program.root.named_modules(remove_duplicate=False):
-        paths.setdefault(module, []).append(path)
-    return tuple(
-        WidenedSite(
-            site,
-            tuple(paths[program.root.get_submodule(site)]),
-            tuple(key for key, _ in reads),
-            tuple(k for _, k in reads),
-        )
-        for site, reads in found.items()
-    )

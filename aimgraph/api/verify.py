@@ -18,10 +18,11 @@ from aimgraph.api.strip import strip
 from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
+from aimgraph.emit.eager import no_reference, reference
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
-from aimgraph.module import AimModule
-from aimgraph.reference import no_reference, reference
 from aimgraph.reproducible import drawn_like, plain_attention, seeded
 
 BATCH_SIZES = (2, 3)
@@ -105,7 +106,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         return _verify_parts(base, aim, example_inputs)
     if any(tensor.is_meta for tensor in (*base.parameters(), *aim.parameters())):
         raise PlanError("verify compares values, and there are none on the meta device: build both on another one")
-    inputs = aim._record.inputs if example_inputs is None else resolve_inputs(base, example_inputs)
+    inputs = record_of(aim).inputs if example_inputs is None else resolve_inputs(base, example_inputs)
     base, aim = copy_module(base), _at_work(base, aim)
     with plain_attention():  # on both sides: the fused form rounds differently
         try:
@@ -240,7 +241,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     with_memory = _backward(aim, samples[1])
     if isinstance(with_memory, str):
         return Check(name, False, with_memory)
-    widened = {f"{site.site}.weight" for site in aim._record.widened}
+    widened = {f"{site.site}.weight" for site in record_of(aim).widened}
     different = [
         key
         for key, gradient in plain.items()
@@ -289,7 +290,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 def _at_work(base: nn.Module, aim: AimModule) -> AimModule:
     """A copy whose memory takes part, and whose base trains as `base` does: neither disabled nor frozen."""
     module = enable_memory(copy_module(aim))
-    module._record.frozen = False
+    record_of(module).frozen = False
     own = dict(module.named_parameters())
     for name, parameter in base.named_parameters():
         if name in own:
@@ -323,7 +324,7 @@ def _deterministic() -> Iterator[None]:
 def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
     reads = [parameter for name, parameter in aim.named_parameters() if is_read(name)]
-    return not aim._record.widened and not any(bool(p.detach().any()) for p in reads)
+    return not record_of(aim).widened and not any(bool(p.detach().any()) for p in reads)
 
 
 def is_read(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from aimgraph.api.fold import FoldedModule, Folds, fold, program_of
+from aimgraph.api.fold import fold, program_of
 from aimgraph.api.transform import transform
 from aimgraph.arguments import Arguments
 from aimgraph.compiler.graph_data import plain_copy
@@ -23,9 +23,11 @@ from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
+from aimgraph.emit.folded_module import FoldedModule, Folds
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
 from aimgraph.inputs import resolve_inputs
-from aimgraph.module import AimModule
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import accumulate
@@ -92,15 +94,15 @@ def plain_maps(aim: AimModule, example_inputs: Any = None) -> AimModule:
             _erase(graph, term)
         floor.graph = plain_copy(graph)
         floor.recompile()
-    for memory in floor._record.plan.memories:
+    for memory in record_of(floor).plan.memories:
         floor.get_submodule(AIM)._modules.pop(memory.name)
     return floor.train(aim.training)
 
 
 def _check(aim: AimModule) -> None:
-    if aim._record.widened:
+    if record_of(aim).widened:
         raise ConfigError('the floor is made from split form: transform with lowering="split"')
-    for memory in aim._record.plan.memories:
+    for memory in record_of(aim).plan.memories:
         for read in memory.reads:
             if leaf := next((call.leaf for call in read.calls if call.leaf), ""):
                 raise ConfigError(
@@ -109,7 +111,7 @@ def _check(aim: AimModule) -> None:
 
 
 def _inputs(aim: AimModule, example_inputs: Any) -> Arguments:
-    return aim._record.inputs if example_inputs is None else resolve_inputs(aim, example_inputs)
+    return record_of(aim).inputs if example_inputs is None else resolve_inputs(aim, example_inputs)
 
 
 def _terms(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[tuple[fx.Node, list[int]]]:
@@ -185,7 +187,7 @@ def _fused(aim: AimModule, *, maps: bool) -> FoldedModule:
     """The base with its norms taken into the layers before them, and, if asked for, a plain map behind every site."""
     _check(aim)
     root = copy_module(aim).eval()
-    program = program_of(root, root._record.inputs)
+    program = program_of(root, record_of(root).inputs)
     graph = program.graphs["eval"]
     places = []
     for term, shape in _terms(graph, program.runs["eval"].values):
@@ -203,8 +205,8 @@ def _fused(aim: AimModule, *, maps: bool) -> FoldedModule:
             total = graph.call_function(accumulate, (output, added))
         output.replace_all_uses_with(total)
         total.args = (output, added)
-    for memory in root._record.plan.memories:
+    for memory in record_of(root).plan.memories:
         root.get_submodule(AIM)._modules.pop(memory.name)
     return FoldedModule(
-        root, plain_copy(graph), root._record.base_class.__name__, Folds((), (), {}), root._record.inputs
+        root, plain_copy(graph), record_of(root).base_class.__name__, Folds((), (), {}), record_of(root).inputs
     )

@@ -13,8 +13,9 @@ from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, ReadEntry, Spec
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import CheckpointError, ConfigError
-from aimgraph.module import AimModule
 from aimgraph.plan import MemoryPlan
 
 _SAME = ("source", "read", "updates", "pool", "mode", "carry", "rate", "write_in_eval")
@@ -94,7 +95,7 @@ def _grids(read: ReadEntry) -> str:
 
 def check_same(place: Path, entry: PartEntry, part: AimModule) -> None:
     """Whether the memories of a part are of the same make as those of a spec."""
-    here = {memory.name: memory for memory in part._record.plan.memories}
+    here = {memory.name: memory for memory in record_of(part).plan.memories}
     if list(here) != [memory.name for memory in entry.memories]:
         raise CheckpointError(
             f"{place}: its memories are {[memory.name for memory in entry.memories]}, and those of "
@@ -123,10 +124,10 @@ def check_sets(place: Path, entry: PartEntry, part: AimModule, name: str | None)
             f"{place}: it holds the memory sets {[DEFAULT, *theirs]}, and only one can be put into {name!r}: save one "
             "with aimgraph.save(aim, folder, memory_set=...)"
         )
-    if theirs != part._record.sets:
+    if theirs != record_of(part).sets:
         raise CheckpointError(
             f"{place}: it holds the memory sets {_sets(theirs)}, and {entry.path or 'this model'} has "
-            f"{_sets(part._record.sets)}"
+            f"{_sets(record_of(part).sets)}"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aimgraph.api.controls import disable_memory, freeze_base
-from aimgraph.api.transform import submodule, transform
+from aimgraph.api.transform import transform
 from aimgraph.checkpoint.agree import PlanCheck, check_base, check_same, check_sets
 from aimgraph.checkpoint.fingerprint import fingerprint, values_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec, inputs_from_json
@@ -22,9 +22,12 @@ from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
 from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.config import AimConfig
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import submodule
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import check_known
+from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
-from aimgraph.module import AimModule
-from aimgraph.sets import add_set, check_known
 
 
 def load(
@@ -89,7 +92,7 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: s
     spec = read_spec(place)
     parts = named_parts(aim)
     for part in parts.values():
-        check_known(part._record, [memory_set or DEFAULT])
+        check_known(record_of(part), [memory_set or DEFAULT])
     _, base = tensors_of(aim, parts, strict=False)
     check_base(place, spec, fingerprint(base))
     if list(parts) != [part.path for part in spec.parts]:
@@ -140,10 +143,10 @@ def _transformed(
     except AimgraphError as error:
         raise CheckpointError(f"{place}: this base can't be transformed as the checkpoint says: {error}") from error
     module = _part(made, part.path)
-    plan = module._record.plan
+    plan = record_of(module).plan
     originals = (AimConfig.from_json(entry.config) for entry in part.memories)
     asked = tuple(replace(memory, config=config) for memory, config in zip(plan.memories, originals, strict=True))
-    module._record.plan = replace(plan, memories=asked)
+    record_of(module).plan = replace(plan, memories=asked)
     try:
         for one in part.sets:
             add_set(module, one.name, share_reads=one.shares_reads, filled=True)

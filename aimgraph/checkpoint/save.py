@@ -12,9 +12,10 @@ from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, 
 from aimgraph.checkpoint.tensor_files import write_files
 from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
 from aimgraph.compiler.node_keys import DEFAULT
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import check_known
 from aimgraph.errors import ConfigError
-from aimgraph.module import AimModule
-from aimgraph.sets import check_known
 from aimgraph.version import __version__
 
 
@@ -46,7 +47,7 @@ def save(
     added, base = tensors_of(aim, parts, strict=what == "all")
     if memory_set is not None:
         for part in parts.values():
-            check_known(part._record, [memory_set])
+            check_known(record_of(part), [memory_set])
         added = {key: added[in_set(key, parts, memory_set)] for key in added if not of_sets(key, parts)}
     tensors = added if what == "memory" else base | added
 
@@ -66,11 +67,11 @@ def save(
 
 
 def _base_name(aim: nn.Module) -> str:
-    return aim._record.base_class.__name__ if isinstance(aim, AimModule) else type(aim).__name__
+    return record_of(aim).base_class.__name__ if isinstance(aim, AimModule) else type(aim).__name__
 
 
 def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:
-    record = part._record
+    record = record_of(part)
     sets = record.sets if whole else {}
     return PartEntry(
         path=path,

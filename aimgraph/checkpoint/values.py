@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from aimgraph.api.controls import parts_of
 from aimgraph.checkpoint.agree import check_tensors
 from aimgraph.checkpoint.entries import What, key_prefix
 from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import parts_of
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import member
 from aimgraph.errors import CheckpointError
-from aimgraph.module import AimModule
-from aimgraph.sets import member
 from aimgraph.wrappers import check_plain
 
 
@@ -68,7 +69,7 @@ def in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
     """
     path = max((path for path in parts if key.startswith(f"{key_prefix(path)}{AIM}.")), key=len)
     part = parts[path]
-    return key_prefix(path) + member(key.removeprefix(key_prefix(path)), part, name or part._record.chosen)
+    return key_prefix(path) + member(key.removeprefix(key_prefix(path)), part, name or record_of(part).chosen)
 
 
 def put_tensors(
@@ -110,7 +111,7 @@ def put_tensors(
     for path, part in parts.items():
         prefix = key_prefix(path)
         mine = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(f"{prefix}{AIM}.")}
-        widened = {key: mine.pop(key) for site in part._record.widened for key in site.keys if key in mine}
+        widened = {key: mine.pop(key) for site in record_of(part).widened for key in site.keys if key in mine}
         live = _live(part)
         with torch.no_grad():
             for key, tensor in mine.items():
@@ -126,7 +127,7 @@ def _for_set(
     live, made = _live(aim), {}
     for key, tensor in given.items():
         mine = in_set(key, parts, name)
-        chosen = {name or part._record.chosen for part in parts.values()}
+        chosen = {name or record_of(part).chosen for part in parts.values()}
         if mine == key and chosen != {DEFAULT}:
             if not torch.equal(live[key].cpu(), tensor):
                 raise CheckpointError(

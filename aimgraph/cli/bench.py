@@ -8,9 +8,9 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from aimgraph.api.transform import submodule
 from aimgraph.bench import Setting, bench, draw_bench, print_bench
 from aimgraph.cli.options import configs, example_inputs, model_options
+from aimgraph.emit.parts import submodule
 from aimgraph.models_zoo.loader import load_model
 
 

@@ -16,7 +16,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
 import aimgraph
-from aimgraph.api.transform import submodule
 from aimgraph.api.verify import Report, verify
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
@@ -24,12 +23,13 @@ from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.compiler.program import HistoryEntry, Pass, Program
 from aimgraph.draw import draw
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import submodule
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
 from aimgraph.export.check import verify_onnx
 from aimgraph.export.onnx import export_onnx
 from aimgraph.export.prepare import Memory
 from aimgraph.models_zoo.loader import load_model
-from aimgraph.module import AimModule
 from aimgraph.plan import Plan
 from aimgraph.report import print_plan
 

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from aimgraph.api.fold import FoldedModule
 from aimgraph.api.strip import strip
 from aimgraph.arguments import Arguments
+from aimgraph.emit.folded_module import FoldedModule
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.export.compare import BATCH_SIZES, Comparison, add_metadata, name_ends
 from aimgraph.export.prepare import Memory, Prepared, half, has_memory, prepare
 from aimgraph.frontend import batch_size
 from aimgraph.inputs import random_inputs, resolve_inputs
-from aimgraph.module import AimModule
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.runtime.export_ops import translations
 
@@ -117,7 +118,7 @@ def export_onnx(
     if memory not in (None, *get_args(Memory)):
         raise ConfigError(f"memory={memory!r}: export_onnx takes one of {', '.join(get_args(Memory))}")
     inputs = _inputs(aim, example_inputs)
-    if isinstance(aim, AimModule) and not aim._record.enabled:
+    if isinstance(aim, AimModule) and not record_of(aim).enabled:
         aim = strip(aim)  # a disabled memory leaves the base
     if tolerance is None:
         tolerance = TOLERANCE_HALF if float16 else TOLERANCE
@@ -126,7 +127,7 @@ def export_onnx(
     with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
         if optimize is None:
-            optimize = not (isinstance(prepared.module, AimModule) and prepared.module._record.widened)
+            optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).widened)
         written = half(prepared) if float16 else prepared
         program = _export(aim, written, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
         name_ends(program, written, inputs)
@@ -162,7 +163,7 @@ def _require_onnx() -> None:
 
 def _inputs(aim: nn.Module, example_inputs: Any) -> Arguments:
     if example_inputs is None and isinstance(aim, AimModule):
-        return aim._record.inputs
+        return record_of(aim).inputs
     if example_inputs is None and isinstance(aim, FoldedModule):
         return aim._aim_inputs
     return resolve_inputs(aim, example_inputs)

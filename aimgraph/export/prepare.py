@@ -8,14 +8,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from aimgraph.api.fold import FoldedModule, exposed, fold
+from aimgraph.api.fold import exposed, fold
 from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import AIM
+from aimgraph.emit.folded_module import FoldedModule
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
+from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
-from aimgraph.module import AimModule
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.plan import Plan
-from aimgraph.sets import settled
 
 Memory = Literal["constant", "input", "state", "inside"]
 
@@ -69,7 +71,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
     """
     if not isinstance(aim, AimModule):
         return _prepare_other(aim, memory, dynamic_size=dynamic_size)
-    record = aim._record
+    record = record_of(aim)
     if record.widened:
         if memory not in (None, "inside"):
             raise ExportError(
@@ -112,7 +114,7 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
         if dynamic_size and module.folds.maps:
             raise ExportError("bias maps are of one size: export what aimgraph.transform gives, with dynamic_size=True")
         return Prepared(module, "constant")
-    whole = all(part._record.enabled and not part._record.widened for part in parts)
+    whole = all(record_of(part).enabled and not record_of(part).widened for part in parts)
     if not parts or not whole or memory == "inside" or (dynamic_size and memory is None):
         return Prepared(module, "inside" if parts else "")
     return Prepared(fold(module, fuse_batchnorm=True), "constant")
@@ -121,7 +123,7 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
 def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
     if kind == "state":
         return
-    for memory in aim._record.plan.memories:
+    for memory in record_of(aim).plan.memories:
         if memory.config.carry == "state" and memory.config.write_in_eval:
             raise ExportError(
                 f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
@@ -156,7 +158,7 @@ def torch_steps(aim: nn.Module, prepared: Prepared) -> nn.Module | None:
     states = [item for item in prepared.exposed if item.kind == "state"]
     if not states or any(item.rows != "none" for item in states) or not isinstance(aim, AimModule):
         return None
-    made = settled(aim).eval()
+    made: AimModule = settled(aim).eval()
     for item in states:
         carry: Any = made.get_submodule(f"{AIM}.{item.memory}.carry")
         carry.write_in_eval = True

@@ -15,11 +15,11 @@ import aimgraph
 from aimgraph.api.verify import outputs
 from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_module
+from aimgraph.emit.module import AimModule
 from aimgraph.errors import AimgraphError, TraceError
 from aimgraph.faithful import observe
 from aimgraph.fakes import Faker
 from aimgraph.inputs import input_shapes
-from aimgraph.module import AimModule
 from aimgraph.plan import Plan
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.api.transform import submodule
 from aimgraph.arguments import Arguments
+from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError
 from aimgraph.models_zoo.loader import load_model
 

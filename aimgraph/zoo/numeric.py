@@ -13,8 +13,9 @@ from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in
 from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
-from aimgraph.module import AimModule
 from aimgraph.reproducible import plain_attention, seeded
 
 SEED = 7
@@ -70,7 +71,7 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
     if wrong:
         return f"{wrong[0].name}: {wrong[0].detail}"
     without += [check.name for check in report.checks if not check.compared]
-    arguments = resolve_inputs(base, inputs) if inputs is not None else aim._record.inputs
+    arguments = resolve_inputs(base, inputs) if inputs is not None else record_of(aim).inputs
     with plain_attention():
         return (
             _autocast(base, aim, arguments, without)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ExportError
 from aimgraph.export.onnx import export_onnx
 from aimgraph.inputs import random_inputs
-from aimgraph.module import AimModule
 
 
 def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:
@@ -22,7 +23,7 @@ def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:
             export_onnx(aim, Path(folder) / "aim.onnx")
         except ExportError as error:
             try:
-                export_onnx(base, Path(folder) / "base.onnx", random_inputs(aim._record.inputs, 2, seed=0))
+                export_onnx(base, Path(folder) / "base.onnx", random_inputs(record_of(aim).inputs, 2, seed=0))
             except ExportError as limit:
                 return f"the base alone can't be exported: {limit}".replace(f"{folder}/", ""), True
             return str(error).replace(f"{folder}/", ""), False

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import aimgraph
-from aimgraph.module import AimModule
+from aimgraph.emit.module import AimModule
 from aimgraph.zoo.levels import check
 from aimgraph.zoo.manifest import Entry
 from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED

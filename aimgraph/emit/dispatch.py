@@ -5,32 +5,29 @@ nothing that can be exported, but it is what the base does, whatever its forward
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 from aimgraph.arguments import NOT_GIVEN, bound_arguments
 from aimgraph.copies import USUAL
+from aimgraph.emit.bare import bare
+from aimgraph.emit.eager import no_reference, reference
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError
 from aimgraph.fakes import FakeRun, quiet
 from aimgraph.outside import Outside
 from aimgraph.runtime.decisions import DecisionError
 from aimgraph.runtime.kinds import argument_kind, other_kind
 
-if TYPE_CHECKING:
-    from aimgraph.module import AimModule
-
-
 MOST_LED = 1024
 """Kinds of inputs that a module remembers what its graph says to."""
 
 
-def run_anywhere(
-    forward: Any, aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any], *, decides: bool
-) -> Any:
+def run_anywhere(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, decides: bool) -> Any:
     """What a graph gives, or, for inputs that it does not stand for, the base's own forward with its reads.
 
     In train mode a forward that fails half-way has moved statistics already: there the graph is tried on fake
@@ -46,7 +43,7 @@ def run_anywhere(
     Raises:
         DecisionError: There is no graph for these inputs, and the base's own forward can't stand in for it.
     """
-    record = aim._record
+    record = record_of(aim)
     other = _of_other_kind(aim, args, kwargs)
     if torch.compiler.is_compiling():
         if other is not None:
@@ -73,9 +70,9 @@ def run_anywhere(
     return _by_hand(aim, args, kwargs, error)
 
 
-def _of_other_kind(aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, Any]) -> DecisionError | None:
+def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DecisionError | None:
     """What there is to say of an argument that is of another kind than in the example inputs; None if there is none."""
-    places, names = aim._record.kinds
+    places, names = record_of(aim).kinds
     if len(args) == len(places) and kwargs.keys() == names.keys():
         for value, kind in (*zip(args, places, strict=True), *((kwargs[name], names[name]) for name in names)):
             if other_kind(value, kind) is not None:
@@ -85,7 +82,7 @@ def _of_other_kind(aim: "AimModule", args: tuple[Any, ...], kwargs: dict[str, An
     elif torch.compiler.is_compiling():  # what is passed in another way can't be bound by name there
         return None
     try:
-        example, given = (bound_arguments(aim, inputs) for inputs in (aim._record.inputs, (args, kwargs)))
+        example, given = (bound_arguments(aim, inputs) for inputs in (record_of(aim).inputs, (args, kwargs)))
     except ExampleInputError:  # the forward itself says what is wrong with these
         return None
     for name, value in given.items():
@@ -108,11 +105,11 @@ def _sizes(args: Any, kwargs: Any) -> Any:
     )
 
 
-def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
+def _refused(aim: nn.Module, args: Any, kwargs: Any) -> DecisionError | None:
     """What the train graph says to these inputs, if it does not stand for them."""
     try:
         with _disable_current_modes(), quiet(), Outside(aim).kept():  # a counter of operations would count these, too
-            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(aim._graph)
+            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(record_of(aim).graph)
     except DecisionError as error:
         return error.with_traceback(None)
     except Exception:  # wrong in another way, or only on fake tensors: what the graph itself does will tell
@@ -120,11 +117,8 @@ def _refused(aim: "AimModule", args: Any, kwargs: Any) -> DecisionError | None:
     return None
 
 
-def _by_hand(aim: "AimModule", args: Any, kwargs: Any, error: DecisionError) -> Any:
-    from aimgraph.api.controls import bare
-    from aimgraph.reference import no_reference, reference
-
-    record = aim._record
+def _by_hand(aim: nn.Module, args: Any, kwargs: Any, error: DecisionError) -> Any:
+    record = record_of(aim)
     base = bare(aim)
     base.training = aim.training and not record.frozen
     for name, hooks in vars(base).items():

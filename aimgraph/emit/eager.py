@@ -8,27 +8,25 @@ from typing import Any
 from torch import nn
 
 from aimgraph.compiler.node_keys import AIM
-from aimgraph.compiler.signature import layer_paths
-from aimgraph.layers import classify_layers
-from aimgraph.module import AimModule
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import present_member
 from aimgraph.plan import MemoryPlan, Read, ReadCall
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.watch import CallNames
-from aimgraph.sets import present_member
 
 
-def no_reference(aim: AimModule) -> str:
+def no_reference(aim: nn.Module) -> str:
     """Why `reference` can't stand for `aim`; empty if it can."""
-    if aim._record.widened:
+    if record_of(aim).widened:
         return "its read weights are part of the base's own weights"
-    if any(memory.updates for memory in aim._record.plan.memories):
+    if any(memory.updates for memory in record_of(aim).plan.memories):
         return "it reads what the features have written"
-    if not all(call.name for memory in aim._record.plan.memories for read in memory.reads for call in read.calls):
+    if not all(call.name for memory in record_of(aim).plan.memories for read in memory.reads for call in read.calls):
         return "it was made before plans named their calls"
     return ""
 
 
-def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., Any]:
+def reference(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[..., Any]:
     """What the base gives when every call that `aim` reads at is summed with what it reads.
 
     The base's own forward runs; its calls are told apart by their names and their order, as inside a module
@@ -41,7 +39,7 @@ def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., 
     """
     graphs = ("both", "train" if train else "eval")
     values, reads = [], []
-    for memory in aim._record.plan.memories:
+    for memory in record_of(aim).plan.memories:
         value = aim.get_submodule(present_member(f"{AIM}.{memory.name}.source", aim))()
         last = _last_turns(memory, graphs)
         further = set(last)
@@ -50,8 +48,7 @@ def reference(base: nn.Module, aim: AimModule, *, train: bool) -> Callable[..., 
             for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
                 reads.append(item)
-    layers = layer_paths(base, classify_layers(base))
-    return partial(_ByHand(base, "", tuple(reads), layers, needs_values=False), values)
+    return partial(_ByHand(base, "", tuple(reads), record_of(aim).layers, needs_values=False), values)
 
 
 class _ByHand(MemoryLeaf):

@@ -1,0 +1,1 @@
+"""From a program to an `AimModule`, and how that behaves."""

@@ -1,0 +1,57 @@
+"""The base inside a transformed module, around the same modules and tensors."""
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import _WrappedHook
+
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.emit.record import GRAPH_STATE, MODULE_DICTS, record_of
+from aimgraph.emit.widened import join_widened, split_widened
+
+
+def bare(aim: nn.Module) -> nn.Module:
+    """An instance of the base's class around the modules and tensors of `aim`."""
+    kind = record_of(aim).base_class
+    base = kind.__new__(kind)
+    base.__dict__.update(base_parts(aim))
+    return base
+
+
+def hooks_of_the_base(state: dict[str, Any]) -> dict[str, Any]:
+    """State-dict hooks without the two that an `AimModule` registers for itself, apart from any module.
+
+    torch wraps a load hook together with a reference to its module; see `rebind_hooks`.
+    """
+    ours = (split_widened, join_widened)
+    saved: dict[int, Any] = state["_state_dict_hooks"]
+    loaded: dict[int, Any] = state["_load_state_dict_pre_hooks"]
+    return {
+        "_state_dict_hooks": OrderedDict((key, hook) for key, hook in saved.items() if hook not in ours),
+        "_load_state_dict_pre_hooks": OrderedDict(
+            (key, (wrapped.hook, wrapped.with_module)) for key, wrapped in loaded.items() if wrapped.hook not in ours
+        ),
+    }
+
+
+def rebind_hooks(module: nn.Module) -> None:
+    """Wrap the load hooks that `_hooks_of_the_base` took apart for `module`."""
+    hooks: dict[int, Any] = module._load_state_dict_pre_hooks
+    for key, (hook, with_module) in list(hooks.items()):
+        hooks[key] = _WrappedHook(hook, module if with_module else None)
+
+
+def base_parts(aim: nn.Module) -> dict[str, Any]:
+    """The ``__dict__`` of the base inside `aim`, around the same modules and tensors.
+
+    Layers in concat form are still widened; see `narrow`.
+    """
+    record = record_of(aim)
+    keep = {*MODULE_DICTS, "training", *record.base_attributes}
+    parts = {key: value for key, value in aim.__dict__.items() if key in keep or key.endswith("_hooks")}
+    for name in GRAPH_STATE:
+        parts.pop(name, None)
+    parts |= hooks_of_the_base(parts)
+    parts["_modules"] = {name: module for name, module in aim._modules.items() if name != AIM}
+    return parts

@@ -1,0 +1,87 @@
+"""From a program to the module that users get."""
+
+from dataclasses import replace
+
+from torch import fx, nn
+
+from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.program import Program
+from aimgraph.compiler.signature import layer_paths
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import EXTRA_STATE, Record, WidenedSite
+from aimgraph.inputs import recorded
+
+
+def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -> AimModule:
+    """The module of a compiled program."""
+    root, kind = program.root, type(model)
+    for module in root.get_submodule(AIM).modules():
+        module.training = root.training
+    internal = set(vars(nn.Module()))
+    attributes = tuple(name for name in vars(model) if name not in internal)
+    lost = _lost_members(kind)
+    notes = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
+    record = Record(
+        plan=replace(program.plan, notes=program.plan.notes + notes),
+        base_class=kind,
+        base_attributes=attributes,
+        lost_methods=lost,
+        inputs=recorded(program.signature.example),
+        moded=program.signature.moded,
+        graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
+        base_graphs=base_graphs,
+        widened=_widened_sites(program),
+        held=_held_modes(root),
+        layers=layer_paths(root, program.kinds),
+    )
+    return AimModule(root, record)
+
+
+def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
+    """Mode of the model -> paths of the modules that its own ``train()`` keeps in the other one (frozen norms)."""
+    if type(root).train is nn.Module.train and type(root).eval is nn.Module.eval:
+        return {}
+    flags = {module: module.training for module in root.modules()}
+    held = {}
+    for mode in (True, False):
+        root.train(mode) if mode else root.eval()
+        paths = [path for path, module in root.named_modules() if module is not root and module.training != mode]
+        held[mode] = tuple(path for path in paths if path != AIM and not path.startswith(f"{AIM}."))
+    for module, flag in flags.items():
+        module.training = flag
+    return held
+
+
+def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Methods and properties of the base's class that an `AimModule` does not have, or has for itself."""
+    own = {name for parent in kind.__mro__ if parent not in nn.Module.__mro__ for name in vars(parent)}
+    protocols = {"__len__", "__getitem__", "__iter__", "__contains__"}
+    names = sorted(name for name in own if not name.startswith("_") or name in protocols)
+    replaced = {"forward", "train", "eval", *EXTRA_STATE}
+    return tuple(
+        name
+        for name in names
+        if name not in replaced and (callable(value := getattr(kind, name)) or isinstance(value, property))
+    )
+
+
+def _widened_sites(program: Program) -> tuple[WidenedSite, ...]:
+    found: dict[str, list[tuple[str, int]]] = {}
+    for memory in program.plan.memories:
+        for read in memory.reads:
+            if read.lowering == "concat":
+                key = f"{AIM}.{memory.name}.reads.{read.name}.weight"
+                found.setdefault(read.site, []).append((key, read.channels))
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in program.root.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
+    return tuple(
+        WidenedSite(
+            site,
+            tuple(paths[program.root.get_submodule(site)]),
+            tuple(key for key, _ in reads),
+            tuple(k for _, k in reads),
+        )
+        for site, reads in found.items()
+    )

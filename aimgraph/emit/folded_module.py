@@ -1,0 +1,81 @@
+"""The module that `aimgraph.fold` gives: a plain graph, and what was folded."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import fx, nn
+
+from aimgraph.arguments import Arguments
+from aimgraph.compiler.graph_data import NodeData, dump_graph, keywords_quoted, load_graph
+from aimgraph.copies import copy_results
+from aimgraph.emit.forwards import contexts_closed
+from aimgraph.emit.record import COMPILED
+from aimgraph.runtime.contexts import enter_context
+
+
+@dataclass(frozen=True)
+class Folds:
+    """What became of the reads.
+
+    Attributes:
+        biases: Layers whose bias holds what they read.
+        maps: Layers that have a map added to their output.
+        left: Layers that read as before -> why.
+    """
+
+    biases: tuple[str, ...]
+    maps: tuple[str, ...]
+    left: dict[str, str]
+
+
+_GRAPH = ("_graph", *COMPILED)
+
+
+class FoldedModule(fx.GraphModule):
+    """What `fold` gives: for inference only, it stays in eval mode.
+
+    Args:
+        root: Owner of the modules.
+        graph: What runs.
+        name: Class name of the base.
+        folds: What became of the reads.
+        inputs: (args, kwargs) of the size that it was folded for.
+    """
+
+    def __init__(
+        self, root: nn.Module | dict[str, Any], graph: fx.Graph, name: str, folds: Folds, inputs: Arguments
+    ) -> None:
+        super().__init__(root, graph, class_name=name)
+        self.folds = folds
+        self._aim_inputs = inputs
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: what was folded holds for the statistics and weights of that moment."""
+        return super().train(False)
+
+    def recompile(self) -> Any:
+        """Make the forward from the graph."""
+        with keywords_quoted():
+            code = super().recompile()
+        if any(node.target is enter_context for node in self._graph.nodes):
+            type(self).forward = contexts_closed(type(self).forward)
+        return code
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedModule":
+        copy_results(self, memo)
+        return _loaded(copy.deepcopy(self._state(), memo), dump_graph(self._graph), type(self).__name__)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _loaded, (self._state(), dump_graph(self._graph), type(self).__name__)
+
+    def _state(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in _GRAPH}
+
+
+def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:
+    made = FoldedModule(nn.Module(), fx.Graph(), name, state["folds"], state["_aim_inputs"])
+    vars(made).update(state)
+    made.graph = load_graph(nodes)
+    return made

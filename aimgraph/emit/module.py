@@ -1,0 +1,258 @@
+"""The emitted module: a `torch.fx.GraphModule` with the base inside and its memory under ``aim``."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import PythonCode
+from torch.utils._pytree import tree_map
+
+from aimgraph.compiler.graph_data import keywords_quoted
+from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.copies import copy_results
+from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
+from aimgraph.emit.forwards import anywhere, by_sample, contexts_closed, mode_checked
+from aimgraph.emit.record import COMPILED, EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
+from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
+from aimgraph.emit.set_names import graphs_of
+from aimgraph.emit.sets import add_set, remove_set
+from aimgraph.emit.widened import join_widened, split_widened, without_widening
+from aimgraph.runtime.contexts import enter_context
+from aimgraph.runtime.decisions import constant, decided
+from aimgraph.runtime.leaf import Whole
+from aimgraph.runtime.state import StateCarry
+from aimgraph.runtime.watch import WHOLE
+
+
+class AimModule(fx.GraphModule):
+    """A base with memory. Made by `aimgraph.transform`.
+
+    Everything of the base keeps its name and state-dict key; everything added lives under
+    ``aim``. Where the base's forward differs between train and eval mode, `train` and `eval`
+    switch between two graphs.
+
+    Args:
+        root: Owner of all modules, parameters, buffers and plain attributes.
+        record: The graphs and what is known about them.
+    """
+
+    _record: Record
+    _graph: fx.Graph
+    _code: str
+
+    def __init__(self, root: nn.Module | dict[str, Any], record: Record) -> None:
+        super().__init__(nn.Module(), fx.Graph(), class_name=record.base_class.__name__)
+        attributes = root if isinstance(root, dict) else vars(root) | hooks_of_the_base(vars(root))
+        self.__dict__.update(attributes)
+        rebind_hooks(self)
+        self._record = record
+        for name in EXTRA_STATE:
+            if hasattr(record.base_class, name) and getattr(record.base_class, name) is not getattr(nn.Module, name):
+                setattr(type(self), name, getattr(record.base_class, name))  # this class is of one instance
+        self.register_state_dict_post_hook(split_widened)
+        self.register_load_state_dict_pre_hook(join_widened)
+        self._select()
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of the present mode. After changing it call `recompile`; copies of the module stay as they are."""
+        if record := vars(self).get("_record"):
+            self._graph = record.give_out()
+        self._graph.owning_module = self
+        return self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
+        if record := vars(self).get("_record"):
+            record.give_out()
+            self._graph = record.graph = graph
+
+    def recompile(self) -> PythonCode:
+        """Make the forward of the present mode from its graph."""
+        kind = type(self)
+        if "_wrapped_call" not in vars(kind) and hasattr(kind, "_wrapped_call"):
+            # a class derived from this one's, by `fully_shard`: torch would give it a call that calls itself
+            kind._wrapped_call = kind._wrapped_call
+        with keywords_quoted():
+            code = super().recompile()
+        if record := vars(self).get("_record"):
+            forward = type(self).forward
+            if not record.enabled and record.widened:
+                forward = without_widening(forward)
+            if record.moded:
+                forward = mode_checked(forward)
+            if any(node.target is enter_context for node in self._graph.nodes):
+                forward = contexts_closed(forward)
+            if not any(node.op == "call_module" and node.target == WHOLE for node in self._graph.nodes):
+                forward = anywhere(forward, any(node.target in (decided, constant) for node in self._graph.nodes))
+            record.led.clear()
+            if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
+                record.set_graphs.clear()
+                record.compiled = {key: one for key, one in record.compiled.items() if not key.startswith("aim:")}
+            type(self).forward = forward
+            record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
+        return code
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode, as the base does; one frozen by `aimgraph.freeze_base` stays in eval."""
+        super().train(mode)
+        if "_record" in self.__dict__:
+            for path in self._record.held.get(mode, ()):
+                self.get_submodule(path).training = not mode
+            if self._record.frozen:
+                for name, child in self.named_children():
+                    if name != AIM:
+                        child.eval()
+            self._select()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """What ``to``, ``half``, ... do; the example inputs follow the parameters to another dtype."""
+        before = _dtype(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = _dtype(self)
+        if before != after:
+            self._record.inputs = tree_map(
+                lambda leaf: leaf.to(after) if isinstance(leaf, Tensor) and leaf.dtype == before else leaf,
+                self._record.inputs,
+            )
+        return self
+
+    def reset_memory(self) -> None:
+        """Forget all carried state: every memory starts from its source again."""
+        for module in self.modules():
+            if isinstance(module, StateCarry):
+                module.reset()
+
+    @property
+    def memory_sets(self) -> tuple[str, ...]:
+        """Names of all memory sets, ``default`` first."""
+        return (DEFAULT, *self._record.sets)
+
+    @property
+    def memory_set(self) -> str:
+        """Name of the set in use."""
+        return self._record.chosen
+
+    def add_memory_set(self, name: str, *, share_reads: bool = False, like: str | None = None) -> None:
+        """Add a memory set: source, read weights, updates and carried state of every memory once more.
+
+        Its parameters live under ``aim.sets.<name>``. It is drawn as by a transform, so that it changes nothing until
+        it is trained, and not in use until `use` or `using` says so.
+
+        Args:
+            name: Letters, digits and underscores.
+            share_reads: Give it values only, N for each memory, to be read by the default set's read weights, which
+                then stop requiring gradients. It starts with the default set's values.
+            like: A set to start with the values of.
+
+        Raises:
+            ConfigError: The name is taken or none; the memory is in concat form; or `share_reads` where all read
+                weights are zero or a memory has updates.
+        """
+        add_set(self, name, share_reads=share_reads, like=like)
+
+    def remove_memory_set(self, name: str) -> None:
+        """Take a memory set away.
+
+        Raises:
+            ConfigError: There is none of that name, it is in use, or it is the default one.
+        """
+        remove_set(self, name)
+
+    def use(self, name: str) -> None:
+        """Let a memory set be the one that is read and trained, from now on.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        self._put_in_use(name)
+
+    @contextmanager
+    def using(self, names: str | Sequence[str]) -> "Iterator[AimModule]":
+        """The same within a ``with`` block, or one memory set for every sample of the batches in it.
+
+        Samples whose sets share the read weights run as one batch; others run set by set. Batch statistics in train
+        mode are then those of a set's own samples.
+
+        Args:
+            names: Name of a set, or a name for each sample, in order.
+
+        Raises:
+            ConfigError: There is no set of such a name.
+        """
+        record = self._record
+        chosen, before = record.chosen, record.samples or record.chosen
+        self._put_in_use(names)
+        try:
+            yield self
+        finally:
+            record.chosen, record.samples = chosen, None
+            self._put_in_use(before)
+
+    def _put_in_use(self, names: str | Sequence[str]) -> None:
+        put_in_use(self, names)
+        self._select()
+
+    def _select(self) -> None:
+        """Run the graph that fits the mode, with memory or without."""
+        record = self._record
+        whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
+        if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
+            whole.aim_borrowed[0].training = self.training and not record.frozen
+        chosen = SAMPLES if record.samples is not None and batched(self, record.samples) else record.chosen
+        if chosen != DEFAULT and chosen not in record.set_graphs:
+            record.set_graphs[chosen] = graphs_of(self, chosen)
+        record.choose(train=self.training, chosen=chosen)
+        self._graph = record.graph
+        if record.present not in record.compiled:
+            self.recompile()
+        made = record.compiled[record.present]
+        type(self).forward = made.forward if record.samples is None else by_sample(made.forward)
+        vars(self).update(made.attributes)
+
+    def _attributes(self) -> dict[str, Any]:
+        """Everything that is not derived from the graphs."""
+        state = {key: value for key, value in self.__dict__.items() if key not in GRAPH_STATE}
+        return state | hooks_of_the_base(state)
+
+    def __getattr__(self, name: str) -> Any:
+        """Members, and constants of the base's class."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            record = self.__dict__.get("_record")
+            if record and name in record.lost_methods:
+                raise AttributeError(
+                    f"{name}() is a method of {record.base_class.__name__}, and the transformed module has its forward "
+                    "only: call that, or transform the part below it"
+                ) from None
+            value = getattr(record.base_class, name, None) if record and not name.startswith("__") else None
+            if value is None or callable(value) or hasattr(value, "__get__"):
+                raise
+            return value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
+        copy_results(self, memo)
+        return AimModule(copy.deepcopy(self._attributes(), memo), self._record.copy())
+
+    def __copy__(self) -> "AimModule":
+        attributes = self._attributes()
+        for name in MODULE_DICTS:
+            attributes[name] = copy.copy(attributes[name])
+        return AimModule(attributes, self._record.copy())
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return (AimModule, (self._attributes(), self._record))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__reduce_ex__(2)
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """Of the first parameter that has a floating-point one."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), None)

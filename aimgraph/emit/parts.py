@@ -1,0 +1,39 @@
+"""Transformed parts of a larger model: finding and replacing them."""
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from aimgraph.emit.module import AimModule
+from aimgraph.errors import PlanError
+
+
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is registered below `root`."""
+    for parent in root.modules():
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def parts_of(aim: Any) -> list[AimModule]:
+    """The transformed parts of a model; the model itself, if it is one."""
+    found = [module for module in aim.modules() if isinstance(module, AimModule)] if isinstance(aim, nn.Module) else []
+    if not found:
+        raise PlanError(f"this {type(aim).__name__} has no memory: it is not the result of aimgraph.transform")
+    return found
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The submodule at `path`.
+
+    Raises:
+        PlanError: There is none.
+    """
+    paths = [name for name, _ in model.named_modules() if name]
+    if path not in paths:
+        near = difflib.get_close_matches(path, paths, n=4, cutoff=0.4)
+        hint = f"near misses: {', '.join(near)}" if near else f"there are: {', '.join(paths[:6])}"
+        raise PlanError(f"within: {type(model).__name__} has no submodule {path!r}; {hint}")
+    return model.get_submodule(path)

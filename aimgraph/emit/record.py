@@ -1,0 +1,224 @@
+"""What an `AimModule` knows besides its modules: plan, graphs and sets."""
+
+import types
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import fx, nn
+
+from aimgraph.arguments import Arguments
+from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
+from aimgraph.compiler.node_keys import DEFAULT
+from aimgraph.plan import Plan
+from aimgraph.runtime.decisions import DecisionError
+from aimgraph.runtime.kinds import Kind, argument_kind
+
+MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+
+
+COMPILED = ("_code", "_lineno_map", "_prologue_start")
+"""What torch keeps on a module about the forward that it has compiled."""
+
+
+GRAPH_STATE = (
+    *COMPILED,
+    "_graph",
+    "_tracer_cls",
+    "_tracer_extras",
+    "meta",
+    "shape_env",
+    "_replace_hooks",
+    "_create_node_hooks",
+    "_erase_node_hooks",
+    "_deepcopy_hooks",
+    "_record",
+)
+
+
+@dataclass(frozen=True)
+class WidenedSite:
+    """A layer whose weight holds its read weights.
+
+    Attributes:
+        site: Path of the layer.
+        paths: Every path that it is registered under.
+        keys: State-dict keys of the read weights, in the order of their channels.
+        channels: k of each.
+    """
+
+    site: str
+    paths: tuple[str, ...]
+    keys: tuple[str, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What was compiled from a graph.
+
+    Attributes:
+        forward: The function.
+        attributes: What torch keeps about it on the module.
+    """
+
+    forward: Any
+    attributes: dict[str, Any]
+
+    def copy(self) -> "Compiled":
+        """The same for another module: ``torch.compile`` counts what it makes of one code object, and gives up at 8."""
+        forward = self.forward
+        code = forward.__code__.replace()
+        made = types.FunctionType(
+            code, forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+        )
+        made.__kwdefaults__ = forward.__kwdefaults__
+        vars(made).update(vars(forward))
+        return Compiled(made, self.attributes)
+
+
+@dataclass
+class Record:
+    """What an `AimModule` knows besides its modules.
+
+    Attributes:
+        plan: What was inserted where.
+        base_class: Class of the base.
+        base_attributes: Names of the base's plain attributes.
+        lost_methods: Methods of the base's class that the emitted module does not have.
+        inputs: The example inputs, (args, kwargs), with meta tensors, or the numbers of lengths, indices and masks.
+        moded: Paths of modules whose own mode decides between train and eval graph.
+        graphs: ``both`` or ``train`` and ``eval``: with memory.
+        base_graphs: The same, without.
+        widened: Layers in concat form.
+        held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
+        frozen: Whether the base stays in eval mode.
+        enabled: Whether the memory takes part.
+        present: Name of the graph that runs: ``aim.`` or ``base.`` and its key.
+        compiled: Name of a graph -> what was compiled from it.
+        shared: Whether a copy has the same graphs.
+        given_out: Whether somebody may hold a graph, and change it.
+        led: Graph and sizes of inputs -> what the graph says where they lead elsewhere.
+        told: What of this the user has heard of.
+        kinds: Of the example inputs, (args, kwargs).
+        sets: Memory set besides the default one -> whether it shares that one's read weights.
+        chosen: The set in use.
+        samples: The set of every sample, where each has its own.
+        layers: Paths of the base's convolutions and linear layers whose calls count as theirs.
+        set_graphs: Set -> its graphs, made when it is first used.
+    """
+
+    plan: Plan
+    base_class: type[nn.Module]
+    base_attributes: tuple[str, ...]
+    lost_methods: tuple[str, ...]
+    inputs: Arguments
+    moded: tuple[str, ...]
+    graphs: dict[str, fx.Graph]
+    base_graphs: dict[str, fx.Graph]
+    widened: tuple[WidenedSite, ...] = ()
+    held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
+    frozen: bool = False
+    enabled: bool = True
+    present: str = field(default="", compare=False)
+    compiled: dict[str, Compiled] = field(default_factory=dict, compare=False)
+    shared: bool = field(default=False, compare=False)
+    given_out: bool = field(default=False, compare=False)
+    led: dict[Any, DecisionError | None] = field(default_factory=dict, compare=False)
+    told: set[str] = field(default_factory=set, compare=False)
+    kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
+    sets: dict[str, bool] = field(default_factory=dict)
+    chosen: str = DEFAULT
+    samples: tuple[str, ...] | None = None
+    layers: frozenset[str] = frozenset()
+    set_graphs: dict[str, dict[str, fx.Graph]] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        args, kwargs = self.inputs
+        self.kinds = tuple(map(argument_kind, args)), {name: argument_kind(value) for name, value in kwargs.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        state |= {"compiled": {}, "shared": False, "given_out": False, "led": {}, "told": set()}
+        for name in ("graphs", "base_graphs"):
+            state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
+        state["set_graphs"] = {
+            name: {mode: dump_graph(graph) for mode, graph in graphs.items()}
+            for name, graphs in state["set_graphs"].items()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("graphs", "base_graphs"):
+            state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
+        state["set_graphs"] = {
+            name: {mode: load_graph(data) for mode, data in graphs.items()}
+            for name, graphs in state["set_graphs"].items()
+        }
+        self.__dict__.update(state)
+
+    def choose(self, *, train: bool, chosen: str) -> None:
+        """Let the graph of a mode and of a memory set be the one that runs."""
+        kind, graphs = ("aim", self.graphs) if self.enabled else ("base", self.base_graphs)
+        if self.enabled and chosen != DEFAULT:
+            kind = f"aim:{chosen}"
+        mode = "train" if train and not self.frozen else "eval"
+        self.present = f"{kind}.{mode if mode in graphs else 'both'}"
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that runs."""
+        graphs, name = self._place()
+        return graphs[name]
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        graphs, name = self._place()
+        graphs[name] = graph
+
+    def _place(self) -> tuple[dict[str, fx.Graph], str]:
+        kind, name = self.present.split(".")
+        if kind in ("aim", "base"):
+            return (self.graphs if kind == "aim" else self.base_graphs), name
+        return self.set_graphs[kind.partition(":")[2]], name
+
+    def give_out(self) -> fx.Graph:
+        """The graph that runs, to be changed by whoever asks; copies have their own from now on."""
+        if self.shared:
+            self.graphs = {name: plain_copy(graph) for name, graph in self.graphs.items()}
+            self.base_graphs = {name: plain_copy(graph) for name, graph in self.base_graphs.items()}
+            self.set_graphs = {
+                name: {mode: plain_copy(graph) for mode, graph in graphs.items()}
+                for name, graphs in self.set_graphs.items()
+            }
+        self.shared, self.given_out = False, True
+        return self.graph
+
+    def copy(self) -> "Record":
+        """One with the same graphs, which nobody can change, or with graphs of its own."""
+        if self.given_out:
+            made = Record.__new__(Record)
+            made.__setstate__(self.__getstate__())
+            return made
+        self.shared = True
+        sets = [graph for graphs in self.set_graphs.values() for graph in graphs.values()]
+        for graph in (*self.graphs.values(), *self.base_graphs.values(), *sets):
+            graph.owning_module = None  # it would live as long as any copy
+        return replace(
+            self,
+            graphs=dict(self.graphs),
+            base_graphs=dict(self.base_graphs),
+            sets=dict(self.sets),
+            set_graphs={name: dict(graphs) for name, graphs in self.set_graphs.items()},
+            compiled={name: made.copy() for name, made in self.compiled.items()},
+            led=dict(self.led),
+        )
+
+
+EXTRA_STATE = ("get_extra_state", "set_extra_state")
+"""Methods of a base that its checkpoints need."""
+
+
+def record_of(aim: Any) -> Record:
+    """What is known of a transformed module."""
+    record: Record = aim._record
+    return record

@@ -1,0 +1,53 @@
+"""Where the members of a memory set live, and the graphs that name them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import fx, nn
+
+from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.emit.record import record_of
+from aimgraph.errors import ConfigError
+
+SETS = f"{AIM}.sets"
+
+
+def check_known(record: Any, names: Iterable[str]) -> None:
+    """Refuse names of sets that there are not."""
+    known = [DEFAULT, *record.sets]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no memory set {name!r}; the sets are {known}")
+
+
+def member(path: str, aim: nn.Module, name: str) -> str:
+    """What stands for ``aim.<...>`` in a set: its own, or the default one that it shares."""
+    own = f"{SETS}.{name}.{path.removeprefix(f'{AIM}.')}"
+    return own if name != DEFAULT and _has(aim, own) else path
+
+
+def _has(root: nn.Module, path: str) -> bool:
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in root._modules:
+            return False
+        root = root.get_submodule(parent)
+    return name in root._modules or name in root._parameters or name in root._buffers
+
+
+def present_member(path: str, aim: nn.Module) -> str:
+    """The same for the set in use."""
+    return member(path, aim, record_of(aim).chosen)
+
+
+def graphs_of(aim: nn.Module, name: str) -> dict[str, fx.Graph]:
+    """The default graphs with the names of a set, or of the samples' own values."""
+    made = {}
+    for mode, graph in record_of(aim).graphs.items():
+        copied = plain_copy(graph)
+        for node in copied.nodes:
+            if node.op in ("call_module", "get_attr") and str(node.target).startswith(f"{AIM}."):
+                node.target = member(str(node.target), aim, name)
+        made[mode] = copied
+    return made

@@ -1,0 +1,182 @@
+"""Memory sets: several memories of the same make around one base, one of which is in use, or one for each sample.
+
+The set that a transform makes is called ``default`` and keeps its names. Every other one lives under ``aim.sets.<set>``
+in the same tree; the graphs are copied with its names in place of the default ones, so that a set costs nothing at run
+time, and no parameter ever changes its name or its place in the order.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.copies import copy_module
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import SETS, check_known, member
+from aimgraph.errors import ConfigError
+from aimgraph.plan import MemoryPlan, Read
+from aimgraph.reproducible import own_stream
+from aimgraph.runtime.function import FunctionRead
+from aimgraph.runtime.layers import AffineLayer, read_weight
+from aimgraph.runtime.leaf import MemoryLeaf
+from aimgraph.runtime.memory import Memory, put_module
+from aimgraph.runtime.source import OnesConvSource, ParameterSource
+from aimgraph.runtime.state import StateCarry
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def add_set(
+    aim: nn.Module, name: str, *, share_reads: bool = False, like: str | None = None, filled: bool = False
+) -> None:
+    """See `AimModule.add_memory_set`; `filled` says that all values are still to come."""
+    record = record_of(aim)
+    _check_name(name, [DEFAULT, *record.sets])
+    if record.widened:
+        raise ConfigError(
+            f"memory set {name!r}: read weights are part of widened weights in concat form "
+            f'({record.widened[0].site}): transform with lowering="split"; the state dict of this module loads into it'
+        )
+    if like is not None:
+        check_known(record, [like])
+    if share_reads:
+        _check_shareable(aim, name, filled=filled)
+    made = nn.Module()
+    for memory in record.plan.memories:
+        made.add_module(memory.name, _new_memory(aim, memory, name, share_reads=share_reads, like=like))
+    put_module(aim, f"{SETS}.{name}", made)
+    if not share_reads:
+        _add_leaves(aim, name)
+    else:
+        for memory in record.plan.memories:
+            aim.get_submodule(f"{AIM}.{memory.name}.reads").requires_grad_(False)
+    record.sets[name] = share_reads
+    made.train(aim.training)
+
+
+def _check_name(name: str, taken: Sequence[str]) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"memory set {name!r}: a set's name is a letter followed by letters, digits or '_'")
+    if hasattr(nn.Module(), name):
+        raise ConfigError(f"memory set {name!r}: every torch.nn.Module has a member of that name")
+    if name in taken:
+        raise ConfigError(f"memory set {name!r} is there already; the sets are {list(taken)}")
+
+
+def _check_shareable(aim: nn.Module, name: str, *, filled: bool) -> None:
+    for memory in record_of(aim).plan.memories:
+        if memory.updates:
+            raise ConfigError(
+                f"memory set {name!r}: share_reads=True shares the weights of reads, and memory {memory.name!r} has "
+                "updates, which have weights and statistics of their own: leave share_reads out"
+            )
+        reads = aim.get_submodule(f"{AIM}.{memory.name}.reads")
+        if not filled and not any(bool(weight.any()) for weight in reads.parameters()):
+            raise ConfigError(
+                f"memory set {name!r}: the read weights of memory {memory.name!r} are all zero, so that no values "
+                "would change anything, and none could be trained with the read weights frozen: train the default set "
+                'first, or transform with init="default"'
+            )
+
+
+def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: bool, like: str | None) -> Memory:
+    """A memory like the default one; its values are fresh, or those of the set `like`."""
+    old = aim.get_submodule(f"{AIM}.{memory.name}" if like is None else member(f"{AIM}.{memory.name}", aim, like))
+    assert isinstance(old, Memory)
+    if share_reads:
+        return Memory(copy_module(old.source).requires_grad_(True))
+    made: Memory = copy_module(old)
+    default = aim.get_submodule(f"{AIM}.{memory.name}")
+    assert isinstance(default, Memory)
+    if like is not None and record_of(aim).sets.get(like):
+        made.reads = copy_module(default.reads)
+    made.requires_grad_(True)
+    if like is None:
+        with torch.no_grad(), own_stream(f"{memory.config.seed}/{memory.name}/set {name}"):
+            _draw(aim, memory, made)
+    return made
+
+
+def _draw(aim: nn.Module, memory: MemoryPlan, made: Memory) -> None:
+    """Values as a transform gives them to a new memory."""
+    assert isinstance(made.source, ParameterSource | OnesConvSource)
+    made.source.reset_parameters()
+    for read in memory.reads:
+        layer = made.reads.get_submodule(read.name)
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        weight.copy_(_read_weight(aim, read, layer, memory.config.init).to(weight))
+    for module in made.updates.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    for module in made.children():
+        if isinstance(module, StateCarry):
+            module.reset()
+
+
+def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, init: str) -> Tensor:
+    if isinstance(layer, FunctionRead):
+        return torch.empty(layer.weight.shape).uniform_(-layer.bound, layer.bound)
+    site = aim.get_submodule(read.site)
+    assert isinstance(site, AffineLayer)
+    return read_weight(site, read.channels, init)
+
+
+def _add_leaves(aim: nn.Module, name: str) -> None:
+    """Modules that are kept as one call, reading the set's weights."""
+    there = aim._modules[AIM]
+    assert there is not None
+    own = {}
+    for memory in record_of(aim).plan.memories:
+        for path, module in aim.get_submodule(f"{AIM}.{memory.name}.reads").named_modules():
+            own[id(module)] = aim.get_submodule(f"{SETS}.{name}.{memory.name}.reads{'.' + path if path else ''}")
+    for path, leaf in list(there.named_modules()):
+        if isinstance(leaf, MemoryLeaf) and not path.startswith("sets."):
+            reads = tuple(replace(read, read=own[id(read.read)]) for read in leaf.reads)
+            root = leaf.aim_borrowed[0]
+            put_module(
+                aim,
+                f"{SETS}.{name}.{path}",
+                MemoryLeaf(root, leaf.path, reads, leaf.layers, needs_values=leaf.needs_values),
+            )
+
+
+def remove_set(aim: nn.Module, name: str) -> None:
+    """See `AimModule.remove_memory_set`."""
+    record = record_of(aim)
+    if name == DEFAULT:
+        raise ConfigError("the default memory set can't be removed: aimgraph.strip gives the base back")
+    check_known(record, [name])
+    if name == record.chosen or name in (record.samples or ()):
+        raise ConfigError(f"memory set {name!r} is in use: use another one first")
+    sets = aim.get_submodule(SETS)
+    del sets._modules[name]
+    del record.sets[name]
+    record.set_graphs.pop(name, None)
+    for key in [key for key in record.compiled if key.startswith(f"aim:{name}.")]:
+        del record.compiled[key]
+    if not record.sets:
+        del aim.get_submodule(AIM)._modules["sets"]
+
+
+def own_parameters(aim: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters of a set, without those that it shares."""
+    check_known(record_of(aim), [name])
+    there = aim.get_submodule(AIM if name == DEFAULT else f"{SETS}.{name}")
+    return [
+        parameter
+        for memory in record_of(aim).plan.memories
+        for parameter in there.get_submodule(memory.name).parameters()
+    ]
+
+
+def reads_rows(memory: MemoryPlan) -> bool:
+    """Whether every read of a memory without updates could tell the samples apart."""
+    return not memory.updates and all(
+        call.batch_ratio == 1 and call.spec.batch_axis is not None and not call.folded
+        for read in memory.reads
+        for call in read.calls
+    )

@@ -1,0 +1,41 @@
+"""A transformed module without memory sets: the one in use under the default names."""
+
+from torch import nn
+
+from aimgraph.compiler.node_keys import AIM, DEFAULT, LEAVES
+from aimgraph.copies import copy_module
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import SETS
+from aimgraph.errors import ConfigError
+
+
+def settled(aim: AimModule) -> AimModule:
+    """A copy in which the set in use is the only one, under the default names.
+
+    Raises:
+        ConfigError: Every sample has its own.
+    """
+    record = record_of(aim)
+    if record.samples is not None:
+        raise ConfigError("every sample has a memory set of its own: do this outside of using(), with one set in use")
+    made: AimModule = copy_module(aim)
+    if not record.sets:
+        return made
+    own = made.get_submodule(f"{SETS}.{record.chosen}") if record.chosen != DEFAULT else nn.Module()
+    there = made.get_submodule(AIM)
+    del there._modules["sets"]
+    for memory in record.plan.memories:
+        if memory.name in own._modules:
+            mine, default = own.get_submodule(memory.name), there.get_submodule(memory.name)
+            if record.sets[record.chosen]:
+                mine.reads = default.reads
+            there._modules[memory.name] = mine
+    leaves = LEAVES.removeprefix(f"{AIM}.")
+    if leaves in own._modules:
+        there._modules[leaves] = own._modules[leaves]
+    own_record = record_of(made)
+    own_record.sets, own_record.set_graphs, own_record.chosen = {}, {}, DEFAULT
+    own_record.compiled = {name: one for name, one in own_record.compiled.items() if not name.startswith("aim:")}
+    made._select()
+    return made
