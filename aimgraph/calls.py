@@ -12,7 +12,7 @@ from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 
 from aimgraph.compiler.signature import Calls, FunctionCall, LayerKind, layer_paths
 from aimgraph.copies import is_of_torch
-from aimgraph.fakes import real_twins
+from aimgraph.fake.faker import real_twins
 from aimgraph.layers import is_layer
 from aimgraph.runtime.layers import given_to
 from aimgraph.runtime.watch import CallNames, WatchFunctions, first_input

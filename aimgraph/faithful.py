@@ -16,8 +16,9 @@ from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.calls import WatchCalls, names_in
 from aimgraph.compiler.signature import Calls, LayerKind
 from aimgraph.errors import TraceError
-from aimgraph.fakes import Faker, fake_inputs, quiet
-from aimgraph.operations import HELD, Operation, Recorder, Source
+from aimgraph.fake.faker import Faker
+from aimgraph.fake.operations import HELD, Operation, Recorder, Source
+from aimgraph.fake.tensors import fake_inputs, quiet
 from aimgraph.reproducible import kept_randomness, plain_attention
 
 

@@ -19,10 +19,12 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import AimgraphError, ExampleInputError, PlanError, TraceError
 from aimgraph.faithful import MODES, Observed, check_faithful, check_forgets, observe
-from aimgraph.fakes import Faker, FakeRun, quiet, with_rows
+from aimgraph.fake.faker import Faker
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.operations import Operation, Recorder
+from aimgraph.fake.run import FakeRun, with_rows
+from aimgraph.fake.tensors import quiet
 from aimgraph.layers import classify_layers, is_layer
-from aimgraph.operations import Operation, Recorder
-from aimgraph.outside import Outside
 from aimgraph.plan import Plan
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.arguments import Arguments
 from aimgraph.errors import ExampleInputError
-from aimgraph.fakes import fake_copy, quiet, with_rows
+from aimgraph.fake.run import with_rows
+from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.frontend import batch_size
 from aimgraph.layers import is_layer
 from aimgraph.reproducible import drawn_like

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.compiler.signature import LayerKind
-from aimgraph.fakes import fake_copy, quiet
+from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
 
 

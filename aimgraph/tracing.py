@@ -25,8 +25,10 @@ from aimgraph.compiler.signature import LayerKind
 from aimgraph.contexts import contexts_recorded, drop_empty_contexts
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
-from aimgraph.fakes import Faker, FakeRun, quiet
-from aimgraph.operations import Operation, Recorder
+from aimgraph.fake.faker import Faker
+from aimgraph.fake.operations import Operation, Recorder
+from aimgraph.fake.run import FakeRun
+from aimgraph.fake.tensors import quiet
 from aimgraph.patches import (
     PLAIN_ISINSTANCE,
     RecordFactories,

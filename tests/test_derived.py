@@ -17,11 +17,12 @@ import aimgraph
 from aimgraph.compiler.node_keys import SHAPES
 from aimgraph.compiler.program import Pass, Program
 from aimgraph.copies import copy_module, paused_collection
-from aimgraph.derived import Derived
 from aimgraph.faithful import observe
-from aimgraph.fakes import Faker, faked
+from aimgraph.fake.faker import Faker
+from aimgraph.fake.operations import Operation
+from aimgraph.fake.outcomes import Derived
+from aimgraph.fake.tensors import faked
 from aimgraph.layers import classify_layers
-from aimgraph.operations import Operation
 from aimgraph.tracing import trace
 
 X = torch.linspace(-1, 1, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)

@@ -13,7 +13,7 @@ from aimgraph.compiler.graph_tools import module_path
 from aimgraph.compiler.node_keys import OUTPUT_OF
 from aimgraph.errors import TraceError
 from aimgraph.faithful import observe
-from aimgraph.fakes import Faker
+from aimgraph.fake.faker import Faker
 from aimgraph.layers import classify, classify_layers
 from aimgraph.runtime.decisions import decided
 from aimgraph.runtime.inplace import INPLACE

@@ -18,9 +18,9 @@ from aimgraph.emit.parts import parts_of, replace_module
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ConfigError
-from aimgraph.fakes import FakeRun
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.run import FakeRun
 from aimgraph.inputs import input_shapes, random_inputs, recorded, resolve_inputs
-from aimgraph.outside import Outside
 from aimgraph.passes import EXPORTING, FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm

@@ -19,9 +19,9 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import replace_module, submodule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
+from aimgraph.fake.leftovers import Outside
 from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.inputs import resolve_inputs
-from aimgraph.outside import Outside
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.plan import Plan
 from aimgraph.wrappers import check_wrapped

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from aimgraph.compiler.signature import LayerKind, Signature
 from aimgraph.config import AimConfig
-from aimgraph.fakes import FakeRun
+from aimgraph.fake.run import FakeRun
 from aimgraph.plan import Plan, Skipped
 
 

@@ -7,7 +7,7 @@ from aimgraph.compiler.graph_tools import nodes_differ
 from aimgraph.compiler.node_keys import AIM, SHAPES
 from aimgraph.compiler.program import Program
 from aimgraph.errors import PassError
-from aimgraph.fakes import FakeRun
+from aimgraph.fake.run import FakeRun
 
 
 class Verifier:

@@ -18,8 +18,9 @@ from aimgraph.emit.bare import bare
 from aimgraph.emit.eager import no_reference, reference
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError
-from aimgraph.fakes import FakeRun, quiet
-from aimgraph.outside import Outside
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.run import FakeRun
+from aimgraph.fake.tensors import quiet
 from aimgraph.runtime.decisions import DecisionError
 from aimgraph.runtime.kinds import argument_kind, other_kind
 

@@ -18,7 +18,7 @@ from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import AimgraphError, TraceError
 from aimgraph.faithful import observe
-from aimgraph.fakes import Faker
+from aimgraph.fake.faker import Faker
 from aimgraph.inputs import input_shapes
 from aimgraph.plan import Plan
 from aimgraph.zoo.manifest import Entry, example, is_images

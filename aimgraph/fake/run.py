@@ -1,91 +1,25 @@
 """Running modules and graphs on fake tensors: shapes without arithmetic, and without side effects."""
 
 import copy
-import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.utils._pytree import tree_map
 
 from aimgraph.copies import copy_module, is_of_torch, modules_of
-from aimgraph.derived import Derived, own_tensors, version_of
-from aimgraph.operations import Recorder
-from aimgraph.outside import Outside
-from aimgraph.reproducible import drawn_like, kept_python_randomness
+from aimgraph.fake.faker import Faker, run_for_real
+from aimgraph.fake.operations import Recorder
+from aimgraph.fake.outcomes import Derived, own_tensors, version_of
+from aimgraph.fake.tensors import fake_inputs, faked
+from aimgraph.reproducible import kept_python_randomness
 from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
 from aimgraph.runtime.leaf import MemoryLeaf
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def fake_copy(module: M, mode: FakeTensorMode) -> M:
-    """A copy of `module` whose parameters and buffers are fake; running it changes nothing real."""
-    memo: dict[int, Any] = faked(list(chain(module.parameters(), module.buffers())), mode)
-    with torch.no_grad():
-        return copy_module(module, memo)
-
-
-def faked(tensors: Sequence[Tensor], mode: FakeTensorMode) -> dict[int, Tensor]:
-    """The identity of each tensor -> a fake one like it; what shares memory shares it still."""
-    dense = {id(tensor): tensor for tensor in tensors if tensor.layout is torch.strided and type(tensor) in _OF_TORCH}
-    storages = Counter(tensor.untyped_storage()._cdata for tensor in dense.values())
-    made: dict[int, Tensor] = {}
-    for tensor in tensors:
-        alone = id(tensor) in dense and storages[tensor.untyped_storage()._cdata] == 1
-        made[id(tensor)] = _fake_plain(tensor, mode) if alone and _is_plain(tensor) else mode.from_tensor(tensor)
-    return made
-
-
-_OF_TORCH = (Tensor, nn.Parameter)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a dense tensor is a leaf that fills its memory, and has but shape, strides, dtype and device to it."""
-    return (
-        tensor.is_leaf
-        and not (tensor._is_view() or tensor.is_conj() or tensor.is_neg() or tensor.is_inference())
-        and not (tensor.is_quantized or vars(tensor))
-        and tensor.grad is None
-        and not tensor.storage_offset()
-        and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    )
-
-
-def _fake_plain(tensor: Tensor, mode: FakeTensorMode) -> FakeTensor:
-    """What ``mode.from_tensor`` gives for a plain tensor, in a fraction of its time."""
-    with unset_fake_temporarily():
-        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        made = FakeTensor(mode, empty.requires_grad_(tensor.requires_grad), tensor.device)
-    if type(tensor) is nn.Parameter:
-        made._is_param = True
-    mode.fake_tensor_converter.set_tensor_memo(tensor, made)
-    return made
-
-
-def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
-    """Every tensor in `inputs` as a fake one of the same shape, dtype and device; the fakes of numbers know them."""
-
-    def fake(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        made = mode.from_tensor(leaf)
-        if not leaf.is_floating_point():
-            setattr(made, _GIVEN, leaf)
-        return made
-
-    return tree_map(fake, inputs)
-
-
-_GIVEN = "aim_given"
-"""Attribute of a fake input: the numbers that were given, which a length, an index or a mask can't do without."""
 
 
 def with_rows(tensor: Tensor, rows: int) -> Tensor:
@@ -97,89 +31,6 @@ def with_rows(tensor: Tensor, rows: int) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or not tensor.shape[0]:
         return tensor.new_empty((rows, *tensor.shape[1:]))
     return tensor[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch from logging an operation that fails on fake tensors: the caller reports it."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-class Faker:
-    """Makes every parameter and buffer of a module fake once, for any number of copies.
-
-    Args:
-        root: The module.
-        real: Paths of modules that depend on values: copies of them run on random values instead.
-        outside: What is known of the module's classes already.
-    """
-
-    def __init__(self, root: nn.Module, real: frozenset[str] = frozenset(), outside: Outside | None = None) -> None:
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.root = root
-        self.outside = outside or Outside(root)
-        self.real = real
-        self.derived = Derived()
-        self.memo: dict[int, Any] = {}
-        self.alive: list[Any] = []  # keeps the identities in the memo from being used again
-        self.alive += chain(root.parameters(), root.buffers())
-        self.memo |= faked(self.alive, self.mode)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The fake parameters and buffers."""
-        return list(self.memo.values())
-
-    def copy(self, *, train: bool) -> nn.Module:
-        """A copy of the module around fake tensors, in train or eval mode; the tensors are shared by all copies."""
-        with torch.no_grad():
-            fake = copy_module(self.root, dict(self.memo)).train(train)
-            for path in self.real:
-                twin = copy_module(self.root.get_submodule(path)).train(train)
-                run_for_real(fake.get_submodule(path), twin, self.mode)
-        return fake
-
-
-_TWIN = "aim_twin"
-
-
-def run_for_real(fake: nn.Module, twin: nn.Module, mode: FakeTensorMode) -> None:
-    """Let `fake` do what `twin` does on random values, and give fake tensors of the same shapes."""
-    original = twin.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with unset_fake_temporarily(), kept_python_randomness(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            generator = torch.Generator().manual_seed(0)
-            given = tree_map(lambda leaf: _drawn(leaf, generator), (args, kwargs))
-            output = original(*given[0], **given[1])
-        return tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
-
-    vars(fake)["forward"] = forward
-    vars(fake)[_TWIN] = (twin,)
-
-
-def real_twins(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that run in place of `module` and of what is below it, with their paths below it."""
-    for twin in vars(module).get(_TWIN, ()):
-        yield from twin.named_modules()
-
-
-def _drawn(leaf: Any, generator: torch.Generator) -> Any:
-    """A tensor of random values like a fake one; anything else as it is."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    if hasattr(leaf, _GIVEN):
-        return getattr(leaf, _GIVEN).clone()
-    if leaf.is_floating_point():
-        return drawn_like(leaf, leaf.shape, generator)
-    return torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
 
 
 class FakeRun:

@@ -12,6 +12,7 @@ Source = tuple[int, int]
 """Which tensor: the number of the operation that gave it and its place there; `HELD` and its place among the tensors
 of the module and the inputs."""
 
+
 HELD = -1
 
 

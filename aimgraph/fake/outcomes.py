@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 from aimgraph.copies import OWN, is_constant
-from aimgraph.operations import HELD, Operation, Recorder, Source, leaves
+from aimgraph.fake.operations import HELD, Operation, Recorder, Source, leaves
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,7 @@ class Derived:
 
 _SHARED: dict[Any, dict[Any, _Outcome]] = {}
 """What is set around a transform -> the outcomes of functions and layers of torch, whoever called them."""
+
 
 _MOST_SHARED = 2**14
 """How many of them are remembered, at most: some 2 KiB each."""

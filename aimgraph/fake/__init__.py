@@ -1,0 +1,1 @@
+"""Running modules and graphs without values: shapes without arithmetic, and nothing left behind."""

@@ -1,0 +1,87 @@
+"""Copies of a module around fake tensors, any number of them around the same ones."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._pytree import tree_map
+
+from aimgraph.copies import copy_module
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.outcomes import Derived
+from aimgraph.fake.tensors import GIVEN, faked
+from aimgraph.reproducible import drawn_like, kept_python_randomness
+
+
+class Faker:
+    """Makes every parameter and buffer of a module fake once, for any number of copies.
+
+    Args:
+        root: The module.
+        real: Paths of modules that depend on values: copies of them run on random values instead.
+        outside: What is known of the module's classes already.
+    """
+
+    def __init__(self, root: nn.Module, real: frozenset[str] = frozenset(), outside: Outside | None = None) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.root = root
+        self.outside = outside or Outside(root)
+        self.real = real
+        self.derived = Derived()
+        self.memo: dict[int, Any] = {}
+        self.alive: list[Any] = []  # keeps the identities in the memo from being used again
+        self.alive += chain(root.parameters(), root.buffers())
+        self.memo |= faked(self.alive, self.mode)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The fake parameters and buffers."""
+        return list(self.memo.values())
+
+    def copy(self, *, train: bool) -> nn.Module:
+        """A copy of the module around fake tensors, in train or eval mode; the tensors are shared by all copies."""
+        with torch.no_grad():
+            fake = copy_module(self.root, dict(self.memo)).train(train)
+            for path in self.real:
+                twin = copy_module(self.root.get_submodule(path)).train(train)
+                run_for_real(fake.get_submodule(path), twin, self.mode)
+        return fake
+
+
+_TWIN = "aim_twin"
+
+
+def run_for_real(fake: nn.Module, twin: nn.Module, mode: FakeTensorMode) -> None:
+    """Let `fake` do what `twin` does on random values, and give fake tensors of the same shapes."""
+    original = twin.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily(), kept_python_randomness(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            generator = torch.Generator().manual_seed(0)
+            given = tree_map(lambda leaf: _drawn(leaf, generator), (args, kwargs))
+            output = original(*given[0], **given[1])
+        return tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
+
+    vars(fake)["forward"] = forward
+    vars(fake)[_TWIN] = (twin,)
+
+
+def real_twins(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that run in place of `module` and of what is below it, with their paths below it."""
+    for twin in vars(module).get(_TWIN, ()):
+        yield from twin.named_modules()
+
+
+def _drawn(leaf: Any, generator: torch.Generator) -> Any:
+    """A tensor of random values like a fake one; anything else as it is."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if hasattr(leaf, GIVEN):
+        return getattr(leaf, GIVEN).clone()
+    if leaf.is_floating_point():
+        return drawn_like(leaf, leaf.shape, generator)
+    return torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)

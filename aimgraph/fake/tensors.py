@@ -1,0 +1,91 @@
+"""Fake tensors that stand for parameters, buffers and inputs."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._pytree import tree_map
+
+from aimgraph.copies import copy_module
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fake_copy(module: M, mode: FakeTensorMode) -> M:
+    """A copy of `module` whose parameters and buffers are fake; running it changes nothing real."""
+    memo: dict[int, Any] = faked(list(chain(module.parameters(), module.buffers())), mode)
+    with torch.no_grad():
+        return copy_module(module, memo)
+
+
+def faked(tensors: Sequence[Tensor], mode: FakeTensorMode) -> dict[int, Tensor]:
+    """The identity of each tensor -> a fake one like it; what shares memory shares it still."""
+    dense = {id(tensor): tensor for tensor in tensors if tensor.layout is torch.strided and type(tensor) in _OF_TORCH}
+    storages = Counter(tensor.untyped_storage()._cdata for tensor in dense.values())
+    made: dict[int, Tensor] = {}
+    for tensor in tensors:
+        alone = id(tensor) in dense and storages[tensor.untyped_storage()._cdata] == 1
+        made[id(tensor)] = _fake_plain(tensor, mode) if alone and _is_plain(tensor) else mode.from_tensor(tensor)
+    return made
+
+
+_OF_TORCH = (Tensor, nn.Parameter)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a dense tensor is a leaf that fills its memory, and has but shape, strides, dtype and device to it."""
+    return (
+        tensor.is_leaf
+        and not (tensor._is_view() or tensor.is_conj() or tensor.is_neg() or tensor.is_inference())
+        and not (tensor.is_quantized or vars(tensor))
+        and tensor.grad is None
+        and not tensor.storage_offset()
+        and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    )
+
+
+def _fake_plain(tensor: Tensor, mode: FakeTensorMode) -> FakeTensor:
+    """What ``mode.from_tensor`` gives for a plain tensor, in a fraction of its time."""
+    with unset_fake_temporarily():
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        made = FakeTensor(mode, empty.requires_grad_(tensor.requires_grad), tensor.device)
+    if type(tensor) is nn.Parameter:
+        made._is_param = True
+    mode.fake_tensor_converter.set_tensor_memo(tensor, made)
+    return made
+
+
+def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
+    """Every tensor in `inputs` as a fake one of the same shape, dtype and device; the fakes of numbers know them."""
+
+    def fake(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        made = mode.from_tensor(leaf)
+        if not leaf.is_floating_point():
+            setattr(made, GIVEN, leaf)
+        return made
+
+    return tree_map(fake, inputs)
+
+
+GIVEN = "aim_given"
+"""Attribute of a fake input: the numbers that were given, which a length, an index or a mask can't do without."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from logging an operation that fails on fake tensors: the caller reports it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
