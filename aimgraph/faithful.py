@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.calls import WatchCalls, names_in
 from aimgraph.compiler.signature import Calls, LayerKind
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import HELD, Operation, Recorder, Source
 from aimgraph.fake.tensors import fake_inputs, quiet
+from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.reproducible import kept_randomness, plain_attention
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from aimgraph.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.compiler.node_keys import AIM, BY_BATCH, DECIDES, NUMBERS, SHAPES
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import LayerKind, Opaque, Signature
@@ -22,8 +21,10 @@ from aimgraph.faithful import MODES, Observed, check_faithful, check_forgets, ob
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.operations import Operation, Recorder
-from aimgraph.fake.run import FakeRun, with_rows
+from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
+from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
+from aimgraph.inputs.batch import batch_size, example_batch, with_batch, with_rows
 from aimgraph.layers import classify_layers, is_layer
 from aimgraph.plan import Plan
 from aimgraph.runtime.decisions import DecisionError, decided
@@ -491,14 +492,6 @@ def derive_shapes(
     return kept, operations
 
 
-def example_batch(inputs: Arguments) -> int:
-    """The batch size that shapes are derived at: the example's, or 2 where that is 1.
-
-    Batch normalisation may refuse a single sample in train mode.
-    """
-    return max(batch_size(inputs), 2)
-
-
 def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
     for node in graph.nodes:
         value, other = first.values[node], second.values[node]
@@ -515,33 +508,6 @@ def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
             node.meta["aim_has_tensors"] = True
     for writer, written in first.writes:
         written.meta.setdefault("aim_overwritten_by", []).append(writer)
-
-
-def batch_size(inputs: Arguments) -> int:
-    """Size of the first dimension of the first tensor input.
-
-    Raises:
-        ExampleInputError: No input is a tensor with at least one dimension.
-    """
-    for leaf in tree_leaves(inputs):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return int(leaf.shape[0])
-    raise ExampleInputError(
-        "the example inputs hold no tensor with a batch dimension: give e.g. a [B, C, H, W] tensor"
-        + hidden_tensors(inputs)
-    )
-
-
-def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:
-    """The inputs with `other` samples instead of `size`; see `with_rows` for their values."""
-
-    def resize(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size:
-            return with_rows(leaf, other)
-        return leaf
-
-    args, kwargs = tree_map(resize, inputs)
-    return args, kwargs
 
 
 def _placeholders(graph: fx.Graph) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 from torch.utils._pytree import tree_flatten
 
-from aimgraph.arguments import NOT_GIVEN, Argument, Arguments, arguments_of, check_placeholder, placeholder_default
 from aimgraph.attributes import kept_attributes, refuse_assigned, unused_randomness, watched_modes
 from aimgraph.calls import names_in
 from aimgraph.compiler.graph_text import told
@@ -29,6 +28,14 @@ from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation, Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
+from aimgraph.inputs.arguments import (
+    NOT_GIVEN,
+    Argument,
+    Arguments,
+    arguments_of,
+    check_placeholder,
+    placeholder_default,
+)
 from aimgraph.patches import (
     PLAIN_ISINSTANCE,
     RecordFactories,

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node
 
 import aimgraph
-from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
+from aimgraph.inputs.batch import input_shapes, random_inputs
+from aimgraph.inputs.examples import resolve_inputs
 
 
 class Configured(nn.Module):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.arguments import Arguments, bound_arguments
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Program, Stage
@@ -20,7 +19,9 @@ from aimgraph.emit.settled import settled
 from aimgraph.errors import ConfigError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
-from aimgraph.inputs import input_shapes, random_inputs, recorded, resolve_inputs
+from aimgraph.inputs.arguments import Arguments, bound_arguments
+from aimgraph.inputs.batch import input_shapes, random_inputs
+from aimgraph.inputs.examples import recorded, resolve_inputs
 from aimgraph.passes import EXPORTING, FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm

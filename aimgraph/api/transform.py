@@ -21,7 +21,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.frontend import build_program, check_base, clone
-from aimgraph.inputs import resolve_inputs
+from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.plan import Plan
 from aimgraph.wrappers import check_wrapped

@@ -15,14 +15,15 @@ from torch.utils._pytree import tree_leaves
 
 from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
 from aimgraph.emit.eager import no_reference, reference
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
-from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.batch import input_shapes, random_inputs
+from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import drawn_like, plain_attention, seeded
 
 BATCH_SIZES = (2, 3)

@@ -15,7 +15,6 @@ from torch import fx, nn
 
 from aimgraph.api.fold import fold, program_of
 from aimgraph.api.transform import transform
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_tools import is_read
 from aimgraph.compiler.node_keys import AIM
@@ -27,7 +26,8 @@ from aimgraph.emit.folded_module import FoldedModule, Folds
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
-from aimgraph.inputs import resolve_inputs
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import accumulate

@@ -20,8 +20,8 @@ from aimgraph.bench.measure import Measured, Ratio, compare, measured, ratio
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
-from aimgraph.frontend import batch_size
-from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
+from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
+from aimgraph.inputs.examples import resolve_inputs
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from aimgraph.api.controls import disable_memory, freeze_base
 from aimgraph.api.transform import transform
 from aimgraph.checkpoint.agree import PlanCheck, check_base, check_same, check_sets
 from aimgraph.checkpoint.fingerprint import fingerprint, values_apart
-from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec, inputs_from_json
+from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
 from aimgraph.compiler.node_keys import DEFAULT
@@ -28,6 +28,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known
 from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
+from aimgraph.inputs.as_json import inputs_from_json
 
 
 def load(

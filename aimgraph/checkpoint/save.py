@@ -8,7 +8,7 @@ from torch import nn
 
 from aimgraph.checkpoint.entries import What, memory_entry
 from aimgraph.checkpoint.fingerprint import fingerprint
-from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, Spec, TensorEntry, inputs_to_json
+from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, Spec, TensorEntry
 from aimgraph.checkpoint.tensor_files import write_files
 from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
 from aimgraph.compiler.node_keys import DEFAULT
@@ -16,6 +16,7 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known
 from aimgraph.errors import ConfigError
+from aimgraph.inputs.as_json import inputs_to_json
 from aimgraph.version import __version__
 
 

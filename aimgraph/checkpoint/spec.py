@@ -8,11 +8,8 @@ import json
 import math
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.errors import CheckpointError
 
@@ -26,10 +23,6 @@ LARGEST = 64 * 2**20
 """Bytes that a spec may have. A network of 100,000 layers takes about 20 MB."""
 
 
-MOST_VALUES = 2**28
-"""Values that an example input may have."""
-
-
 Size: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -37,10 +30,6 @@ Shape: TypeAlias = Annotated[tuple[Size, ...], Field(max_length=64)]
 
 
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-"""Name -> dtype."""
 
 
 class _Strict(BaseModel):
@@ -277,97 +266,3 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
         raise ValueError(f"the key {twice!r:.60} is there twice")
     return made
-
-
-def inputs_to_json(inputs: Arguments) -> Any:
-    """Example inputs as data: shapes and dtypes; numbers where they were remembered; None if a kind can't be written.
-
-    Args:
-        inputs: (args, kwargs), as `aimgraph.inputs.recorded` gives them.
-    """
-    try:
-        return _to_json(inputs)
-    except TypeError:
-        return None
-
-
-def _to_json(value: Any) -> Any:
-    kind = type(value)
-    if value is None or kind in (bool, int, str):
-        return {"value": value}
-    if kind is float:
-        return {"float": value.hex()}
-    if kind in (tuple, list):
-        return {kind.__name__: [_to_json(item) for item in value]}
-    if kind is dict and all(type(key) is str for key in value):
-        return {"dict": [[key, _to_json(item)] for key, item in value.items()]}
-    if isinstance(value, Tensor):
-        found: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
-        if not value.is_meta:
-            if value.is_complex():
-                raise TypeError("numbers that JSON does not have")
-            found["numbers"] = value.reshape(-1).tolist()
-        return {"tensor": found}
-    raise TypeError(f"a {kind.__name__} can't be written")
-
-
-def inputs_from_json(data: Any, place: str) -> Arguments:
-    """The example inputs that `inputs_to_json` wrote.
-
-    Raises:
-        CheckpointError: `data` is something else.
-    """
-    try:
-        found = _from_json(data)
-    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"{place}: the example inputs in it are invalid: {error}") from error
-    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], tuple) and isinstance(found[1], dict):
-        return found
-    raise CheckpointError(f"{place}: the example inputs in it are not (args, kwargs)")
-
-
-def _from_json(data: Any) -> Any:
-    if not isinstance(data, dict) or len(data) != 1:
-        raise TypeError("not one kind and its content")
-    ((kind, content),) = data.items()
-    if kind == "value" and (content is None or isinstance(content, bool | int | str)):
-        return content
-    if kind == "float":
-        return float.fromhex(content)
-    if kind in ("tuple", "list") and isinstance(content, list):
-        items = [_from_json(item) for item in content]
-        return tuple(items) if kind == "tuple" else items
-    if kind == "dict" and isinstance(content, list):
-        return {_key(key): _from_json(item) for key, item in content}
-    if (
-        kind == "tensor"
-        and isinstance(content, dict)
-        and {"dtype", "shape"}
-        <= set(content)
-        <= {
-            "dtype",
-            "shape",
-            "numbers",
-        }
-    ):
-        return _tensor(**content)
-    raise TypeError(f"unknown kind {kind!r:.40}")
-
-
-def _key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise TypeError("a keyword is no string")
-    return key
-
-
-def _tensor(dtype: Any, shape: Any, numbers: Any = None) -> Tensor:
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise TypeError("a shape is no list of sizes")
-    values = math.prod(max(size, 1) for size in shape)
-    if values > MOST_VALUES or len(shape) > 64:
-        raise ValueError(f"a tensor of {values:.3g} values is more than any example needs")
-    if numbers is None:
-        return torch.empty(shape, dtype=DTYPES[dtype], device="meta")
-    if not isinstance(numbers, list) or len(numbers) != math.prod(shape):
-        raise ValueError("there are not as many numbers as the shape says")
-    return torch.tensor(numbers, dtype=DTYPES[dtype]).reshape(shape)

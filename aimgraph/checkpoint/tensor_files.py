@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aimgraph.checkpoint.spec import DTYPES, LARGEST, FileEntry, Spec, TensorEntry, parse_spec
+from aimgraph.checkpoint.spec import LARGEST, FileEntry, Spec, TensorEntry, parse_spec
 from aimgraph.errors import CheckpointError
+from aimgraph.inputs.as_json import DTYPES
 
 SPEC = "aimgraph.json"
 """Name of the spec. It names the file of the tensors, so that putting it in place changes both at once."""

@@ -2,12 +2,12 @@
 
 from torch import Tensor, fx
 
-from aimgraph.arguments import bound_arguments
 from aimgraph.compiler.graph_tools import nodes_differ
 from aimgraph.compiler.node_keys import AIM, SHAPES
 from aimgraph.compiler.program import Program
 from aimgraph.errors import PassError
 from aimgraph.fake.run import FakeRun
+from aimgraph.inputs.arguments import bound_arguments
 
 
 class Verifier:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from aimgraph.arguments import NOT_GIVEN, bound_arguments
 from aimgraph.copies import USUAL
 from aimgraph.emit.bare import bare
 from aimgraph.emit.eager import no_reference, reference
@@ -21,6 +20,7 @@ from aimgraph.errors import ExampleInputError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
+from aimgraph.inputs.arguments import NOT_GIVEN, bound_arguments
 from aimgraph.runtime.decisions import DecisionError
 from aimgraph.runtime.kinds import argument_kind, other_kind
 

@@ -10,7 +10,7 @@ from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import layer_paths
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import EXTRA_STATE, Record, WidenedSite
-from aimgraph.inputs import recorded
+from aimgraph.inputs.examples import recorded
 
 
 def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -> AimModule:

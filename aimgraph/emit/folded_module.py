@@ -6,11 +6,11 @@ from typing import Any, Self
 
 from torch import fx, nn
 
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.graph_data import NodeData, dump_graph, keywords_quoted, load_graph
 from aimgraph.copies import copy_results
 from aimgraph.emit.forwards import contexts_closed
 from aimgraph.emit.record import COMPILED
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.contexts import enter_context
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
 from aimgraph.compiler.node_keys import DEFAULT
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.plan import Plan
 from aimgraph.runtime.decisions import DecisionError
 from aimgraph.runtime.kinds import Kind, argument_kind

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from aimgraph.checkpoint.spec import inputs_from_json
 from aimgraph.errors import AimgraphError, ExportError
 from aimgraph.export.compare import SAMPLED
-from aimgraph.inputs import random_inputs
+from aimgraph.inputs.as_json import inputs_from_json
+from aimgraph.inputs.batch import random_inputs
 from aimgraph.runtime.session import METADATA, MemorySession
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.api.verify import tensors_in
-from aimgraph.arguments import Arguments
-from aimgraph.checkpoint.spec import inputs_to_json
 from aimgraph.errors import ExportError
 from aimgraph.export.prepare import Prepared, torch_steps
-from aimgraph.frontend import batch_size
-from aimgraph.inputs import random_inputs, recorded
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.as_json import inputs_to_json
+from aimgraph.inputs.batch import batch_size, random_inputs
+from aimgraph.inputs.examples import recorded
 from aimgraph.runtime.session import INITIAL, METADATA
 from aimgraph.version import __version__
 

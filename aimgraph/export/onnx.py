@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from aimgraph.api.strip import strip
-from aimgraph.arguments import Arguments
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.export.compare import BATCH_SIZES, Comparison, add_metadata, name_ends
 from aimgraph.export.prepare import Memory, Prepared, half, has_memory, prepare
-from aimgraph.frontend import batch_size
-from aimgraph.inputs import random_inputs, resolve_inputs
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.batch import batch_size, random_inputs
+from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.runtime.export_ops import translations
 

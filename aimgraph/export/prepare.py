@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from aimgraph.api.fold import exposed, fold
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.plan import Plan
 

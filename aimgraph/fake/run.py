@@ -22,17 +22,6 @@ from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_cont
 from aimgraph.runtime.leaf import MemoryLeaf
 
 
-def with_rows(tensor: Tensor, rows: int) -> Tensor:
-    """A tensor like `tensor`, [R, ...], with another number of rows.
-
-    Floating point values are left unset, as nothing reads them. Other numbers are those given, repeated or cut: not
-    every number is a valid length or index.
-    """
-    if tensor.is_floating_point() or tensor.is_complex() or not tensor.shape[0]:
-        return tensor.new_empty((rows, *tensor.shape[1:]))
-    return tensor[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
-
-
 class FakeRun:
     """Runs a graph's nodes on fake tensors and keeps what each node gave.
 

@@ -13,13 +13,13 @@ from torch import nn
 
 import aimgraph
 from aimgraph.api.verify import outputs
-from aimgraph.arguments import Arguments
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import AimgraphError, TraceError
 from aimgraph.faithful import observe
 from aimgraph.fake.faker import Faker
-from aimgraph.inputs import input_shapes
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.batch import input_shapes
 from aimgraph.plan import Plan
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.arguments import Arguments
 from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.models_zoo.loader import load_model
 
 LEVELS = ("structure", "numeric", "onnx")

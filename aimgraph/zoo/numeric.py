@@ -10,12 +10,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import aimgraph
 from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in
-from aimgraph.arguments import Arguments
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
-from aimgraph.inputs import input_shapes, random_inputs, resolve_inputs
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.batch import input_shapes, random_inputs
+from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import plain_attention, seeded
 
 SEED = 7

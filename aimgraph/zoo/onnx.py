@@ -9,7 +9,7 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExportError
 from aimgraph.export.onnx import export_onnx
-from aimgraph.inputs import random_inputs
+from aimgraph.inputs.batch import random_inputs
 
 
 def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:

@@ -13,8 +13,10 @@ from aimgraph.runtime.decisions import constant
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
+
 NOT_GIVEN = ...
 """Default of an input that must be given, behind one that need not be, and of one whose own default has no source."""
+
 
 _PRINTED = (bool, int, float, str, type(None))
 

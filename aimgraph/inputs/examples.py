@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from aimgraph.arguments import Arguments
 from aimgraph.errors import ExampleInputError
-from aimgraph.fake.run import with_rows
 from aimgraph.fake.tensors import fake_copy, quiet
-from aimgraph.frontend import batch_size
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.layers import is_layer
-from aimgraph.reproducible import drawn_like
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),
@@ -116,37 +113,6 @@ def _candidates(base: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype,
         yield (1, int(first.in_features)), weight.dtype, weight.device  # type: ignore[arg-type]
         for grid in SIZES[2]:
             yield (1, 3, *grid), weight.dtype, weight.device
-
-
-def input_shapes(inputs: Arguments) -> list[list[int]]:
-    """Shapes of all tensors in `inputs`."""
-    return [list(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-
-
-def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device | str = "cpu") -> Arguments:
-    """Inputs like `inputs` with `batch` samples: floating point drawn from N(0, 1), other numbers as given.
-
-    Args:
-        inputs: Example inputs. The numbers of lengths, indices and masks are repeated or cut; on the meta
-            device, where there are none, they are zero.
-        batch: Number of samples.
-        seed: Seed of a private generator.
-        device: Where the tensors live.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    size = batch_size(inputs)
-
-    def draw(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        here = torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if leaf.is_meta else leaf.to(device)
-        rows = batch if leaf.dim() and leaf.shape[0] == size else None
-        if leaf.is_floating_point():
-            return drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
-        return here.clone() if rows is None else with_rows(here, rows)
-
-    args, kwargs = tree_map(draw, inputs)
-    return args, kwargs
 
 
 def recorded(inputs: Arguments) -> Arguments:

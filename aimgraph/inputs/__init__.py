@@ -1,0 +1,1 @@
+"""Inputs of a model: given, guessed, bound to a forward, resized and written down."""
