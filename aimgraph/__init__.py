@@ -22,8 +22,8 @@ from aimgraph.errors import (
     PlanError,
     TraceError,
 )
-from aimgraph.export.check import verify_onnx
-from aimgraph.export.onnx import export_onnx
+from aimgraph.onnx.check import verify_onnx
+from aimgraph.onnx.export import export_onnx
 from aimgraph.version import __version__
 
 __all__ = [

@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 
 import aimgraph
 from aimgraph.models_zoo.pretrained import efficientnet_lite0, lite0_input
-from aimgraph.runtime.session import MemorySession
+from aimgraph.onnx.session import MemorySession
 
 CUSTOMERS = 100
 REQUESTS = 48

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import aimgraph
 from aimgraph.emit.sets import reads_rows
 from aimgraph.errors import ConfigError, ExportError
-from aimgraph.runtime.session import MemorySession
+from aimgraph.onnx.session import MemorySession
 from tests.nets import NETS, build, randomise, run, updates_for
 
 FAMILIES = [name for name in NETS if name != "sample_kernels"]  # whose kernels the exporter can't follow
@@ -313,7 +313,7 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
 
 
 def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aimgraph.export import onnx as module
+    from aimgraph.onnx import export as module
 
     monkeypatch.setattr(module, "_needs_external_data", lambda _: True)
     aim, x = made("residual")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.errors import ExportError
-from aimgraph.export import onnx as export_module
-from aimgraph.export.onnx import export_onnx
 from aimgraph.models_zoo import resnet50_keras, vgg16
+from aimgraph.onnx import export as export_module
+from aimgraph.onnx.export import export_onnx
 from tests.nets import TwoInputs, build, randomise, updates_for
 
 OPTIONS: dict[str, dict[str, object]] = {

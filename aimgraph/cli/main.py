@@ -26,10 +26,10 @@ from aimgraph.draw import draw
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import submodule
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
-from aimgraph.export.check import verify_onnx
-from aimgraph.export.onnx import export_onnx
-from aimgraph.export.prepare import Memory
 from aimgraph.models_zoo.loader import load_model
+from aimgraph.onnx.check import verify_onnx
+from aimgraph.onnx.export import export_onnx
+from aimgraph.onnx.prepare import Memory
 from aimgraph.plan import Plan
 from aimgraph.report import print_plan
 

@@ -8,8 +8,8 @@ from torch import nn
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExportError
-from aimgraph.export.onnx import export_onnx
 from aimgraph.inputs.batch import random_inputs
+from aimgraph.onnx.export import export_onnx
 
 
 def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 METADATA = "aimgraph"
 """Key of the metadata that says what a file is, as JSON."""
 
+
 INITIAL = "aimgraph.initial."
 """Keys of the initial values: little-endian float32, in base64."""
+
 
 Array = NDArray[Any]
 

@@ -22,19 +22,22 @@ from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
-from aimgraph.export.compare import BATCH_SIZES, Comparison, add_metadata, name_ends
-from aimgraph.export.prepare import Memory, Prepared, half, has_memory, prepare
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
+from aimgraph.onnx.compare import Comparison
+from aimgraph.onnx.file import BATCH_SIZES, add_metadata, name_ends
+from aimgraph.onnx.prepare import Memory, Prepared, half, has_memory, prepare
+from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
-from aimgraph.runtime.export_ops import translations
 
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""
 
+
 TOLERANCE_HALF = 1e-2
 """The same for half precision, beside torch in single precision."""
+
 
 _EXPORTED_AT = 2
 

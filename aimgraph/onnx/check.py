@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import AimgraphError, ExportError
-from aimgraph.export.compare import SAMPLED
 from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.inputs.batch import random_inputs
-from aimgraph.runtime.session import METADATA, MemorySession
+from aimgraph.onnx.file import SAMPLED
+from aimgraph.onnx.session import METADATA, MemorySession
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""What an ONNX file says about itself: batch sizes, names and metadata."""
+
+import base64
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.as_json import inputs_to_json
+from aimgraph.inputs.batch import batch_size
+from aimgraph.inputs.examples import recorded
+from aimgraph.onnx.prepare import Prepared
+from aimgraph.onnx.session import INITIAL, METADATA
+from aimgraph.version import __version__
+
+BATCH_SIZES = (1, 3)
+"""Batch sizes at which the file is compared; neither is the one it is exported at."""
+
+
+SAMPLED = 64
+"""Values of an output that the metadata remember."""
+
+
+def told(output: Tensor) -> dict[str, Any]:
+    """Some values of an output, evenly spread, its shape and its largest absolute value."""
+    flat = output.detach().cpu().double().reshape(-1)
+    step = max(1, flat.numel() // SAMPLED)
+    most = flat.abs().max().item() if flat.numel() else 0.0
+    return {"shape": list(output.shape), "values": flat[::step][:SAMPLED].tolist(), "max": most}
+
+
+def name_ends(program: Any, prepared: Prepared, inputs: Arguments) -> None:
+    """Put the exposed memories behind the other inputs, and name their outputs.
+
+    A memory with a row for each sample may have one for all: it is repeated where the graph begins. Inside, its terms
+    have the shapes of what they are added to, which lets what runs the graph take the sum into the layer.
+    """
+    graph = program.model.graph
+    count = len(prepared.exposed)
+    memories, own = list(graph.inputs)[:count], list(graph.inputs)[count:]
+    of_base = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    size = batch_size(inputs)
+    batched = next(value for value, leaf in zip(own, of_base, strict=False) if leaf.dim() and leaf.shape[0] == size)
+    for index, item in enumerate(prepared.exposed):
+        if item.rows == "any":
+            memories[index] = _repeated(graph, memories[index], batched, item)
+        else:
+            memories[index].name = item.input
+    graph.inputs[:] = own + memories
+    written = [item.output for item in prepared.exposed if item.output]
+    for value, name in zip(list(graph.outputs)[len(graph.outputs) - len(written) :], written, strict=True):
+        value.name = name
+
+
+def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
+    """An input of one row or of as many as `batched` has, in place of `value`, which has as many."""
+    import onnx_ir as ir
+
+    given = ir.Value(name=item.input, type=value.type, shape=ir.Shape([f"{item.memory}_rows", item.values]))
+    value.name = f"{item.input}_by_sample"
+    width = ir.tensor(np.array([item.values], dtype=np.int64), name=f"{item.input}_width")
+    nodes = [
+        ir.node("Shape", [batched], {"start": 0, "end": 1}),
+        ir.node("Constant", [], {"value": width}),
+    ]
+    nodes.append(ir.node("Concat", [nodes[0].outputs[0], nodes[1].outputs[0]], {"axis": 0}))
+    nodes.append(ir.node("Expand", [given, nodes[2].outputs[0]]))
+    for label, node in zip(("batch", "width", "shape", "rows"), nodes, strict=True):
+        node.name = node.outputs[0].name = f"{item.input}_{label}"
+    made = nodes[-1].outputs[0]
+    made.name, made.type, made.shape = value.name, value.type, value.shape
+    graph.inputs.remove(value)
+    value.name = None
+    value.replace_all_uses_with(made)
+    graph.insert_before(graph[0], nodes)
+    return given
+
+
+def add_metadata(
+    program: Any, prepared: Prepared, inputs: Arguments, expected: list[dict[str, Any]], *, half: bool
+) -> None:
+    """Say in the file what it is: plan, memories, their initial values, and what torch gives for some input."""
+    data = {
+        "format": 1,
+        "aimgraph": __version__,
+        "torch": str(torch.__version__),
+        "memory": prepared.memory,
+        "float16": half,
+        "memories": [asdict(item) for item in prepared.exposed],
+        "plan": prepared.plan.to_dict() if prepared.plan is not None else None,
+        "inputs": inputs_to_json(recorded(inputs)),
+        "expected": {"batch": BATCH_SIZES[-1], "seed": BATCH_SIZES[-1], "outputs": expected},
+    }
+    properties = program.model.metadata_props
+    properties[METADATA] = json.dumps(data, default=str)
+    for name, value in prepared.initial.items():
+        raw = value.detach().cpu().float().numpy().astype("<f4").tobytes()
+        properties[f"{INITIAL}{name}"] = base64.b64encode(raw).decode()
