@@ -10,7 +10,6 @@ from aimgraph.api.verify import verify
 from aimgraph.checkpoint.load import load, load_memory
 from aimgraph.checkpoint.save import save
 from aimgraph.config import AimConfig
-from aimgraph.draw import draw
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import (
     AimgraphError,
@@ -24,6 +23,7 @@ from aimgraph.errors import (
 )
 from aimgraph.onnx.check import verify_onnx
 from aimgraph.onnx.export import export_onnx
+from aimgraph.planning.picture import draw
 from aimgraph.version import __version__
 
 __all__ = [

@@ -26,7 +26,7 @@ from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size, example_batch, with_batch, with_rows
 from aimgraph.layers import classify_layers, is_layer
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
 from aimgraph.runtime.decisions import DecisionError, decided
 from aimgraph.runtime.leaf import Whole
 from aimgraph.runtime.memory import put_module

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from aimgraph import plan
 from aimgraph.bench.forms import build_forms
 from aimgraph.bench.measure import compare, measured, ratio
 from aimgraph.models_zoo.loader import load_model
+from aimgraph.planning import plan
 from benchmarks.cost import CASES
 
 STEPS = 20

@@ -25,8 +25,8 @@ from torch import fx
 from aimgraph.compiler.graph_tools import insert_call
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.emit.sets import reads_rows
-from aimgraph.plan import MemoryPlan, Skipped
+from aimgraph.planning.reads import MemoryPlan
+from aimgraph.planning.sites import Skipped
 from aimgraph.runtime import export_ops  # noqa: F401  (registers the operators)
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.read import fit
@@ -111,7 +111,7 @@ def described(graph: fx.Graph, memory: MemoryPlan, kind: Kind) -> Exposed:
     output = f"{memory.name}_out" if kind == "state" else ""
     rows: Any = "one"
     if kind == "input":
-        rows = "any" if reads_rows(memory) else "one"
+        rows = "any" if memory.reads_rows else "one"
     elif memory.config.carry == "state":
         rows = "none"
     elif memory.config.pool is None:

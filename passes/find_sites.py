@@ -14,7 +14,6 @@ weight is a vector or features of a batch; calls inside a custom autograd functi
 parameter by other functions. Recurrent, bilinear and scripted layers are listed.
 """
 
-import math
 import operator
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -23,15 +22,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 
 from aimgraph.compiler.graph_text import target_name
 from aimgraph.compiler.graph_tools import argument, folds_batch, function_layer, options, site_layer
 from aimgraph.compiler.node_keys import CALL, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.compiler.signature import FunctionCall, LayerKind
-from aimgraph.plan import Site, SiteCall, Skipped
-from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, is_transposed, read_weight_shape
+from aimgraph.planning.layout import call_channels, call_layout, folded_call, kernel_places, kernel_taps, unfit
+from aimgraph.planning.sites import Site, SiteCall, Skipped
+from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
 from aimgraph.runtime.watch import WHOLE
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
@@ -127,7 +126,7 @@ class _Finder:
             return
         layer = site_layer(self.program.root, node, self.program.signature.batch)
         output = node.meta[SHAPES][0]
-        call = replace(call, name=path, turn=turn, output=output, places=_places(layer, call, output))
+        call = replace(call, name=path, turn=turn, output=output, places=kernel_places(layer, call, output))
         if node.op == "call_function":
             path = self._place(path, node, layer)
         self.layers.setdefault(path, layer)
@@ -204,7 +203,7 @@ class _Finder:
             return f"inside {one.hidden}.forward, whose own backward would know nothing of it"
         folded = layer is None and one.groups != other.groups
         if layer is None:
-            why = _unfit((one.weight, other.weight), folded=folded)
+            why = unfit((one.weight, other.weight), folded=folded)
             if why:
                 return why
             layer = function_layer(getattr(F, one.function), one.weight, one.groups, batch if folded else 1)
@@ -213,14 +212,14 @@ class _Finder:
                 return f"called with weights of other shapes than {list(one.weight)}, too"
             self.stand_ins[name] = layer
         if folded:
-            call = _folded_call(graph, node, one.input, len(one.input) - 2)
+            call = folded_call(graph, node, one.input, len(one.input) - 2)
         else:
             chance = self.program.signature.opaque[leaf].needs_values
-            call = _layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
+            call = call_layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
         assert one.leaf is not None
         if isinstance(call, str):
             return call
-        places = _places(layer, call, one.output)
+        places = kernel_places(layer, call, one.output)
         return replace(call, leaf=leaf, name=name, turn=one.leaf[1], output=one.output, places=places)
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
@@ -238,7 +237,7 @@ class _Finder:
         elsewhere = _used_elsewhere(self.program, self.kinds)
         found = []
         for path, layer in self.layers.items():
-            calls, size = tuple(self.calls[path]), (_channels(layer), groups_of(layer), _taps(layer))
+            calls, size = tuple(self.calls[path]), (call_channels(layer), groups_of(layer), kernel_taps(layer))
             leaf = next((call.leaf for call in calls if call.leaf), "")
             if path in self.functions:
                 name, why = self.functions[path][0], "a function is called, there is no layer to widen"
@@ -311,26 +310,6 @@ def _origin(weight: Any) -> str:
     return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
 
 
-def _channels(layer: AffineLayer) -> tuple[int, int]:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    return layer.in_channels, layer.out_channels
-
-
-def _places(layer: AffineLayer, call: SiteCall, output: tuple[int, ...]) -> int:
-    """Positions of a sample at which a kernel is applied: those of the output, of a transposed one's input."""
-    if isinstance(layer, _ConvNd):
-        return math.prod(call.grid if is_transposed(layer) else output[len(output) - len(layer.kernel_size) :])
-    return math.prod(call.grid)
-
-
-def _taps(layer: AffineLayer) -> int:
-    taps = 1
-    for size in read_weight_shape(layer, 1):
-        taps *= size
-    return taps
-
-
 def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     """The call's layout, or why it can't be told."""
     if node.op == "call_function":
@@ -345,40 +324,8 @@ def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
         return "its input is not a tensor of known shape"
     layer = site_layer(program.root, node, program.signature.batch)
     if node.op == "call_function" and folds_batch(node):
-        return _folded_call(graph, node, shapes[0], len(shapes[0]) - 2)
-    return _layout(graph, node, shapes, layer, program.signature.batch)
-
-
-def _layout(
-    graph: str,
-    node: fx.Node,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    layer: AffineLayer,
-    batch: int,
-    *,
-    chance: bool = False,
-) -> SiteCall | str:
-    """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told.
-
-    With `chance`, sizes may depend on values, so that a first dimension that is the same at both is no grid.
-    """
-    shape, other = shapes
-    if len(shape) != len(other):
-        return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
-    rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
-    channel_axis = len(shape) - 1 - rank
-    varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
-    outer = range(channel_axis) if rank else range(len(shape) - 1)
-    if len(varying) > 1 or any(axis not in outer for axis in varying):
-        return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
-    batch_axis = varying[0] if varying else (0 if (rank or chance) and channel_axis else None)
-    ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
-    if chance and batch_axis == 0 and not varying:
-        ratio = -1
-    grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
-    if 0 in grid:
-        return f"its input {list(shape)} is empty"
-    return SiteCall(graph, node.name, tuple(shape), grid, batch_axis, ratio, channel_axis)
+        return folded_call(graph, node, shapes[0], len(shapes[0]) - 2)
+    return call_layout(graph, node, shapes, layer, program.signature.batch)
 
 
 def _unreadable(node: fx.Node) -> str:
@@ -387,29 +334,7 @@ def _unreadable(node: fx.Node) -> str:
     shapes = weight.meta.get(SHAPES) if isinstance(weight, fx.Node) else None
     if shapes is None:
         return "its weight is not a tensor of known shape"
-    return _unfit(shapes, folded=folds_batch(node))
-
-
-def _unfit(shapes: tuple[tuple[int, ...], tuple[int, ...]], *, folded: bool) -> str:
-    """Why memory channels can't join a weight of these shapes at two batch sizes; empty if they can."""
-    if len(shapes[0]) < 2:
-        return f"its weight {list(shapes[0])} is a vector: the output has no channels"
-    if shapes[0] != shapes[1] and not folded:
-        return f"its weight {list(shapes[0])} changes with the batch size: a product of two features"
-    return ""
-
-
-def _folded_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: int) -> SiteCall | str:
-    """A convolution of [1, B * C, *S] with one group, or g, per sample."""
-    if len(shape) != rank + 2 or shape[0] != 1:
-        return f"its groups grow with the batch, but its input {list(shape)} is not one sample of all their channels"
-    return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, folded=True)
-
-
-def _ratio(size: int, other: int, batch: int) -> int:
-    """R where a dimension is r * B at both batch sizes; -1 where it depends on B in another way."""
-    ratio = size // batch
-    return ratio if (size, other) == (ratio * batch, ratio * (batch + 1)) else -1
+    return unfit(shapes, folded=folds_batch(node))
 
 
 def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:

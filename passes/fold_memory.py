@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from aimgraph.compiler.graph_tools import insert_module, is_read, submodule_at
 from aimgraph.compiler.node_keys import ADDED, AIM
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.plan import Skipped
+from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.folded import BiasMap, constant_over_grid
 from aimgraph.runtime.function import fold_batch
 from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, accumulate

@@ -40,7 +40,7 @@ from aimgraph.compiler.node_keys import ADDED, AIM, LEAF_READS, LEAVES, READ, WI
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.compiler.signature import FunctionCall, layer_paths
 from aimgraph.config import AimConfig
-from aimgraph.plan import MemoryPlan, Read, ReadCall
+from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_bound, read_layer, read_weight, stored_weight

@@ -23,7 +23,8 @@ from aimgraph.compiler.node_keys import AIM, LEAF_READS, READ
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.errors import PassError
 from aimgraph.passes.insert_memory import ViewCache, first_weight
-from aimgraph.plan import MemoryPlan, ReadCall, Skipped
+from aimgraph.planning.reads import MemoryPlan, ReadCall
+from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import accumulate
 from aimgraph.runtime.memory import Memory

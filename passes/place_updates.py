@@ -23,8 +23,8 @@ from aimgraph.compiler.node_keys import OUTPUT_OF, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
-from aimgraph.patterns import select_paths
-from aimgraph.plan import Site, SiteCall, UpdateSpot
+from aimgraph.planning.patterns import select_paths
+from aimgraph.planning.sites import Site, SiteCall, UpdateSpot
 from aimgraph.runtime.watch import WHOLE
 
 

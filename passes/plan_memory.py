@@ -20,10 +20,12 @@ from torch import nn
 
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig, as_patterns
-from aimgraph.costs import with_costs
 from aimgraph.errors import ConfigError, PlanError
-from aimgraph.patterns import select_paths
-from aimgraph.plan import MemoryPlan, Plan, PlannedUpdate, Read, ReadCall, Site, SiteCall, Skipped, UpdateSpot
+from aimgraph.planning.costs import with_costs
+from aimgraph.planning.patterns import select_paths
+from aimgraph.planning.plan import Plan
+from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read, ReadCall
+from aimgraph.planning.sites import Site, SiteCall, Skipped, UpdateSpot
 from aimgraph.runtime.read import ReadSpec, read_channels, read_style
 from aimgraph.runtime.source import source_parameters
 from aimgraph.runtime.update import update_parameters

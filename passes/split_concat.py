@@ -20,7 +20,7 @@ from aimgraph.compiler.graph_tools import add_terms, argument, with_argument
 from aimgraph.compiler.node_keys import AIM, WIDENED
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.errors import PassError
-from aimgraph.plan import Skipped
+from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.read import expand_batch
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from aimgraph.compiler.node_keys import AIM, WIDENED
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.plan import Skipped
+from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.layers import AffineLayer, groups_of, widen_weight
 
 

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aimgraph
 from aimgraph.bench.footprint import saved_bytes
-from aimgraph.costs import FORMS
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
+from aimgraph.planning.reads import FORMS
 from tests.nets import NETS, build, randomise, run, updates_for
 
 

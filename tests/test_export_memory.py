@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.emit.sets import reads_rows
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.onnx.session import MemorySession
 from tests.nets import NETS, build, randomise, run, updates_for
@@ -40,7 +39,7 @@ def test_a_memory_as_input(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     report = aimgraph.export_onnx(aim, path, memory="input")
     (memory,) = report.memories
-    rows = reads_rows(aimgraph.plan(aim).memories[0])
+    rows = aimgraph.plan(aim).memories[0].reads_rows
     assert (memory.kind, memory.rows) == ("input", "any" if rows else "one")
     session = MemorySession(path)
     assert close(session.run(x.numpy())[0], tensors(run(aim, x))[0])

@@ -23,7 +23,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
 from aimgraph.wrappers import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None

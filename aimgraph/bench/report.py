@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aimgraph.bench.run import WHAT, BenchReport
-from aimgraph.draw import blank
+from aimgraph.planning.picture import blank
 
 _COLOURS = {
     "floor": "#bbbbbb",

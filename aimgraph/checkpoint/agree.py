@@ -16,7 +16,7 @@ from aimgraph.config import AimConfig
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import CheckpointError, ConfigError
-from aimgraph.plan import MemoryPlan
+from aimgraph.planning.reads import MemoryPlan
 
 _SAME = ("source", "read", "updates", "pool", "mode", "carry", "rate", "write_in_eval")
 """Options that a memory's values don't show, and that change what is computed with them."""

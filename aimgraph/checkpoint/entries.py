@@ -3,7 +3,7 @@
 from typing import Literal
 
 from aimgraph.checkpoint.spec import MemoryEntry, ReadEntry
-from aimgraph.plan import MemoryPlan
+from aimgraph.planning.reads import MemoryPlan
 
 What = Literal["memory", "all"]
 

@@ -22,7 +22,6 @@ from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.compiler.program import HistoryEntry, Pass, Program
-from aimgraph.draw import draw
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import submodule
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
@@ -30,8 +29,8 @@ from aimgraph.models_zoo.loader import load_model
 from aimgraph.onnx.check import verify_onnx
 from aimgraph.onnx.export import export_onnx
 from aimgraph.onnx.prepare import Memory
-from aimgraph.plan import Plan
-from aimgraph.report import print_plan
+from aimgraph.planning.picture import draw
+from aimgraph.planning.plan import Plan
 
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
@@ -63,7 +62,7 @@ def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: 
     if as_json:
         _print_json(plan.to_dict())
     else:
-        print_plan(plan, _out())
+        plan.print(_out())
 
 
 @cli.command("transform", epilog=_EPILOG)
@@ -94,7 +93,7 @@ def transform_command(
         extra = {"code": aim.code} if code else {}
         _print_json(plan.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra)
     else:
-        print_plan(plan, _out())
+        plan.print(_out())
         click.echo("passes: " + ", ".join(f"{entry.name} {entry.seconds * 1000:.0f} ms" for entry in history))
         click.echo(str(report))
         if code:

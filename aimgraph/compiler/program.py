@@ -10,7 +10,8 @@ from torch import fx, nn
 from aimgraph.compiler.signature import LayerKind, Signature
 from aimgraph.config import AimConfig
 from aimgraph.fake.run import FakeRun
-from aimgraph.plan import Plan, Skipped
+from aimgraph.planning.plan import Plan
+from aimgraph.planning.sites import Skipped
 
 
 class Stage(IntEnum):

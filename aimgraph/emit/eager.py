@@ -10,7 +10,7 @@ from torch import nn
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import present_member
-from aimgraph.plan import MemoryPlan, Read, ReadCall
+from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.watch import CallNames
 

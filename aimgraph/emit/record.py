@@ -9,7 +9,7 @@ from torch import fx, nn
 from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
 from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
 from aimgraph.runtime.decisions import DecisionError
 from aimgraph.runtime.kinds import Kind, argument_kind
 

@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import SETS, check_known, member
-from aimgraph.emit.sets import reads_rows
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.source import SampleSources
@@ -42,7 +41,7 @@ def batched(aim: nn.Module, names: Iterable[str]) -> bool:
     return (
         record.enabled
         and all(name == DEFAULT or record.sets[name] for name in names)
-        and all(reads_rows(memory) for memory in record.plan.memories)
+        and all(memory.reads_rows for memory in record.plan.memories)
     )
 
 

@@ -17,7 +17,7 @@ from aimgraph.copies import copy_module
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import SETS, check_known, member
 from aimgraph.errors import ConfigError
-from aimgraph.plan import MemoryPlan, Read
+from aimgraph.planning.reads import MemoryPlan, Read
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, read_weight
@@ -171,12 +171,3 @@ def own_parameters(aim: nn.Module, name: str) -> list[nn.Parameter]:
         for memory in record_of(aim).plan.memories
         for parameter in there.get_submodule(memory.name).parameters()
     ]
-
-
-def reads_rows(memory: MemoryPlan) -> bool:
-    """Whether every read of a memory without updates could tell the samples apart."""
-    return not memory.updates and all(
-        call.batch_ratio == 1 and call.spec.batch_axis is not None and not call.folded
-        for read in memory.reads
-        for call in read.calls
-    )

@@ -17,7 +17,7 @@ from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
 
 Memory = Literal["constant", "input", "state", "inside"]
 

@@ -20,7 +20,7 @@ from aimgraph.faithful import observe
 from aimgraph.fake.faker import Faker
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export

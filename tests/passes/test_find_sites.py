@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.passes import FindSites
-from aimgraph.plan import SiteCall
+from aimgraph.planning.sites import SiteCall
 from tests.nets import NETS, Activated
 from tests.passes.helpers import fingerprint, program_for
 

@@ -16,7 +16,7 @@ from aimgraph.config import AimConfig
 from aimgraph.layers import classify_layers
 from aimgraph.models_zoo import mlp
 from aimgraph.passes import PLANNING, InsertMemory
-from aimgraph.plan import ReadCall
+from aimgraph.planning.reads import ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import FewPlacesConv2d, parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view

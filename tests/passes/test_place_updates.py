@@ -8,7 +8,7 @@ from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
 from aimgraph.models_zoo import resnet50_keras, vgg16
 from aimgraph.passes import FindSites, PlaceUpdates
-from aimgraph.plan import UpdateSpot
+from aimgraph.planning.sites import UpdateSpot
 from tests.passes.helpers import fingerprint, program_for
 
 

@@ -9,7 +9,7 @@ from torch import nn
 import aimgraph
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.models_zoo import mlp, resnet50_keras
-from aimgraph.plan import Plan
+from aimgraph.planning.plan import Plan
 from tests.nets import build
 
 

@@ -15,12 +15,10 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-from aimgraph.plan import FormCost, MemoryPlan, Read, ReadCall, Site, SiteCall
+from aimgraph.planning.reads import FORMS, FormCost, MemoryPlan, Read, ReadCall
+from aimgraph.planning.sites import Site, SiteCall
 
 NUMBER_BYTES = 4
-
-
-FORMS = ("split", "concat", "folded")
 
 
 def with_costs(memory: MemoryPlan, sites: tuple[Site, ...], growth: Fraction) -> MemoryPlan:

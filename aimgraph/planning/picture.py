@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from aimgraph.errors import ExportError
-from aimgraph.plan import Plan, Site, Skipped
+from aimgraph.planning.plan import Plan
+from aimgraph.planning.sites import Site, Skipped
 
 _ROW_INCHES = 0.19
+
+
 _SOURCE_COLOUR = "#4477aa"
+
+
 _UPDATE_COLOURS = ("#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+
+
 _SKIPPED_COLOUR = "#dddddd"
 
 

@@ -1,39 +1,56 @@
 """A plan as a table."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from aimgraph.costs import FORMS
-from aimgraph.plan import MemoryPlan, Plan, Read
+from aimgraph.planning.reads import FORMS, MemoryPlan, Read
+from aimgraph.planning.sites import Skipped
 
 _WIDTH = 120
 
 
-def plan_text(plan: Plan) -> str:
-    """The plan as plain text, for `str` and files."""
+def table_text(
+    memories: Sequence[MemoryPlan], skipped: Sequence[Skipped], notes: Sequence[str], totals: Mapping[str, Any]
+) -> str:
+    """What `print_table` prints, as plain text, for `str` and files."""
     console = Console(width=_WIDTH, file=io.StringIO(), color_system=None, force_terminal=False)
-    print_plan(plan, console)
+    print_table(console, memories, skipped, notes, totals)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().rstrip("\n")
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """Print the sites of every memory, what is left alone and why, and the totals."""
-    for memory in plan.memories:
+def print_table(
+    console: Console,
+    memories: Sequence[MemoryPlan],
+    skipped: Sequence[Skipped],
+    notes: Sequence[str],
+    totals: Mapping[str, Any],
+) -> None:
+    """Print the sites of every memory, what is left alone and why, and the totals.
+
+    Args:
+        console: Where to print.
+        memories: Of a plan.
+        skipped: Layers and calls left alone.
+        notes: Anything else a user should know.
+        totals: As `Plan.totals` gives them.
+    """
+    for memory in memories:
         console.print(_memory_table(memory), soft_wrap=False)
         console.print(_cost_table(memory), soft_wrap=False)
         for i, update in enumerate(memory.updates, start=1):
             console.print(f"  update {i}: {update.spot.where}, +{update.parameters:,} parameters")
         for item in memory.dropped:
             console.print(f"  dropped update at {item.path}: {item.reason}")
-    if plan.skipped:
-        console.print(_skipped_table(plan))
-    for note in plan.notes:
+    if skipped:
+        console.print(_skipped_table(skipped))
+    for note in notes:
         console.print(f"note: {note}")
-    for line in _totals(plan):
+    for line in _totals(memories, totals):
         console.print(line)
 
 
@@ -95,28 +112,28 @@ def _remarks(read: Read) -> Iterator[str]:
         yield f"called {len(nodes)} times"
 
 
-def _skipped_table(plan: Plan) -> Table:
+def _skipped_table(skipped: Sequence[Skipped]) -> Table:
     table = Table(title="left as they are", title_justify="left")
     for column in ("layer", "kind", "reason"):
         table.add_column(column, overflow="fold")
-    for item in plan.skipped:
+    for item in skipped:
         table.add_row(item.path, item.kind, item.reason)
     return table
 
 
-def _totals(plan: Plan) -> list[str]:
-    inputs = ", ".join(str(list(shape)) for shape in plan.inputs)
-    before, added = plan.base_parameters, plan.added_parameters
-    ratio = added / max(1, before)
-    costs = [cost for memory in plan.memories for read in memory.reads for cost in read.costs]
+def _totals(memories: Sequence[MemoryPlan], totals: Mapping[str, Any]) -> list[str]:
+    inputs = ", ".join(str(list(shape)) for shape in totals["inputs"])
+    before, added = totals["base_parameters"], totals["added_parameters"]
+    costs = [cost for memory in memories for read in memory.reads for cost in read.costs]
     sums = {form: [cost for cost in costs if cost.form == form] for form in FORMS}
     forms = [
         f"{form} {_short(sum(c.flops for c in found) / 1e6)} MFLOP, {_short(sum(c.saved for c in found) / 1e3)} kB"
         for form, found in sums.items()
     ]
+    sites = totals["sites_read"], totals["layers_called"], totals["layers_present"]
     return [
-        f"{plan.model}, inputs {inputs}",
-        f"sites read / called / layers present: {plan.sites_read} / {len(plan.called)} / {plan.layers}",
-        f"parameters: {before:,} -> {before + added:,} (+{added:,}, +{ratio:.2%})",
+        f"{totals['model']}, inputs {inputs}",
+        f"sites read / called / layers present: {' / '.join(map(str, sites))}",
+        f"parameters: {before:,} -> {before + added:,} (+{added:,}, +{totals['added_ratio']:.2%})",
         f"added to a forward, and kept for the backward pass: {'; '.join(forms)}",
     ]

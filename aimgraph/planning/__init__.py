@@ -1,0 +1,1 @@
+"""The plan as data: sites, reads, costs and how they are shown. Nothing here touches a graph."""

@@ -1,0 +1,85 @@
+"""How a call of a layer lays out its input: batch, channels and grid."""
+
+import math
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from aimgraph.planning.sites import SiteCall
+from aimgraph.runtime.layers import AffineLayer, is_transposed, read_weight_shape
+
+
+def call_channels(layer: AffineLayer) -> tuple[int, int]:
+    """(in, out) channels or features of a layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels
+
+
+def kernel_places(layer: AffineLayer, call: SiteCall, output: tuple[int, ...]) -> int:
+    """Positions of a sample at which a kernel is applied: those of the output, of a transposed one's input."""
+    if isinstance(layer, _ConvNd):
+        return math.prod(call.grid if is_transposed(layer) else output[len(output) - len(layer.kernel_size) :])
+    return math.prod(call.grid)
+
+
+def kernel_taps(layer: AffineLayer) -> int:
+    """Parameters of a read weight per memory channel."""
+    taps = 1
+    for size in read_weight_shape(layer, 1):
+        taps *= size
+    return taps
+
+
+def call_layout(
+    graph: str,
+    node: fx.Node,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    layer: AffineLayer,
+    batch: int,
+    *,
+    chance: bool = False,
+) -> SiteCall | str:
+    """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told.
+
+    With `chance`, sizes may depend on values, so that a first dimension that is the same at both is no grid.
+    """
+    shape, other = shapes
+    if len(shape) != len(other):
+        return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
+    rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
+    channel_axis = len(shape) - 1 - rank
+    varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
+    outer = range(channel_axis) if rank else range(len(shape) - 1)
+    if len(varying) > 1 or any(axis not in outer for axis in varying):
+        return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
+    batch_axis = varying[0] if varying else (0 if (rank or chance) and channel_axis else None)
+    ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
+    if chance and batch_axis == 0 and not varying:
+        ratio = -1
+    grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
+    if 0 in grid:
+        return f"its input {list(shape)} is empty"
+    return SiteCall(graph, node.name, tuple(shape), grid, batch_axis, ratio, channel_axis)
+
+
+def unfit(shapes: tuple[tuple[int, ...], tuple[int, ...]], *, folded: bool) -> str:
+    """Why memory channels can't join a weight of these shapes at two batch sizes; empty if they can."""
+    if len(shapes[0]) < 2:
+        return f"its weight {list(shapes[0])} is a vector: the output has no channels"
+    if shapes[0] != shapes[1] and not folded:
+        return f"its weight {list(shapes[0])} changes with the batch size: a product of two features"
+    return ""
+
+
+def folded_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: int) -> SiteCall | str:
+    """A convolution of [1, B * C, *S] with one group, or g, per sample."""
+    if len(shape) != rank + 2 or shape[0] != 1:
+        return f"its groups grow with the batch, but its input {list(shape)} is not one sample of all their channels"
+    return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, folded=True)
+
+
+def _ratio(size: int, other: int, batch: int) -> int:
+    """R where a dimension is r * B at both batch sizes; -1 where it depends on B in another way."""
+    ratio = size // batch
+    return ratio if (size, other) == (ratio * batch, ratio * (batch + 1)) else -1

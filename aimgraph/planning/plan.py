@@ -1,0 +1,92 @@
+"""What will be inserted where: the plan, as data. Nothing here touches a graph."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rich.console import Console
+
+from aimgraph.planning.reads import MemoryPlan
+from aimgraph.planning.sites import Site, Skipped, UpdateSpot
+from aimgraph.planning.table import print_table, table_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `aimgraph.transform` does to a base. Prints as a table; `to_dict` for machines.
+
+    Attributes:
+        model: Class name of the base.
+        inputs: Shapes of the example inputs.
+        base_parameters: Parameters of the base.
+        layers: Convolutions and linear layers present in the base.
+        called: Names of the layers and functions that the base's own forward calls.
+        sites: Layers that can read.
+        skipped: Layers and calls left alone, with the reason.
+        spots: Where updates could be written, before the dead ones are dropped.
+        memories: One plan per memory.
+        notes: Anything else a user should know.
+    """
+
+    model: str
+    inputs: tuple[tuple[int, ...], ...]
+    base_parameters: int
+    layers: int
+    called: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    spots: tuple[UpdateSpot, ...] = ()
+    memories: tuple[MemoryPlan, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def added_parameters(self) -> int:
+        """Parameters that all memories add."""
+        return sum(memory.parameters for memory in self.memories)
+
+    @property
+    def sites_read(self) -> int:
+        """How many distinct layers read some memory."""
+        return len({read.site for memory in self.memories for read in memory.reads})
+
+    @property
+    def fallback(self) -> int:
+        """How many sites are inside a module that can't be traced."""
+        return sum(bool(site.leaf) for site in self.sites)
+
+    @property
+    def covered(self) -> int:
+        """How many of the layers and functions that the base calls read at every call."""
+        left = {item.path for item in self.skipped}
+        return sum(name not in left for name in self.called)
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """What the plan comes to: parameters, layers and sites."""
+        return {
+            "base_parameters": self.base_parameters,
+            "added_parameters": self.added_parameters,
+            "added_ratio": self.added_parameters / max(1, self.base_parameters),
+            "layers_present": self.layers,
+            "layers_called": len(self.called),
+            "layers_covered": self.covered,
+            "sites_read": self.sites_read,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready data, with totals."""
+        data = asdict(replace(self, memories=()))
+        data["memories"] = [memory.to_dict() for memory in self.memories]
+        return data | {"totals": self.totals}
+
+    def print(self, console: Console) -> None:
+        """Print the plan as a table."""
+        print_table(console, *self._shown())
+
+    def __str__(self) -> str:
+        """The plan as a table, 120 columns wide."""
+        return table_text(*self._shown())
+
+    def _shown(self) -> tuple[Sequence[MemoryPlan], Sequence[Skipped], Sequence[str], dict[str, Any]]:
+        totals = self.totals | {"model": self.model, "inputs": self.inputs}
+        return self.memories, self.skipped, self.notes, totals
