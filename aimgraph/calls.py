@@ -13,9 +13,8 @@ from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 from aimgraph.compiler.signature import Calls, FunctionCall, LayerKind, layer_paths
 from aimgraph.copies import is_of_torch
 from aimgraph.fake.faker import real_twins
-from aimgraph.layers import is_layer
-from aimgraph.runtime.layers import given_to
-from aimgraph.runtime.watch import CallNames, WatchFunctions, first_input
+from aimgraph.runtime.call_names import CallNames, WatchFunctions, first_input
+from aimgraph.runtime.layers import given_to, is_layer
 
 
 def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: frozenset[str] = frozenset()) -> CallNames:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from aimgraph.proxies import LayerProxy
-from aimgraph.runtime.contexts import CONTEXTS, enter_context, leave_context
+from aimgraph.runtime.regions import CONTEXTS, enter_context, leave_context
 
 if TYPE_CHECKING:
     from aimgraph.tracing import LayerTracer

@@ -25,12 +25,13 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size, example_batch, with_batch, with_rows
-from aimgraph.layers import classify_layers, is_layer
+from aimgraph.layers import classify_layers
 from aimgraph.planning.plan import Plan
-from aimgraph.runtime.decisions import DecisionError, decided
-from aimgraph.runtime.leaf import Whole
+from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.guards import DecisionError, decided
+from aimgraph.runtime.layers import is_layer
 from aimgraph.runtime.memory import put_module
-from aimgraph.runtime.watch import WHOLE
+from aimgraph.runtime.opaque import Whole
 from aimgraph.tracing import Traced, trace
 from aimgraph.user_code import place_of
 from aimgraph.wrappers import check_wrapped

@@ -5,25 +5,19 @@ run once on fake tensors: pad the input by any rule, call one convolution or lin
 the layer's own weight, return the result, and nothing else.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.compiler.signature import LayerKind
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether `module` is a convolution or a linear layer, of whatever subclass."""
-    return isinstance(module, TORCH_KINDS)
 
 
 def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
@@ -160,23 +154,3 @@ class _Identities:
 
 def _pads_with_zero_or_input(mode: str = "constant", value: float | None = None, **_: Any) -> bool:
     return mode != "constant" or not value
-
-
-def stand_in(function: Callable[..., Any], weight: tuple[int, ...], groups: int) -> AffineLayer:
-    """A layer of torch's that calls `function` with a weight of that shape; it allocates nothing.
-
-    Args:
-        function: One of `FUNCTIONS`.
-        weight: Shape of the weight: [O, C], [O, C / g, ...], or [C, O / g, ...] for a transposed one.
-        groups: g.
-    """
-    if function is F.linear:
-        return nn.Linear(weight[1], weight[0], bias=False, device="meta")
-    kind = _KINDS[function]
-    transposed = issubclass(kind, _ConvTransposeNd)
-    first, second = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
-    layer: AffineLayer = kind(first, second, weight[2:], groups=groups, bias=False, device="meta")
-    return layer
-
-
-_KINDS: dict[Callable[..., Any], Any] = dict(zip(FUNCTIONS, TORCH_KINDS, strict=True))

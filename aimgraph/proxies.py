@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from aimgraph.runtime.call_names import COMPOSITE, opened
 from aimgraph.runtime.inplace import INPLACE
-from aimgraph.runtime.watch import COMPOSITE, opened
 
 if TYPE_CHECKING:
     from aimgraph.tracing import LayerTracer

@@ -48,11 +48,11 @@ from aimgraph.patches import (
 )
 from aimgraph.proxies import UNKNOWN, LayerProxy
 from aimgraph.reproducible import plain_attention
-from aimgraph.runtime.checkpoints import checkpoints_entered
-from aimgraph.runtime.contexts import closed_contexts
-from aimgraph.runtime.decisions import QUESTIONS, decided
+from aimgraph.runtime.call_names import WHOLE, CallNames, input_name
+from aimgraph.runtime.guards import QUESTIONS, decided
 from aimgraph.runtime.layers import FUNCTIONS
-from aimgraph.runtime.watch import WHOLE, CallNames, input_name
+from aimgraph.runtime.recompute import checkpoints_entered
+from aimgraph.runtime.regions import closed_contexts
 from aimgraph.user_code import asking_line, place_of
 
 

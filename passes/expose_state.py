@@ -27,8 +27,7 @@ from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
-from aimgraph.runtime import export_ops  # noqa: F401  (registers the operators)
-from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.read import fit
 
 Kind = Literal["input", "state"]

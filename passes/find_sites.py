@@ -30,8 +30,8 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.compiler.signature import FunctionCall, LayerKind
 from aimgraph.planning.layout import call_channels, call_layout, folded_call, kernel_places, kernel_taps, unfit
 from aimgraph.planning.sites import Site, SiteCall, Skipped
+from aimgraph.runtime.call_names import WHOLE
 from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
-from aimgraph.runtime.watch import WHOLE
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",

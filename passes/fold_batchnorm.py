@@ -24,8 +24,9 @@ from aimgraph.compiler.graph_tools import insert_call, is_read
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.passes.fold_memory import declared, is_plain, untouched, uses
-from aimgraph.runtime.folded import BiasMap
-from aimgraph.runtime.layers import AffineLayer, accumulate, is_transposed
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.bias_map import BiasMap
+from aimgraph.runtime.layers import AffineLayer, is_transposed
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -24,11 +24,12 @@ from aimgraph.compiler.graph_tools import insert_module, is_read, submodule_at
 from aimgraph.compiler.node_keys import ADDED, AIM
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
-from aimgraph.runtime.folded import BiasMap, constant_over_grid
-from aimgraph.runtime.function import fold_batch
-from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer, accumulate
-from aimgraph.runtime.leaf import MemoryLeaf
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
+from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer
 from aimgraph.runtime.memory import put_module
+from aimgraph.runtime.opaque import MemoryLeaf
 from aimgraph.runtime.read import fit
 from aimgraph.runtime.state import StateCarry
 

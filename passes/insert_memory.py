@@ -42,11 +42,12 @@ from aimgraph.compiler.signature import FunctionCall, layer_paths
 from aimgraph.config import AimConfig
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
-from aimgraph.runtime.function import FunctionRead
-from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, read_bound, read_layer, read_weight, stored_weight
-from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
+from aimgraph.runtime.function_read import FunctionRead
+from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, stored_weight
 from aimgraph.runtime.memory import Memory, put_module
+from aimgraph.runtime.opaque import LeafCall, LeafRead, MemoryLeaf
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
+from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
 
 

@@ -26,7 +26,7 @@ from aimgraph.passes.insert_memory import ViewCache, first_weight
 from aimgraph.planning.reads import MemoryPlan, ReadCall
 from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
-from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.read import batch_mean
 from aimgraph.runtime.state import StateCarry

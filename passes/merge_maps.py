@@ -22,9 +22,10 @@ from torch import Tensor, fx, nn
 
 from aimgraph.compiler.graph_tools import insert_call, insert_module, submodule_at
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.runtime.folded import BiasMap
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.inplace import INPLACE, NAMES
-from aimgraph.runtime.layers import AffineLayer, accumulate
+from aimgraph.runtime.layers import AffineLayer
 from aimgraph.runtime.memory import put_module
 
 _IN_PLACE = {

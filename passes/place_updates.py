@@ -25,7 +25,7 @@ from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
 from aimgraph.planning.patterns import select_paths
 from aimgraph.planning.sites import Site, SiteCall, UpdateSpot
-from aimgraph.runtime.watch import WHOLE
+from aimgraph.runtime.call_names import WHOLE
 
 
 @dataclass(frozen=True)

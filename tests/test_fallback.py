@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.compiler.node_keys import AIM
-from aimgraph.runtime.leaf import Whole
+from aimgraph.runtime.opaque import Whole
 from tests.nets import randomise, run
 
 X = torch.linspace(-1, 1, 2 * 3 * 6 * 5).reshape(2, 3, 6, 5)

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.errors import ExampleInputError
-from aimgraph.runtime.decisions import DecisionError
-from aimgraph.runtime.kinds import kind_of, other_kind
+from aimgraph.runtime.guards import DecisionError, kind_of, other_kind
 from tests.nets import randomise
 
 

@@ -15,7 +15,7 @@ from aimgraph.errors import TraceError
 from aimgraph.faithful import observe
 from aimgraph.fake.faker import Faker
 from aimgraph.layers import classify, classify_layers
-from aimgraph.runtime.decisions import decided
+from aimgraph.runtime.guards import decided
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.tracing import trace
 from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Standardised

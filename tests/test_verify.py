@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import aimgraph
-from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.accumulate import accumulate
 from tests.nets import build, randomise
 
 

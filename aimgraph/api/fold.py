@@ -26,7 +26,7 @@ from aimgraph.passes import EXPORTING, FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory, declared
-from aimgraph.runtime.folded import BiasMap
+from aimgraph.runtime.bias_map import BiasMap
 
 
 def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = False) -> nn.Module:

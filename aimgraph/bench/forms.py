@@ -29,8 +29,8 @@ from aimgraph.errors import ConfigError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
-from aimgraph.runtime.function import fold_batch
-from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.function_read import fold_batch
 from aimgraph.runtime.read import fit
 
 TRAINING = ("base", "floor", "split", "concat")

@@ -7,9 +7,9 @@ import networkx as nx
 from torch import fx, nn
 
 from aimgraph.compiler.node_keys import ADDED, AIM, NUMBERS, SHAPES
-from aimgraph.layers import stand_in
-from aimgraph.runtime.function import fold_batch
-from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.layers import AffineLayer, call_options, given_to, stand_in
 
 
 def argument(node: fx.Node, keyword: str) -> Any:

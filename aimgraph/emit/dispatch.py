@@ -21,8 +21,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, bound_arguments
-from aimgraph.runtime.decisions import DecisionError
-from aimgraph.runtime.kinds import argument_kind, other_kind
+from aimgraph.runtime.guards import DecisionError, argument_kind, other_kind
 
 MOST_LED = 1024
 """Kinds of inputs that a module remembers what its graph says to."""

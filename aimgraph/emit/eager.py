@@ -11,8 +11,8 @@ from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import present_member
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
-from aimgraph.runtime.leaf import LeafCall, LeafRead, MemoryLeaf
-from aimgraph.runtime.watch import CallNames
+from aimgraph.runtime.call_names import CallNames
+from aimgraph.runtime.opaque import LeafCall, LeafRead, MemoryLeaf
 
 
 def no_reference(aim: nn.Module) -> str:

@@ -11,7 +11,7 @@ from aimgraph.copies import copy_results
 from aimgraph.emit.forwards import contexts_closed
 from aimgraph.emit.record import COMPILED
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.runtime.contexts import enter_context
+from aimgraph.runtime.regions import enter_context
 
 
 @dataclass(frozen=True)

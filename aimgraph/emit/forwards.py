@@ -7,7 +7,7 @@ from aimgraph.emit.dispatch import run_anywhere
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_in_use import run_by_sample
 from aimgraph.errors import TraceError
-from aimgraph.runtime.contexts import closed_contexts
+from aimgraph.runtime.regions import closed_contexts
 
 
 def mode_checked(forward: Any) -> Any:

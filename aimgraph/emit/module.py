@@ -20,11 +20,11 @@ from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
 from aimgraph.emit.set_names import graphs_of
 from aimgraph.emit.sets import add_set, remove_set
 from aimgraph.emit.widened import join_widened, split_widened, without_widening
-from aimgraph.runtime.contexts import enter_context
-from aimgraph.runtime.decisions import constant, decided
-from aimgraph.runtime.leaf import Whole
+from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.guards import constant, decided
+from aimgraph.runtime.opaque import Whole
+from aimgraph.runtime.regions import enter_context
 from aimgraph.runtime.state import StateCarry
-from aimgraph.runtime.watch import WHOLE
 
 
 class AimModule(fx.GraphModule):

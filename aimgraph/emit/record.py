@@ -10,8 +10,7 @@ from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
 from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.planning.plan import Plan
-from aimgraph.runtime.decisions import DecisionError
-from aimgraph.runtime.kinds import Kind, argument_kind
+from aimgraph.runtime.guards import DecisionError, Kind, argument_kind
 
 MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 

@@ -19,10 +19,11 @@ from aimgraph.emit.set_names import SETS, check_known, member
 from aimgraph.errors import ConfigError
 from aimgraph.planning.reads import MemoryPlan, Read
 from aimgraph.reproducible import own_stream
-from aimgraph.runtime.function import FunctionRead
-from aimgraph.runtime.layers import AffineLayer, read_weight
-from aimgraph.runtime.leaf import MemoryLeaf
+from aimgraph.runtime.function_read import FunctionRead
+from aimgraph.runtime.layers import AffineLayer
 from aimgraph.runtime.memory import Memory, put_module
+from aimgraph.runtime.opaque import MemoryLeaf
+from aimgraph.runtime.read_layers import read_weight
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
 from aimgraph.runtime.state import StateCarry
 

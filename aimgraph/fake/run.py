@@ -18,8 +18,8 @@ from aimgraph.fake.operations import Recorder
 from aimgraph.fake.outcomes import Derived, own_tensors, version_of
 from aimgraph.fake.tensors import fake_inputs, faked
 from aimgraph.reproducible import kept_python_randomness
-from aimgraph.runtime.contexts import closed_contexts, enter_context, leave_context
-from aimgraph.runtime.leaf import MemoryLeaf
+from aimgraph.runtime.opaque import MemoryLeaf
+from aimgraph.runtime.regions import closed_contexts, enter_context, leave_context
 
 
 class FakeRun:

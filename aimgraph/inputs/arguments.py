@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import ExampleInputError
-from aimgraph.runtime.decisions import constant
+from aimgraph.runtime.guards import constant
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.layers import is_layer
+from aimgraph.runtime.layers import is_layer
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.runtime.folded import BiasMap
+from aimgraph.runtime.bias_map import BiasMap
 from tests.nets import apart, build, randomise, run, updates_for
 
 

@@ -18,8 +18,9 @@ from aimgraph.models_zoo import mlp
 from aimgraph.passes import PLANNING, InsertMemory
 from aimgraph.planning.reads import ReadCall
 from aimgraph.reproducible import own_stream
-from aimgraph.runtime.layers import FewPlacesConv2d, parameter_names
+from aimgraph.runtime.layers import parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
+from aimgraph.runtime.read_layers import FewPlacesConv2d
 from tests.nets import NETS, build
 from tests.passes.helpers import after, calls, execute, fingerprint, planned, program_for, randomise_program
 

@@ -9,7 +9,7 @@ from aimgraph.config import AimConfig
 from aimgraph.errors import PassError
 from aimgraph.passes import InsertMemory, InsertUpdates
 from aimgraph.passes.insert_updates import _check_order
-from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.read import batch_mean
 from tests.passes.helpers import after, calls, execute, fingerprint, program_for, randomise_program
 

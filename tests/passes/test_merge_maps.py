@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.api.fold import exposed
-from aimgraph.runtime.folded import BiasMap
+from aimgraph.runtime.bias_map import BiasMap
 from tests.nets import apart, randomise
 
 

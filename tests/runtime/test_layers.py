@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from aimgraph.runtime.layers import POINTWISE, Widened, accumulate, groups_of, narrow_weight, read_layer, widen_weight
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.layers import Widened, groups_of, narrow_weight, widen_weight
 from aimgraph.runtime.read import interleave
+from aimgraph.runtime.read_layers import POINTWISE, read_layer
 
 LAYERS = {
     "conv": nn.Conv2d(4, 6, 3, stride=2, padding=1),

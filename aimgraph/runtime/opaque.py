@@ -10,14 +10,16 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from aimgraph.runtime.checkpoints import checkpointed_as
-from aimgraph.runtime.function import FunctionRead, fold_batch
-from aimgraph.runtime.layers import AffineLayer, accumulate, call_options, given_to
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.call_names import WHOLE, CallNames, Frame, WatchFunctions, first_input, input_name
+from aimgraph.runtime.function_read import FunctionRead, fold_batch
+from aimgraph.runtime.layers import AffineLayer, call_options, given_to
 from aimgraph.runtime.read import ReadSpec, at_rank, batch_mean, fit, read_view
-from aimgraph.runtime.watch import WHOLE, CallNames, Frame, WatchFunctions, first_input, input_name
+from aimgraph.runtime.recompute import checkpointed_as
 
 _SWAP = threading.RLock()
 """One thread at a time has the layers of a leaf swapped."""
+
 
 _RUNNING: set[object] = set()
 """The calls during which they are."""
@@ -87,7 +89,11 @@ class LeafRead:
 
 
 Reads: TypeAlias = list[tuple[LeafRead, Tensor]]
+
+
 Made: TypeAlias = Counter[tuple[str, int, tuple[str, int] | None]]
+
+
 Then: TypeAlias = tuple[list[Frame], Made]
 
 

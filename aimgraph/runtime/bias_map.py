@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.errors import ExampleInputError
-from aimgraph.runtime.function import fold_batch
-from aimgraph.runtime.layers import accumulate
+from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.function_read import fold_batch
 
 
 class BiasMap(nn.Module):

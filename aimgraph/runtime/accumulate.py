@@ -1,0 +1,54 @@
+"""Adding a term to a layer's output, in place where nobody can tell."""
+
+import torch
+from torch import Tensor
+
+_FRESH = frozenset(
+    {"ConvolutionBackward0", "AddmmBackward0", "MmBackward0", "LinearBackward0", "UnsafeViewBackward0", "AddBackward0"}
+)
+"""Backward nodes of a convolution, a linear layer, and a term added before: none saves its output."""
+
+
+def accumulate(output: Tensor, term: Tensor) -> Tensor:
+    """Output + term, in place where that is legal: it keeps the memory layout, and so bit identity.
+
+    A convolution or linear layer saves its input for the backward pass, not its output, so its
+    fresh output may be overwritten. A view (the output under full backward hooks) may not, nor may
+    what a forward hook made of the output, nor an output that is not batched under `torch.vmap`
+    while the term is.
+    """
+    if torch.compiler.is_compiling() or not _may_overwrite(output, term):
+        return torch.add(output, term.to(output.dtype))
+    return output.add_(_laid_out(term, output))
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _laid_out(term: Tensor, output: Tensor) -> Tensor:
+    """`term` with its channels side by side in memory if those of `output` are, or else not.
+
+    Most layers see to that. What they lay out in another way is copied, one sample of it: to add it as it is to many
+    samples takes several times as long.
+    """
+    if term.dim() != output.dim() or term.dim() not in _CHANNELS_LAST or 1 in term.shape[1:]:
+        return term
+    last = output.stride(1) == 1
+    if (term.stride(1) == 1) == last:
+        return term
+    return term.contiguous(memory_format=_CHANNELS_LAST[term.dim()] if last else torch.contiguous_format)
+
+
+def _may_overwrite(output: Tensor, term: Tensor) -> bool:
+    if output.grad_fn is not None and output.grad_fn.name() not in _FRESH:
+        return False
+    if torch._C._functorch.is_batchedtensor(term) and not torch._C._functorch.is_batchedtensor(output):
+        return False
+    return not output._is_view() and _fits_into(term.shape, output.shape)
+
+
+def _fits_into(term: torch.Size, output: torch.Size) -> bool:
+    """Whether a term broadcasts to an output; torch.broadcast_shapes takes longer than the sum."""
+    if len(term) > len(output):
+        return False
+    return all(one in (1, other) for one, other in zip(reversed(term), reversed(output), strict=False))
