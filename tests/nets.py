@@ -12,9 +12,9 @@ from torch.nn.utils import prune
 from aimgraph.config import AimConfig
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import PlanError
-from aimgraph.frontend import build_program
 from aimgraph.passes import FindSites, PlaceUpdates
 from aimgraph.runtime.layers import narrow_weight
+from aimgraph.tracing.frontend import build_program
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
 """How many times as many random examples to draw."""

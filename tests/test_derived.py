@@ -17,13 +17,13 @@ import aimgraph
 from aimgraph.compiler.node_keys import SHAPES
 from aimgraph.compiler.program import Pass, Program
 from aimgraph.copies import copy_module, paused_collection
-from aimgraph.faithful import observe
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation
 from aimgraph.fake.outcomes import Derived
 from aimgraph.fake.tensors import faked
-from aimgraph.layers import classify_layers
-from aimgraph.tracing import trace
+from aimgraph.tracing.affine import classify_layers
+from aimgraph.tracing.observe import observe
+from aimgraph.tracing.trace import trace
 
 X = torch.linspace(-1, 1, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)
 

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import aimgraph
-from aimgraph.calls import WatchCalls, names_in
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.module import AimModule
-from aimgraph.layers import classify_layers
 from aimgraph.runtime.function_read import fold_batch
 from aimgraph.runtime.layers import parameter_names
 from aimgraph.runtime.read import batch_mean, fit, read_view
+from aimgraph.tracing.affine import classify_layers
+from aimgraph.tracing.watch_calls import WatchCalls, names_in
 from tests.nets import randomise
 
 

@@ -12,12 +12,12 @@ import aimgraph
 from aimgraph.compiler.graph_tools import module_path
 from aimgraph.compiler.node_keys import OUTPUT_OF
 from aimgraph.errors import TraceError
-from aimgraph.faithful import observe
 from aimgraph.fake.faker import Faker
-from aimgraph.layers import classify, classify_layers
 from aimgraph.runtime.guards import decided
 from aimgraph.runtime.inplace import INPLACE
-from aimgraph.tracing import trace
+from aimgraph.tracing.affine import classify, classify_layers
+from aimgraph.tracing.observe import observe
+from aimgraph.tracing.trace import trace
 from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Standardised
 
 

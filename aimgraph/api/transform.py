@@ -20,11 +20,12 @@ from aimgraph.emit.parts import replace_module, submodule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
 from aimgraph.fake.leftovers import Outside
-from aimgraph.frontend import build_program, check_base, clone
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.planning.plan import Plan
-from aimgraph.wrappers import check_wrapped
+from aimgraph.tracing.check_base import check_base
+from aimgraph.tracing.frontend import build_program, clone
+from aimgraph.tracing.wrapped import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None
 

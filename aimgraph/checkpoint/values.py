@@ -14,7 +14,7 @@ from aimgraph.emit.parts import parts_of
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import member
 from aimgraph.errors import CheckpointError
-from aimgraph.wrappers import check_plain
+from aimgraph.tracing.wrapped import check_plain
 
 
 def named_parts(aim: nn.Module) -> dict[str, AimModule]:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import ExampleInputError
-from aimgraph.runtime.guards import constant
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -18,7 +17,7 @@ NOT_GIVEN = ...
 """Default of an input that must be given, behind one that need not be, and of one whose own default has no source."""
 
 
-_PRINTED = (bool, int, float, str, type(None))
+PRINTED = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Argument:
     @property
     def passed(self) -> Any:
         """What the graph's input takes: `NOT_GIVEN` for a default that has no source."""
-        return self.value if self.given or isinstance(self.value, _PRINTED) else NOT_GIVEN
+        return self.value if self.given or isinstance(self.value, PRINTED) else NOT_GIVEN
 
 
 def arguments_of(root: nn.Module, inputs: Arguments) -> list[Argument]:
@@ -99,25 +98,6 @@ def bound_arguments(root: nn.Module, inputs: Arguments) -> dict[str, Any]:
         ExampleInputError: The inputs don't fit the forward's signature.
     """
     return {argument.name: argument.passed for argument in arguments_of(root, inputs)}
-
-
-def placeholder_default(arguments: list[Argument], index: int) -> tuple[Any, ...]:
-    """The default of the input that stands for an argument, in a tuple, or nothing.
-
-    Python wants a default behind another, and printed code one that can be printed.
-    """
-    default = arguments[index].default
-    if default and not isinstance(default[0], _PRINTED):
-        return (NOT_GIVEN,)
-    return (NOT_GIVEN,) if not default and any(before.default for before in arguments[:index]) else default
-
-
-def check_placeholder(graph: fx.Graph, node: fx.Node, argument: Argument) -> None:
-    """Refuse, at every call, another value of a constant, and a missing one without a default."""
-    if argument.constant or NOT_GIVEN in node.args:
-        printed = isinstance(argument.value, _PRINTED)
-        value: Any = argument.value if argument.constant and printed else NOT_GIVEN
-        graph.call_function(constant, (node, argument.name, value, argument.constant))
 
 
 def hidden_tensors(inputs: Arguments) -> str:

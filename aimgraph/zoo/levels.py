@@ -16,11 +16,11 @@ from aimgraph.api.verify import outputs
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import AimgraphError, TraceError
-from aimgraph.faithful import observe
 from aimgraph.fake.faker import Faker
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes
 from aimgraph.planning.plan import Plan
+from aimgraph.tracing.observe import observe
 from aimgraph.zoo.manifest import Entry, example, is_images
 from aimgraph.zoo.numeric import GRADIENTS, compare
 from aimgraph.zoo.onnx import export

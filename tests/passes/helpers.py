@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Pass, Program
 from aimgraph.config import AimConfig
-from aimgraph.frontend import build_program
 from aimgraph.passes import EMITTING, PLANNING
+from aimgraph.tracing.frontend import build_program
 from tests.nets import build
 
 

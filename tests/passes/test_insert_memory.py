@@ -7,13 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aimgraph.calls import WatchCalls, names_in
 from aimgraph.compiler.graph_text import graph_text
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
-from aimgraph.layers import classify_layers
 from aimgraph.models_zoo import mlp
 from aimgraph.passes import PLANNING, InsertMemory
 from aimgraph.planning.reads import ReadCall
@@ -21,6 +19,8 @@ from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layers import parameter_names
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
 from aimgraph.runtime.read_layers import FewPlacesConv2d
+from aimgraph.tracing.affine import classify_layers
+from aimgraph.tracing.watch_calls import WatchCalls, names_in
 from tests.nets import NETS, build
 from tests.passes.helpers import after, calls, execute, fingerprint, planned, program_for, randomise_program
 

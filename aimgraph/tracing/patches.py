@@ -1,27 +1,22 @@
 """Functions of Python and torch that behave otherwise while a forward is traced."""
 
-from __future__ import annotations
-
 import builtins
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.attention
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import TraceError
-from aimgraph.proxies import LayerProxy
+from aimgraph.tracing.proxies import LayerProxy
+from aimgraph.tracing.values import PLAIN_ISINSTANCE, ValueTracer
 from aimgraph.user_code import is_users
-
-if TYPE_CHECKING:
-    from aimgraph.tracing import LayerTracer
 
 
 @contextmanager
@@ -55,10 +50,6 @@ def autograd_functions_refused() -> Iterator[None]:
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
-PLAIN_ISINSTANCE = isinstance
-"""The built-in one, which takes a proxy for a proxy."""
-
-
 @contextmanager
 def posing() -> Iterator[None]:
     """Let ``isinstance(x, Tensor)`` decide on a proxy what it decides on the value.
@@ -79,7 +70,7 @@ def posing() -> Iterator[None]:
 
 
 @contextmanager
-def functions_on_proxies(tracer: LayerTracer) -> Iterator[None]:
+def functions_on_proxies(tracer: ValueTracer) -> Iterator[None]:
     """Let functions take proxies that would ask for their values, or look for them in tensors and tuples only."""
 
     def recording(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,7 +107,7 @@ def functions_on_proxies(tracer: LayerTracer) -> Iterator[None]:
 
 
 @contextmanager
-def random_states_refused(tracer: LayerTracer) -> Iterator[None]:
+def random_states_refused(tracer: ValueTracer) -> Iterator[None]:
     """Random states and choices of kernels that a forward sets: a graph would not, and compute something else."""
 
     def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,7 +136,7 @@ def random_states_refused(tracer: LayerTracer) -> Iterator[None]:
 
 
 @contextmanager
-def parameters_as_proxies(tracer: LayerTracer) -> Iterator[None]:
+def parameters_as_proxies(tracer: ValueTracer) -> Iterator[None]:
     """Let a forward that goes through parameters have those of a call: ``next(self.parameters()).dtype`` may change."""
     held: dict[str, Any] = {}
 
@@ -163,7 +154,7 @@ def parameters_as_proxies(tracer: LayerTracer) -> Iterator[None]:
         yield
 
 
-def _stand_in(tracer: LayerTracer, item: Any, held: dict[str, Any]) -> Any:
+def _stand_in(tracer: ValueTracer, item: Any, held: dict[str, Any]) -> Any:
     """The proxy of a parameter or buffer, or of the one in (name, tensor)."""
     if isinstance(item, tuple):
         return item[0], tracer.getattr(item[0], item[1], held)
@@ -181,29 +172,3 @@ def _patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
     finally:
         for (module, name, _), function in zip(patches, originals, strict=True):
             setattr(module, name, function)
-
-
-class RecordFactories(TorchFunctionMode):
-    """Makes tensors out of nothing part of the graph: ``torch.rand(3)`` is drawn at every call."""
-
-    def __init__(self, tracer: LayerTracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _FROM_DATA and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
-            return self.tracer.create_proxy("call_function", func, args, kwargs)
-        result = func(*args, **kwargs)
-        if self.tracer.aside:
-            return result
-        given = tree_leaves((args, kwargs))
-        if any(isinstance(leaf, torch.Generator) for leaf in given):
-            raise TraceError("the forward draws from a torch.Generator, whose state a graph does not keep")
-        if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy) for leaf in given):
-            return result
-        return self.tracer.create_proxy("call_function", func, args, kwargs)
-
-
-_FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
-"""Factories that look into what they are given, and so would not take a proxy."""

@@ -12,14 +12,22 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from aimgraph.errors import CheckpointError, PlanError
 
 _SHARDED = "torch.distributed.fsdp"
+
+
 _SPREAD = "torch.distributed.tensor"
+
+
 _QUANTISED = "torchao"
+
+
 _FIRST = {
     _SPREAD: "transform the model first, then spread the result",
     _QUANTISED: "transform the float model, train its memory, and quantise the base's layers of the result afterwards "
     "(quantize_ with a filter_fn that leaves out 'aim.')",
 }
 """Package of a tensor's class -> what to do instead. By name: importing the packages takes seconds."""
+
+
 _SAVED = {
     _SPREAD: "gather the state dict (get_model_state_dict of torch.distributed.checkpoint, with full_state_dict=True), "
     "load it into a model that is not spread, and save that",

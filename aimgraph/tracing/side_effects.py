@@ -1,12 +1,10 @@
 """What a forward changes while it is traced: attributes, buffers, random states; and which modes it looks at."""
 
-from __future__ import annotations
-
 import copy
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,9 +12,7 @@ from torch import fx, nn
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.reproducible import kept_randomness
-
-if TYPE_CHECKING:
-    from aimgraph.tracing import LayerTracer
+from aimgraph.tracing.values import ValueTracer
 
 
 @contextmanager
@@ -116,7 +112,7 @@ def unused_randomness(root: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watched_modes(seen: dict[nn.Module, None], tracer: LayerTracer) -> Iterator[None]:
+def watched_modes(seen: dict[nn.Module, None], tracer: ValueTracer) -> Iterator[None]:
     """Note which modules that `tracer` enters look at their own `training` flag."""
 
     def get(module: nn.Module) -> bool:

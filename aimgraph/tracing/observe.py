@@ -1,25 +1,20 @@
-"""Does a graph do what the forward does? Operation by operation, on fake tensors.
-
-A forward may decide something that a stand-in answers wrongly and silently: the type of an input,
-whether a dictionary has a key. The operations that really reach the tensors tell.
-"""
+"""What a base's own forward does, watched on fake tensors."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from typing import Any
 
 import torch
 from torch import nn
 
-from aimgraph.calls import WatchCalls, names_in
 from aimgraph.compiler.signature import Calls, LayerKind
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
-from aimgraph.fake.operations import HELD, Operation, Recorder, Source
+from aimgraph.fake.operations import Operation, Recorder
 from aimgraph.fake.tensors import fake_inputs, quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.reproducible import kept_randomness, plain_attention
+from aimgraph.tracing.watch_calls import WatchCalls, names_in
 
 
 @dataclass(frozen=True)
@@ -117,54 +112,3 @@ def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> 
                 failed = error
         if failed is not None or recorder.goes_on(start):
             raise TraceError("its forward reads what the forward before has set", where=setters[0]) from failed
-
-
-def check_faithful(
-    root: nn.Module,
-    traced: dict[str, list[Operation]],
-    observed: dict[str, Observed],
-    batch: int,
-    *,
-    sources: bool = True,
-) -> None:
-    """Compare what each graph does with what the forward did on the same inputs.
-
-    Args:
-        root: The module that was traced.
-        traced: Mode -> what the nodes of its graph do.
-        observed: Mode -> what the forward did; at least the modes above.
-        batch: The batch size.
-        sources: Whether the operations have to take the same tensors.
-
-    Raises:
-        TraceError: They apply different operations to the inputs, parameters and buffers.
-    """
-    held = [name for name, _ in chain(root.named_parameters(), root.named_buffers())]  # in the order of `Faker.tensors`
-    for mode, operations in traced.items():
-        for number, (one, other) in enumerate(zip_longest(observed[mode].operations, operations)):
-            if one != other and (sources or one is None or other is None or one[:3] != other[:3]):
-                forward, graph = _name(one, held), _name(other, held)
-                raise TraceError(
-                    f"the {mode} graph of {type(root).__name__} does not do what its forward does at batch size "
-                    f"{batch}: operation {number} is {forward} in the forward and {graph} in the graph. "
-                    "A branch on the type or the content of an input (isinstance, dict.get) is decided on a stand-in "
-                    "while tracing, int() of a batch size or a loop over a batch at the example's: take it out of "
-                    "the forward, or move it into a submodule without conv or linear layers"
-                )
-
-
-def _name(operation: Operation | None, held: list[str]) -> str:
-    if operation is None:
-        return "missing"
-    given = ", ".join([*(_source(one, held) for one in operation.sources), *map(repr, operation.constants)])
-    return f"{operation.name}({given}) -> {', '.join(str(list(shape)) for shape in operation.shapes)}"
-
-
-def _source(source: Source | None, held: list[str]) -> str:
-    """A tensor in words, in a few."""
-    if source is None:
-        return "a constant"
-    number, place = source
-    if number != HELD:
-        return f"result of {number}"
-    return held[place] if place < len(held) else f"input {place - len(held)}"

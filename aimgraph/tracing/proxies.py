@@ -1,14 +1,12 @@
 """What stands for a tensor or a number while a forward is traced."""
 
-from __future__ import annotations
-
 import dis
 import operator
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,12 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from aimgraph.runtime.call_names import COMPOSITE, opened
 from aimgraph.runtime.inplace import INPLACE
-
-if TYPE_CHECKING:
-    from aimgraph.tracing import LayerTracer
-
-UNKNOWN = object()
-"""In place of a value that could not be derived."""
+from aimgraph.tracing.values import UNKNOWN, ValueTracer
 
 
 class LayerProxy(fx.Proxy):
@@ -32,7 +25,7 @@ class LayerProxy(fx.Proxy):
     ``x += y`` and its like are recorded as what they are: in place.
     """
 
-    tracer: LayerTracer
+    tracer: ValueTracer
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__array") or name in ("__cuda_array_interface__", "__dlpack__"):

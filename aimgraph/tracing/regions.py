@@ -1,23 +1,19 @@
 """Grad modes and autocast inside a forward become nodes of its graph."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
-from aimgraph.proxies import LayerProxy
 from aimgraph.runtime.regions import CONTEXTS, enter_context, leave_context
-
-if TYPE_CHECKING:
-    from aimgraph.tracing import LayerTracer
+from aimgraph.tracing.proxies import LayerProxy
+from aimgraph.tracing.values import ValueTracer
 
 
 @contextmanager
-def contexts_recorded(tracer: LayerTracer) -> Iterator[None]:
+def contexts_recorded(tracer: ValueTracer) -> Iterator[None]:
     """Make entering and leaving a grad mode or autocast nodes of the graph."""
     recorder = _ContextRecorder(tracer)
     patches: list[tuple[Any, str, Any]] = [
@@ -43,7 +39,7 @@ def contexts_recorded(tracer: LayerTracer) -> Iterator[None]:
 class _ContextRecorder:
     """Wraps the methods of torch's context managers; what these do among themselves is not recorded."""
 
-    def __init__(self, tracer: LayerTracer) -> None:
+    def __init__(self, tracer: ValueTracer) -> None:
         self.tracer = tracer
         self.busy = False
         self.given: dict[int, tuple[Any, Any]] = {}

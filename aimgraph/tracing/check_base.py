@@ -1,0 +1,114 @@
+"""Which models can be transformed at all; the others are refused before anything is copied."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from aimgraph.compiler.node_keys import AIM
+from aimgraph.errors import PlanError
+from aimgraph.runtime.layers import is_layer
+from aimgraph.tracing.wrapped import check_wrapped
+
+RESERVED = (
+    *(
+        "graph",
+        "code",
+        "meta",
+        "recompile",
+        "_graph",
+        "_code",
+        "_record",
+        "shape_env",
+        "_lineno_map",
+        "_prologue_start",
+    ),
+    *("_tracer_cls", "_tracer_extras", "_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks"),
+)
+"""Names that a torch.fx.GraphModule needs for itself."""
+
+
+_METHODS = ("reset_memory", "add_memory_set", "remove_memory_set", "memory_sets", "memory_set", "use", "using")
+"""Methods and properties of an `aimgraph.AimModule`, which its graph would find in place of members of the base."""
+
+
+_QUANTISED = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torch.ao.nn.sparse.quantized",
+    "torch.nn.quantized",
+    "torch.nn.intrinsic.quantized",
+)
+"""Modules of torch whose weights are packed integers; dynamic ones take and give floats."""
+
+
+_REFUSED: dict[type[nn.Module], str] = {
+    torch.jit.ScriptModule: "{} is a scripted model, which torch.fx can't trace: transform the original module",
+    fx.GraphModule: "the model is a torch.fx.GraphModule itself ({}): transform the module that it was traced from",
+}
+
+
+def check_base(base: nn.Module) -> None:
+    """Refuse what can't be transformed.
+
+    Raises:
+        PlanError: Wrapped, sharded, quantised, scripted, transformed already, or with reserved names.
+    """
+    kind = type(base).__name__
+    if not isinstance(base, nn.Module):
+        raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
+    check_wrapped(base)
+    for path, module in base.named_modules():
+        _check_submodule(path, module)
+    for wrapper, message in _REFUSED.items():
+        if isinstance(base, wrapper):
+            raise PlanError(message.format(kind))
+    if is_layer(base):
+        raise PlanError(
+            f"the model is a single {kind}: wrap it, torch.nn.Sequential(model), so that the layer has a path"
+        )
+    if "forward" in vars(base):
+        raise PlanError(f"forward of this {kind} was replaced on the instance: define it in a class, e.g. a subclass")
+    if type(base).__call__ is not nn.Module.__call__:
+        raise PlanError(f"{kind} has a __call__ of its own, and a transform keeps its forward: define that instead")
+    _check_names(base, kind)
+
+
+def _check_names(base: nn.Module, kind: str) -> None:
+    members = {*base._modules, *base._parameters, *base._buffers}
+    held = {*members, *vars(base)}
+    if AIM in held:
+        raise PlanError(f"{kind} has a member named {AIM!r}, where a transform puts what it adds: rename it")
+    shadowed = [name for name in _METHODS if name in members]
+    if shadowed:
+        raise PlanError(f"{kind} has members named {shadowed}, as methods of a transformed module are: rename them")
+    taken = [name for name in RESERVED if name in held]
+    if taken:
+        raise PlanError(f"{kind} has members named {taken}, which a torch.fx.GraphModule keeps for itself: rename them")
+
+
+def _check_submodule(path: str, module: nn.Module) -> None:
+    if "_orig_mod" in module._modules:  # by name: importing the compiler takes seconds
+        what = f"its submodule {path!r}" if path else f"the model ({type(module).__name__})"
+        instead = f"the model with {path}._orig_mod in its place" if path else "model._orig_mod"
+        raise PlanError(f"{what} is compiled: transform {instead}, then compile the result, or parts of it")
+    if isinstance(module, fx.GraphModule) and AIM in module._modules:
+        place = f"its submodule {path!r}" if path else "the model"
+        raise PlanError(
+            f"{place} is transformed already: use aimgraph.strip to get the base back, and give one "
+            "transform all memories as a list of configs"
+        )
+    kind = type(module).__module__
+    if kind.startswith(_QUANTISED) and "dynamic" not in kind and hasattr(module, "zero_point"):
+        raise PlanError(
+            f"{path or 'the model'} ({type(module).__name__}) is quantised: its weight is packed integers, which no "
+            "memory can be added to; transform the float model, train its memory, and quantise afterwards"
+        )
+    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in _own_tensors(module)):
+        raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor | None]:
+    yield from module._parameters.values()
+    yield from module._buffers.values()

@@ -1,0 +1,186 @@
+"""From a base to a program: copy, trace, and derive the shapes of every node at two batch sizes."""
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.compiler.program import Program
+from aimgraph.compiler.signature import LayerKind, Opaque, Signature
+from aimgraph.config import AimConfig
+from aimgraph.copies import copy_module
+from aimgraph.errors import ExampleInputError, PlanError, TraceError
+from aimgraph.fake.faker import Faker
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.run import FakeRun
+from aimgraph.inputs.arguments import Arguments, bound_arguments
+from aimgraph.inputs.batch import batch_size, example_batch, with_batch
+from aimgraph.planning.plan import Plan
+from aimgraph.runtime.call_names import WHOLE
+from aimgraph.tracing.affine import classify_layers
+from aimgraph.tracing.check_base import check_base
+from aimgraph.tracing.check_graph import check_faithful
+from aimgraph.tracing.observe import MODES, Observed, check_forgets, observe
+from aimgraph.tracing.opaque import draws_nothing, keep_as_call, keep_larger, kept_notes, refusal_of
+from aimgraph.tracing.shapes import canonical_inputs, check_one_sample
+from aimgraph.tracing.trace import Traced, trace
+
+
+def build_program(
+    base: nn.Module,
+    inputs: Arguments,
+    configs: tuple[AimConfig, ...],
+    *,
+    share: bool,
+    outside: Outside | None = None,
+) -> Program:
+    """Copy and trace `base`.
+
+    Args:
+        base: The model; it is not changed.
+        inputs: Example positional and keyword inputs.
+        configs: One per memory, with distinct names.
+        share: Whether the copy shares the base's parameters and buffers.
+        outside: What is known of the base's classes already.
+
+    Raises:
+        PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
+        TraceError: The base can't be traced.
+        ExampleInputError: The base doesn't run on `inputs`.
+    """
+    check_base(base)
+    root = clone(base, share=share)
+    kinds = classify_layers(root)
+    batch = example_batch(inputs)
+    bound_arguments(root, inputs)  # says so where they don't fit the forward
+    sample = with_batch(inputs, batch_size(inputs), batch)
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    found = _trace_around(root, kinds, sample, inputs, Outside(root) if outside is None else outside.of_copy(root))
+    traced, observed, inputs = found.traced, found.observed, found.inputs
+    graphs = traced.graphs
+    signature = Signature(
+        model=type(base).__name__,
+        placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
+        parameters=tuple(chain(_names(root.named_parameters), _names(root.named_buffers))),
+        inputs=tuple(tuple(tensor.shape) for tensor in tensors),
+        batch=example_batch(inputs),
+        moded=traced.moded,
+        example=inputs,
+        calls={mode: seen.calls for mode, seen in observed.items()},
+        again={mode: seen.calls for mode, seen in found.again.items()},
+        opaque={path or WHOLE: item for path, item in found.opaque.items()},
+    )
+    parameters = sum(parameter.numel() for parameter in root.parameters())
+    notes = (*traced.notes, *_notes(graphs), *kept_notes(root, found.opaque))
+    plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
+    return Program(root, graphs, kinds, found.runs, signature, configs, plan)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A base that is traced as far as it can be.
+
+    Attributes:
+        traced: Its graphs.
+        observed: What the base does on the sample.
+        opaque: What is kept as one call.
+        inputs: The inputs at the first of the batch sizes that shapes are derived at.
+        runs: Graph -> what its nodes give there.
+        again: What the base does at the second one, in the modes that matter.
+    """
+
+    traced: Traced
+    observed: dict[str, Observed]
+    opaque: dict[str, Opaque]
+    inputs: Arguments
+    runs: dict[str, FakeRun]
+    again: dict[str, Observed]
+
+
+def _trace_around(
+    root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments, inputs: Arguments, outside: Outside
+) -> _Found:
+    """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
+
+    Args:
+        root: The base.
+        kinds: The kind of each of its convolutions and linear layers.
+        sample: Inputs to trace it with.
+        inputs: The example inputs.
+        outside: Of the base.
+
+    Raises:
+        ExampleInputError: It does not run at a second batch size.
+        TraceError: Not even the base as one call can be traced.
+    """
+    opaque: dict[str, Opaque] = {}
+    while True:
+        faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values), outside)
+        places = frozenset(path or WHOLE for path in opaque)
+        observed = observe(faker, kinds, sample, leaves=places)
+        failed = next((seen for seen in observed.values() if seen.error is not None), None)
+        if failed is not None and keep_as_call(
+            root, opaque, failed.calls.failed or "", failed.error, needs_values=True
+        ):
+            continue
+        if failed is not None:
+            raise refusal_of(root, sample, failed.error)
+        callers = {path for seen in observed.values() for path in seen.calls.callers}
+        try:
+            entered = frozenset(map(root.get_submodule, callers))
+            traced = trace(faker, kinds, sample, entered, places, observed["train"].operations)
+        except TraceError as error:
+            if keep_as_call(root, opaque, error.where or "", error, needs_values=False):
+                continue
+            raise
+        try:
+            sources = draws_nothing(traced.runs) and WHOLE not in places
+            check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
+            check_forgets(faker, sample, traced.setters)
+            canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
+            larger = example_batch(canonical) + 1
+            modes = MODES if opaque else operations
+            again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
+            check_faithful(root, operations, again, larger, sources=sources and draws_nothing(runs))
+            check_one_sample(faker, traced, canonical)
+        except TraceError as error:
+            if keep_as_call(root, opaque, error.where or "", error, needs_values=False):
+                continue
+            raise
+        except ExampleInputError as error:
+            larger_ones = with_batch(inputs, batch_size(inputs), example_batch(inputs) + 1)
+            if keep_larger(root, opaque, observe(faker, kinds, larger_ones), error):
+                continue
+            raise
+        return _Found(traced, observed, opaque, canonical, runs, again)
+
+
+def clone(base: nn.Module, *, share: bool) -> nn.Module:
+    """A copy of `base`; with `share`, of its structure only, around the same parameters and buffers.
+
+    Raises:
+        PlanError: The base can't be copied.
+    """
+    memo: dict[int, Any] = {}
+    if share:
+        memo = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
+    try:
+        return copy_module(base, memo)
+    except Exception as error:  # whatever copy hooks of the base's members raise
+        raise PlanError(f"{type(base).__name__} can't be copied by copy.deepcopy: {error}".split("\n")[0]) from error
+
+
+def _placeholders(graph: fx.Graph) -> tuple[str, ...]:
+    return tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))
+
+
+def _names(items: Any) -> list[str]:
+    return [name for name, _ in items(remove_duplicate=False)]
+
+
+def _notes(graphs: dict[str, fx.Graph]) -> tuple[str, ...]:
+    if len(graphs) == 1:
+        return ()
+    return ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)

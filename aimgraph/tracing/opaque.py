@@ -1,0 +1,99 @@
+"""Modules that can't be traced and are kept as one call, the innermost one first."""
+
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from aimgraph.compiler.signature import Opaque
+from aimgraph.errors import AimgraphError, ExampleInputError, TraceError
+from aimgraph.fake.run import FakeRun
+from aimgraph.inputs.arguments import Arguments, hidden_tensors
+from aimgraph.inputs.batch import batch_size
+from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.layers import is_layer
+from aimgraph.runtime.memory import put_module
+from aimgraph.runtime.opaque import Whole
+from aimgraph.tracing.observe import Observed
+from aimgraph.tracing.shapes import shapes_of
+from aimgraph.user_code import place_of
+
+
+def draws_nothing(runs: dict[str, FakeRun]) -> bool:
+    """Whether no module that is one call draws from Python's random numbers, which may choose between tensors."""
+    return not any(run.draws for run in runs.values())
+
+
+def keep_larger(
+    root: nn.Module, opaque: dict[str, Opaque], larger: dict[str, Observed], error: ExampleInputError
+) -> bool:
+    """Note what has to be one call where a graph fails on one sample more; whether there is anything.
+
+    The whole base if it takes one sample more itself, and what depends on values only then.
+    """
+    failed = next((seen for seen in larger.values() if seen.error is not None), None)
+    if failed is None:
+        return keep_as_call(root, opaque, "", error, needs_values=False)
+    if isinstance(failed.error, DataDependentOutputException | DynamicOutputShapeException):
+        return keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True)
+    return False
+
+
+def refusal_of(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
+    """The base's forward does not run, not even where it is given values."""
+    name = type(root).__name__
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return TraceError(
+            f"{name} can't be traced: {_told(error)}; on the meta device there are no values to decide by: "
+            "transform the model on another device"
+        )
+    return ExampleInputError(
+        f"{name} does not run on inputs of shapes {[list(shape) for shape in shapes_of(sample)]} at batch size "
+        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}{hidden_tensors(sample)}. It has to "
+        "run in train and in eval mode; where only a part of it takes tensors alone (the backbone of a detector), give "
+        'that part the memory: within="backbone", with example inputs of its own'
+    )
+
+
+def keep_as_call(
+    root: nn.Module, opaque: dict[str, Opaque], path: str, error: Exception | None, *, needs_values: bool
+) -> bool:
+    """Note a module as opaque, or the next one around it that is not yet; whether there is one."""
+    while not _keep_one(root, opaque, path, error, needs_values=needs_values):
+        if not path:
+            return False
+        path = path.rpartition(".")[0]
+    return True
+
+
+def _keep_one(
+    root: nn.Module, opaque: dict[str, Opaque], path: str, error: Exception | None, *, needs_values: bool
+) -> bool:
+    known = opaque.get(path)
+    if known is not None and (known.needs_values or not needs_values):
+        return False
+    if needs_values and any(parameter.is_meta for parameter in root.parameters()):
+        return False  # there are no values to run it on
+    reason = known.reason if known is not None else _told(error)
+    opaque[path] = Opaque(path, reason, needs_values)
+    if not path:
+        put_module(root, WHOLE, Whole(root, needs_values=needs_values))
+    return True
+
+
+def _told(error: Exception | None) -> str:
+    """Why a module can't be traced, in one line with the place in its code."""
+    cause = error.__cause__ if isinstance(error, TraceError) and error.__cause__ is not None else error
+    assert cause is not None
+    what = str(cause).strip().partition("\n")[0] or type(cause).__name__
+    if isinstance(cause, DataDependentOutputException | DynamicOutputShapeException):
+        what = f"what it does depends on the value of a tensor ({what})"
+    return f"{what}{place_of(cause)}"
+
+
+def kept_notes(root: nn.Module, opaque: dict[str, Opaque]) -> list[str]:
+    """What a plan says of the modules that are kept as one call and hold layers."""
+    return [
+        f"{path or 'the model'} ({type(root.get_submodule(path)).__name__}) can't be traced and is kept as one call, "
+        f"inside which its layers read: {item.reason}"
+        for path, item in opaque.items()
+        if any(map(is_layer, root.get_submodule(path).modules()))
+    ]

@@ -1,0 +1,213 @@
+"""What the nodes of a trace give on the example inputs, and asking it again at every call."""
+
+import builtins
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.attention
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
+from torch.utils._pytree import tree_leaves
+
+from aimgraph.compiler.graph_text import told
+from aimgraph.compiler.node_keys import DECIDES
+from aimgraph.errors import TraceError
+from aimgraph.fake.operations import Recorder
+from aimgraph.fake.run import FakeRun
+from aimgraph.runtime.call_names import CallNames
+from aimgraph.runtime.guards import QUESTIONS, decided
+from aimgraph.user_code import asking_line
+
+PLAIN_ISINSTANCE = isinstance
+"""The built-in one, which takes a proxy for a proxy."""
+
+
+class RecordFactories(TorchFunctionMode):
+    """Makes tensors out of nothing part of the graph: ``torch.rand(3)`` is drawn at every call."""
+
+    def __init__(self, tracer: "ValueTracer") -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FROM_DATA and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            return self.tracer.create_proxy("call_function", func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self.tracer.aside:
+            return result
+        given = tree_leaves((args, kwargs))
+        if any(isinstance(leaf, torch.Generator) for leaf in given):
+            raise TraceError("the forward draws from a torch.Generator, whose state a graph does not keep")
+        if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy) for leaf in given):
+            return result
+        return self.tracer.create_proxy("call_function", func, args, kwargs)
+
+
+_FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
+"""Factories that look into what they are given, and so would not take a proxy."""
+
+
+UNKNOWN = object()
+"""In place of a value that could not be derived."""
+
+
+class ValueTracer(fx.Tracer):
+    """Knows what every node that it records gives on the example inputs, and notes what the forward asks of that.
+
+    Args:
+        run: Derives what each node gives on the example inputs.
+        recorder: Lists what the nodes do to tensors.
+        names: Names the calls of convolution and linear functions, and knows which module's forward runs.
+    """
+
+    def __init__(self, run: FakeRun, recorder: Recorder, names: CallNames) -> None:
+        super().__init__()
+        self.run = run
+        self.recorder = recorder
+        self.names = names
+        self.aside = False
+        self.unknown: dict[fx.Node, Exception] = {}
+        self.asked: set[tuple[fx.Node, str]] = set()
+        self.varying: set[fx.Node] = set()  # nodes on which an input of the model has influence
+        self.probes: list[tuple[fx.Node, types.FrameType, int]] = []
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        """What `proxy` gives on the example inputs; `UNKNOWN` if that could not be derived."""
+        return self.run.values.get(proxy.node, UNKNOWN)
+
+    def has(self, proxy: fx.Proxy, name: str) -> bool:
+        """Whether what `proxy` gives has an attribute; any that can't be told."""
+        value = self.known(proxy)
+        return value is UNKNOWN or hasattr(Tensor if isinstance(value, Tensor) else value, name) or hasattr(value, name)
+
+    def value_of(self, proxy: fx.Proxy, use: str) -> Any:
+        """What `proxy` gives on the example inputs, if that is not the value of a tensor.
+
+        Raises:
+            TraceError: It is one, or could not be derived.
+        """
+        value = self.known(proxy)
+        if value is UNKNOWN or (isinstance(value, Tensor) and use != "len()"):
+            why = self.unknown.get(proxy.node, "a tensor's value only exists at run time")
+            raise TraceError(f"the forward needs {use} of {proxy.node.name}: {why}")
+        return value
+
+    def ask(self, proxy: fx.Proxy, question: str, asker: types.FrameType | None = None) -> Any:
+        """The answer to one of `QUESTIONS`; the graph asks again at every call, if it depends on the inputs.
+
+        Args:
+            proxy: What it is asked of.
+            question: Which one.
+            asker: The frame that asks, where it may be only to see whether it could; `forget_probes` tells.
+
+        Raises:
+            TraceError: It depends on the value of a tensor, or on whether gradients are wanted.
+        """
+        if any(_reads(node, ("requires_grad",)) for node in self._scalars(proxy.node)):
+            raise TraceError(f"the forward needs {question} of {proxy.node.name}, which depends on requires_grad")
+        answer = QUESTIONS[question](self.value_of(proxy, question))
+        noted = self._note_answer(proxy.node, question, answer)
+        if noted is not None and asker is not None:
+            self.probes.append((noted, asker, asker.f_lasti))
+        return answer
+
+    def forget_probes(self) -> None:
+        """Forget what the call being recorded asked for: torch's C++ tries its arguments, then passes them on."""
+        callers = set()
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None:
+            callers.add((frame, frame.f_lasti))
+            frame = frame.f_back
+        for noted, asker, place in self.probes:
+            if (asker, place) in callers:
+                self.asked.discard((noted.all_input_nodes[0], str(noted.args[1])))
+                self.graph.erase_node(noted)
+        self.probes = []
+
+    def _note_answer(self, node: fx.Node, question: str, answer: Any) -> fx.Node | None:
+        """Ask again at every call: not of what never changes, and not for a device, which moves with the model."""
+        if (node, question) in self.asked or node not in self.varying:
+            return None
+        self.asked.add((node, question))
+        if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
+            return None
+        with self._standing_aside():
+            noted = self.create_node("call_function", decided, (node, question, answer, told(node), asking_line()), {})
+        noted.meta[DECIDES] = self.names.path
+        return noted
+
+    def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:
+        """A node and what it is computed from, back to the tensors."""
+        waiting, seen = [node], {node}
+        while waiting:
+            node = waiting.pop()
+            yield node
+            if not isinstance(self.run.values.get(node), Tensor):
+                waiting += [one for one in node.all_input_nodes if one not in seen]
+                seen.update(node.all_input_nodes)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The truth of a size, a flag or the like."""
+        truth: bool = self.ask(obj, "the truth")
+        return truth
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The items of a shape, a tuple or a tensor, each a proxy."""
+        items: Any = obj
+        count = self.ask(obj, "len()")
+        if isinstance(self.known(obj), Tensor):
+            items = self.create_proxy("call_method", "unbind", (obj, 0), {})  # what a tensor gives its items by
+        return iter([items[i] for i in range(count)])
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """Record one operation and stand in for what it gives, unless that is None."""
+        proxy = self.record(*args, **kwargs)
+        if self.known(proxy) is not None:
+            return proxy
+        if proxy.node.op == "call_method":  # of a dict: another one may have the key
+            self._note_answer(proxy.node, "whether it is None", True)
+        return None
+
+    def record(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """Record one operation and derive what it gives; one that fails on the example inputs stays without a value."""
+        proxy = super().create_proxy(*args, **kwargs)
+        if not self.aside:
+            with self._standing_aside():
+                try:
+                    self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
+                except Exception as error:  # whatever the base's own code raises; told where the value is needed
+                    first = (self.unknown[node] for node in proxy.node.all_input_nodes if node in self.unknown)
+                    self.unknown[proxy.node] = next(first, error)
+        return proxy
+
+    @contextmanager
+    def _standing_aside(self) -> Iterator[None]:
+        """While the base's own code runs for its shapes."""
+        # as fast as ever: no proxies are met, and no mode has to see the sizes that are asked for
+        asked, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE
+        watched = isinstance(_get_current_function_mode(), RecordFactories)
+        self.aside = True
+        try:
+            with _pop_mode_temporarily() if watched else nullcontext():
+                yield
+        finally:
+            self.aside = False
+            builtins.isinstance = asked
+
+
+_DEVICES = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "get_device")
+
+
+def _reads(node: fx.Node, names: tuple[str, ...]) -> bool:
+    """Whether a node gets one of these attributes, or calls the method of that name."""
+    name = node.args[1] if node.op == "call_function" and node.target is getattr else node.target
+    return isinstance(name, str) and node.op != "placeholder" and name in names
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, torch.device)
