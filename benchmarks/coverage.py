@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from aimgraph.zoo.rows import BASE, PASSED, REFUSED, Row, read_rows
+from aimgraph.zoo_check.rows import BASE, PASSED, REFUSED, Row, read_rows
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "coverage.md"

@@ -29,9 +29,9 @@ from rich.progress import track
 import aimgraph
 from aimgraph.bench.measure import compare, ratio
 from aimgraph.models_zoo.loader import load_model
-from aimgraph.zoo.levels import without_values
-from aimgraph.zoo.manifest import Entry, example, read_manifest
-from aimgraph.zoo.sources import FOLDER
+from aimgraph.zoo_check.levels import without_values
+from aimgraph.zoo_check.manifest import Entry, example, read_manifest
+from aimgraph.zoo_check.sources import FOLDER
 
 SOURCES = ("timm", "torchvision")
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import aimgraph
 from aimgraph.emit.module import AimModule
-from aimgraph.zoo.remote import LOCAL, connected
+from aimgraph.zoo_check.remote import LOCAL, connected
 from tests.nets import DropPath, build, randomise, run
 from tests.test_compile import FORMS, X, compiled
 

@@ -14,12 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.journal import Journal
-from aimgraph.zoo.manifest import LEVELS, Task, chosen, read_manifest, to_tasks, write_manifest
-from aimgraph.zoo.remote import run_remote
-from aimgraph.zoo.rows import PASSED, Difference, Row, differences, read_rows, to_json, to_junit, write_rows, write_text
-from aimgraph.zoo.runner import Limits, run_local
-from aimgraph.zoo.sources import FOLDER, SOURCES, list_entries, representatives
+from aimgraph.zoo_check.journal import Journal
+from aimgraph.zoo_check.manifest import LEVELS, Task, chosen, read_manifest, to_tasks, write_manifest
+from aimgraph.zoo_check.remote import run_remote
+from aimgraph.zoo_check.rows import (
+    PASSED,
+    Difference,
+    Row,
+    differences,
+    read_rows,
+    to_json,
+    to_junit,
+    write_rows,
+    write_text,
+)
+from aimgraph.zoo_check.runner import Limits, run_local
+from aimgraph.zoo_check.sources import FOLDER, SOURCES, list_entries, representatives
 
 EXIT_DIFFERENT = 1
 

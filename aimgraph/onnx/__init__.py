@@ -1,1 +1,1 @@
-"""Export to other formats."""
+"""Transformed models as ONNX files: export, comparison with torch, check and session."""

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from aimgraph.cli.main import cli, main
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.rows import PASSED, REFUSED, read_rows
+from aimgraph.zoo_check.rows import PASSED, REFUSED, read_rows
 from tests.test_cli import shell
 
 GOOD = "tests.zoo.factories:small"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo import journal as module
-from aimgraph.zoo.journal import Journal
-from aimgraph.zoo.manifest import Entry, Task
-from aimgraph.zoo.rows import CRASHED, FAILED, PASSED, TIMEOUT, Row
-from aimgraph.zoo.runner import Limits
+from aimgraph.zoo_check import journal as module
+from aimgraph.zoo_check.journal import Journal
+from aimgraph.zoo_check.manifest import Entry, Task
+from aimgraph.zoo_check.rows import CRASHED, FAILED, PASSED, TIMEOUT, Row
+from aimgraph.zoo_check.runner import Limits
 
 LIMITS = Limits(60, 4)
 A: Task = (Entry("zoo/a", inputs="2x3"), "structure")

@@ -8,9 +8,9 @@ import torch
 
 import aimgraph
 from aimgraph.emit.module import AimModule
-from aimgraph.zoo.levels import check
-from aimgraph.zoo.manifest import Entry
-from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED
+from aimgraph.zoo_check.levels import check
+from aimgraph.zoo_check.manifest import Entry
+from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED
 
 GOOD = Entry("tests.zoo.factories:small", inputs="2x3x8x8", small="2x3x8x8")
 PARTLY = Entry("tests.zoo.factories:Partly", inputs="2x3x8x8", small="2x3x8x8")
@@ -133,7 +133,7 @@ def test_a_base_that_can_not_be_exported_is_told_apart(
         if limited or isinstance(module, AimModule):
             raise aimgraph.errors.ExportError("no such operator")
 
-    monkeypatch.setattr("aimgraph.zoo.onnx.export_onnx", refuse)
+    monkeypatch.setattr("aimgraph.zoo_check.onnx.export_onnx", refuse)
     row = check(Entry("zoo/mlp"), "onnx")
     assert row.status == status
     assert "no such operator" in row.reason

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.manifest import (
+from aimgraph.zoo_check.manifest import (
     Entry,
     _options,
     chosen,
@@ -19,8 +19,8 @@ from aimgraph.zoo.manifest import (
     to_tasks,
     write_manifest,
 )
-from aimgraph.zoo.rows import read_rows
-from aimgraph.zoo.sources import FOLDER, SLOW, SMALL, SOURCES, list_entries, representatives, shrunk, sized
+from aimgraph.zoo_check.rows import read_rows
+from aimgraph.zoo_check.sources import FOLDER, SLOW, SMALL, SOURCES, list_entries, representatives, shrunk, sized
 
 FULL = Entry(
     "timm/a",

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo import remote
-from aimgraph.zoo.manifest import Entry, Task, read_manifest
-from aimgraph.zoo.remote import connected, run_remote
-from aimgraph.zoo.rows import CRASHED, PASSED, TIMEOUT, Row
-from aimgraph.zoo.runner import Limits, Report, run_local
-from aimgraph.zoo.sources import FOLDER
+from aimgraph.zoo_check import remote
+from aimgraph.zoo_check.manifest import Entry, Task, read_manifest
+from aimgraph.zoo_check.remote import connected, run_remote
+from aimgraph.zoo_check.rows import CRASHED, PASSED, TIMEOUT, Row
+from aimgraph.zoo_check.runner import Limits, Report, run_local
+from aimgraph.zoo_check.sources import FOLDER
 from tests.zoo.factories import MARKER
 
 INPUTS = "2x3x8x8"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.rows import (
+from aimgraph.zoo_check.rows import (
     COLUMNS,
     FAILED,
     PASSED,

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from aimgraph.zoo.levels import check
-from aimgraph.zoo.manifest import Task
-from aimgraph.zoo.rows import CRASHED, TIMEOUT, Row
+from aimgraph.zoo_check.levels import check
+from aimgraph.zoo_check.manifest import Task
+from aimgraph.zoo_check.rows import CRASHED, TIMEOUT, Row
 
 Report = Callable[[Task, Row], None]
 """Takes every row as soon as it is there."""
+
 
 START_SECONDS = 300.0
 """How long a process may take to import what it needs; its own time begins after that."""
@@ -87,7 +88,7 @@ def _context() -> Any:
     if sys.platform != "linux":  # Windows can't fork; the libraries of macOS don't survive it
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["aimgraph.zoo.preload"])
+    context.set_forkserver_preload(["aimgraph.zoo_check.preload"])
     return context
 
 

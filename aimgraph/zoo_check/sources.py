@@ -9,19 +9,23 @@ from typing import Any
 
 from aimgraph.errors import AimgraphError
 from aimgraph.models_zoo.loader import ZOO, import_library
-from aimgraph.zoo.levels import IMAGE_SIDES, runs
-from aimgraph.zoo.manifest import Entry, example, read_manifest, shapes
+from aimgraph.zoo_check.levels import IMAGE_SIDES, runs
+from aimgraph.zoo_check.manifest import Entry, example, read_manifest, shapes
 
 FOLDER = Path(__file__).parent.parent / "models_zoo"
 """Where the manifests and the expected results of the known sources are."""
 
+
 SOURCES = ("torchvision", "timm", "zoo")
+
 
 SMALL = {"timm": 28_000_000, "torchvision": 150_000_000, "zoo": 28_000_000}
 """Most parameters of a model that every change is computed with, by source."""
 
+
 SLOW = ("video.mvit", "video.s3d")
 """Families that take full-size videos only: minutes at level ``numeric``."""
+
 
 MANY = 100
 """Families of at least as many models have two that every change is checked with."""

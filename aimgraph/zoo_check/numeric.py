@@ -21,17 +21,22 @@ from aimgraph.reproducible import plain_attention, seeded
 
 SEED = 7
 
+
 TRIES = ((False, SEED), (True, SEED), (True, SEED + 1))
 """Train mode or not, and the seed of the inputs: gradients add up over these until none is missing."""
+
 
 LARGER = ((32, 64), (32, 32))
 """Rows and columns to add to images, to see that a model runs at other sizes if its base does."""
 
+
 FOLDED = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Largest max|d| / max|y| between a folded model and the one it was made from."""
 
+
 ROUNDINGS = 10
 """How many times the model's own rounding a folded one may differ from it where that is more than `FOLDED`."""
+
 
 GRADIENTS = "gradients of the memory"
 """How the message of what does not learn begins."""

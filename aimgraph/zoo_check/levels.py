@@ -21,10 +21,10 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes
 from aimgraph.planning.plan import Plan
 from aimgraph.tracing.observe import observe
-from aimgraph.zoo.manifest import Entry, example, is_images
-from aimgraph.zoo.numeric import GRADIENTS, compare
-from aimgraph.zoo.onnx import export
-from aimgraph.zoo.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
+from aimgraph.zoo_check.manifest import Entry, example, is_images
+from aimgraph.zoo_check.numeric import GRADIENTS, compare
+from aimgraph.zoo_check.onnx import export
+from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
 
 
 class FailedError(Exception):
@@ -123,6 +123,7 @@ def _onnx(entry: Entry) -> Row:
 
 
 _RUN: dict[str, Callable[[Entry], Row]] = {"structure": _structure, "numeric": _numeric, "onnx": _onnx}
+
 
 IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)
 """Sides of images to try for levels that compute; patches have 14 or 16 pixels."""

@@ -13,13 +13,25 @@ from typing import Any
 from aimgraph.errors import ConfigError
 
 PASSED = "passed"
+
+
 REFUSED = "refused"
+
+
 FAILED = "failed"
+
+
 CRASHED = "crashed"
+
+
 TIMEOUT = "timeout"
+
+
 BASE = "base"
 """What became of a model: as claimed; refused with one of aimgraph's errors; different from its claim;
 dead, or an error that is nobody's message; over its time; or its base alone does not get that far."""
+
+
 STATUSES = (PASSED, REFUSED, FAILED, CRASHED, TIMEOUT, BASE)
 
 
@@ -58,6 +70,8 @@ class Row:
 
 
 COLUMNS = tuple(item.name for item in fields(Row))
+
+
 _COUNTS = ("rewritten", "called", "present", "fallback")
 
 

@@ -15,9 +15,9 @@ import torch
 
 import aimgraph
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.manifest import Task
-from aimgraph.zoo.rows import CRASHED, TIMEOUT, Row
-from aimgraph.zoo.runner import Limits
+from aimgraph.zoo_check.manifest import Task
+from aimgraph.zoo_check.rows import CRASHED, TIMEOUT, Row
+from aimgraph.zoo_check.runner import Limits
 
 
 class Journal:

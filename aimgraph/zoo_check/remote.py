@@ -14,13 +14,14 @@ from dataclasses import asdict
 from typing import Any
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo.journal import code_digest
-from aimgraph.zoo.manifest import Task
-from aimgraph.zoo.rows import CRASHED, Row
-from aimgraph.zoo.runner import Limits, Report, run_local
+from aimgraph.zoo_check.journal import code_digest
+from aimgraph.zoo_check.manifest import Task
+from aimgraph.zoo_check.rows import CRASHED, Row
+from aimgraph.zoo_check.runner import Limits, Report, run_local
 
 LOCAL = "local"
 """The address that means: start Ray on this machine, for this run."""
+
 
 RETRIES = 3
 """How often a row is tried again after its worker or machine was lost."""
