@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 import aimgraph
 from aimgraph.emit.module import AimModule
 from aimgraph.zoo_check.remote import LOCAL, connected
+from tests.emit.test_compile import FORMS, X, compiled
 from tests.nets import DropPath, build, randomise, run
-from tests.test_compile import FORMS, X, compiled
 
 WRITTEN: dict[str, Any] = {"shape": (2, 2, 3), "updates": "stages"}
 MEMORIES: dict[str, dict[str, Any]] = {

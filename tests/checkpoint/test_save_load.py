@@ -349,7 +349,7 @@ def test_a_killed_save_leaves_a_whole_checkpoint(steps: int, tmp_path: Path) -> 
     old, new = (randomise(aimgraph.transform(base, x), seed) for seed in (1, 2))
     aimgraph.save(old, tmp_path)
     code = textwrap.dedent(KILLED)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(steps)], cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(steps)], cwd=Path(__file__).parents[2])
     assert done.returncode == (-signal.SIGKILL if steps < 5 else 0)
     loaded = aimgraph.load(tmp_path, base)
     assert same(loaded, old if steps < 4 else new)

@@ -13,7 +13,7 @@ from aimgraph.passes import EMITTING, EXPORTING, FOLDING, PLANNING
 from tests.nets import build
 from tests.passes.helpers import program_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_one_derivation_of_names() -> None:

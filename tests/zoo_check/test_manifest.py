@@ -98,7 +98,7 @@ def test_inputs_of_other_types_and_by_keyword() -> None:
 
 
 def test_options_and_a_part_of_a_model() -> None:
-    entry = Entry("tests.zoo.factories:small", options="channels=6", within="0")
+    entry = Entry("tests.zoo_check.factories:small", options="channels=6", within="0")
     layer = entry.part(entry.build())
     assert isinstance(layer, nn.Conv2d)
     assert layer.out_channels == 6
@@ -109,7 +109,7 @@ def test_options_and_a_part_of_a_model() -> None:
 
 
 def test_smaller_images_that_the_constructor_has_to_know() -> None:
-    entry = Entry("tests.zoo.factories:positions", inputs="2x3x128x128")
+    entry = Entry("tests.zoo_check.factories:positions", inputs="2x3x128x128")
     small = shrunk(entry, "side")
     assert (small.small, small.small_options) == ("2x3x64x64", "side=64")
     assert small.build(small=True)(*example(small.small)[0]).shape == (2, 4)
@@ -118,7 +118,7 @@ def test_smaller_images_that_the_constructor_has_to_know() -> None:
         (entry, "size"),  # there is no such option
         (replace(entry, inputs="2x3x56x56"), "side"),  # it is as small as it gets
         (replace(entry, inputs="2x3x128x128;2x4"), "side"),
-        (Entry("tests.zoo.factories:small", inputs="2x3x128x128"), "side"),  # takes any size
+        (Entry("tests.zoo_check.factories:small", inputs="2x3x128x128"), "side"),  # takes any size
     )
     for given, option in unchanged:
         assert shrunk(given, option) == given
@@ -166,9 +166,9 @@ def test_a_model_of_two_manifests_runs_once() -> None:
 
 
 def test_sizes_are_counted_even_where_a_constructor_needs_values() -> None:
-    assert sized(Entry("tests.zoo.factories:small")).parameters == 3 * 4 * 9 + 4 + 4 * 2 + 2
-    assert sized(Entry("tests.zoo.factories:Undecided")).parameters == 3 * 2 + 2
-    assert sized(Entry("tests.zoo.factories:none")).parameters == 0
+    assert sized(Entry("tests.zoo_check.factories:small")).parameters == 3 * 4 * 9 + 4 + 4 * 2 + 2
+    assert sized(Entry("tests.zoo_check.factories:Undecided")).parameters == 3 * 2 + 2
+    assert sized(Entry("tests.zoo_check.factories:none")).parameters == 0
 
 
 def test_our_own_networks_are_all_listed() -> None:

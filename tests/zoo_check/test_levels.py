@@ -12,8 +12,8 @@ from aimgraph.zoo_check.levels import check
 from aimgraph.zoo_check.manifest import Entry
 from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED
 
-GOOD = Entry("tests.zoo.factories:small", inputs="2x3x8x8", small="2x3x8x8")
-PARTLY = Entry("tests.zoo.factories:Partly", inputs="2x3x8x8", small="2x3x8x8")
+GOOD = Entry("tests.zoo_check.factories:small", inputs="2x3x8x8", small="2x3x8x8")
+PARTLY = Entry("tests.zoo_check.factories:Partly", inputs="2x3x8x8", small="2x3x8x8")
 
 
 def test_structure_counts_every_layer() -> None:
@@ -32,7 +32,7 @@ def test_a_layer_that_is_called_and_not_read_is_said(monkeypatch: pytest.MonkeyP
 
 
 def test_structure_of_a_model_that_needs_values_to_be_built() -> None:
-    row = check(Entry("tests.zoo.factories:Undecided", inputs="2x3"), "structure")
+    row = check(Entry("tests.zoo_check.factories:Undecided", inputs="2x3"), "structure")
     assert (row.status, row.rewritten, row.called) == (PASSED, 1, 1)
 
 
@@ -43,7 +43,7 @@ def test_numeric_passes_on_a_good_model() -> None:
 
 
 def test_numeric_says_what_it_could_not_compare() -> None:
-    row = check(Entry("tests.zoo.factories:Limited", inputs="2x3x8x8", small="2x3x8x8"), "numeric")
+    row = check(Entry("tests.zoo_check.factories:Limited", inputs="2x3x8x8", small="2x3x8x8"), "numeric")
     assert (row.status, row.rewritten, row.called) == (PASSED, 2, 2)
     assert row.reason == (
         "not compared: bfloat16 autocast (eval): the base does not run; bfloat16 autocast (train): the base does not "
@@ -116,7 +116,7 @@ def test_numeric_fails_on_a_wrong_fold(monkeypatch: pytest.MonkeyPatch, factor: 
 
 
 def test_structure_of_a_model_that_decides_by_values() -> None:
-    row = check(Entry("tests.zoo.factories:ByValue", inputs="2x3x8x8"), "structure")
+    row = check(Entry("tests.zoo_check.factories:ByValue", inputs="2x3x8x8"), "structure")
     assert (row.status, row.rewritten, row.called, row.fallback) == (PASSED, 2, 2, 2), row.reason
 
 
@@ -140,20 +140,20 @@ def test_a_base_that_can_not_be_exported_is_told_apart(
 
 
 def test_a_base_whose_batch_size_the_exporter_fixes_is_told_apart() -> None:
-    row = check(Entry("tests.test_export_onnx:Halves", inputs="2x4;2x4", small="2x4;2x4"), "onnx")
+    row = check(Entry("tests.onnx.test_export:Halves", inputs="2x4;2x4", small="2x4;2x4"), "onnx")
     assert row.status == BASE
     assert "the base alone can't be exported: the exporter has fixed the batch size" in row.reason
 
 
 @pytest.mark.parametrize("level", ["structure", "numeric", "onnx"])
 def test_a_model_without_layers_is_refused_with_the_reason(level: str) -> None:
-    row = check(Entry("tests.zoo.factories:plain", inputs="2x3x8x8", small="2x3x8x8"), level)
+    row = check(Entry("tests.zoo_check.factories:plain", inputs="2x3x8x8", small="2x3x8x8"), level)
     assert row.status == REFUSED
     assert "layer" in row.reason
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("zoo/vgg61", "near misses: vgg16"), ("tests.zoo.factories:smal", "small")]
+    ("name", "reason"), [("zoo/vgg61", "near misses: vgg16"), ("tests.zoo_check.factories:smal", "small")]
 )
 def test_a_model_that_is_not_there_is_refused_with_near_misses(name: str, reason: str) -> None:
     row = check(Entry(name), "structure")
@@ -174,8 +174,8 @@ def test_an_error_that_is_nobodys_message_is_a_crash(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "entry",
     [
-        Entry("tests.zoo.factories:Words", inputs="2x6:int64<50;mask=2x6:bool"),
-        Entry("tests.zoo.factories:Outer", inputs="2x3x8x8", within="backbone", title="the part"),
+        Entry("tests.zoo_check.factories:Words", inputs="2x6:int64<50;mask=2x6:bool"),
+        Entry("tests.zoo_check.factories:Outer", inputs="2x3x8x8", within="backbone", title="the part"),
     ],
 )
 def test_numbers_keywords_and_parts(entry: Entry, level: str) -> None:

@@ -16,14 +16,14 @@ from aimgraph.zoo_check.remote import connected, run_remote
 from aimgraph.zoo_check.rows import CRASHED, PASSED, TIMEOUT, Row
 from aimgraph.zoo_check.runner import Limits, Report, run_local
 from aimgraph.zoo_check.sources import FOLDER
-from tests.zoo.factories import MARKER
+from tests.zoo_check.factories import MARKER
 
 INPUTS = "2x3x8x8"
 LIMITS = Limits(seconds=60)
 
 
 def task(name: str, level: str = "structure") -> Task:
-    return Entry(f"tests.zoo.factories:{name}", inputs=INPUTS, small=INPUTS), level
+    return Entry(f"tests.zoo_check.factories:{name}", inputs=INPUTS, small=INPUTS), level
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ INPUTS = "2x3x8x8"
 
 
 def task(name: str, level: str = "structure") -> Task:
-    return Entry(f"tests.zoo.factories:{name}", inputs=INPUTS), level
+    return Entry(f"tests.zoo_check.factories:{name}", inputs=INPUTS), level
 
 
 def run(tasks: list[Task], limits: Limits, jobs: int = 1) -> dict[str, Row]:

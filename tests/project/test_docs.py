@@ -9,7 +9,7 @@ import pytest
 from benchmarks import performance
 from benchmarks.coverage import MARKS, PAGE, table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

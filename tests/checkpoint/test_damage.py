@@ -318,7 +318,7 @@ def test_reading_allocates_little(tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 import torch
-from tests.test_checkpoint_damage import network
+from tests.checkpoint.test_damage import network
 import aimgraph
 base = network()
 aimgraph.transform(base, torch.zeros(2, 2, 3, 3))  # what a first transform needs
@@ -347,6 +347,6 @@ def test_sizes_of_the_spec_are_not_allocated(saved: Path, tmp_path: Path) -> Non
         rewritten(tmp_path / name, change)
     folders = [str(tmp_path / name) for name in names]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *folders], cwd=Path(__file__).parents[1], capture_output=True, text=True
+        [sys.executable, "-c", LIMITED, *folders], cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
     assert done.stdout.split("\n")[:-1] == [f"{folder} refused" for folder in folders], done.stderr

@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from aimgraph.cli.main import cli, main
 from aimgraph.errors import ConfigError
 from aimgraph.zoo_check.rows import PASSED, REFUSED, read_rows
-from tests.test_cli import shell
+from tests.cli.test_main import shell
 
-GOOD = "tests.zoo.factories:small"
-PLAIN = "tests.zoo.factories:plain"
+GOOD = "tests.zoo_check.factories:small"
+PLAIN = "tests.zoo_check.factories:plain"
 HEADER = "name,inputs\n"
 INPUTS = "2x3x8x8"
 
