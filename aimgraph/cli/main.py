@@ -15,8 +15,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
-import aimgraph
+from aimgraph.api.fold import fold
+from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import Report, verify
+from aimgraph.checkpoint.load import load
+from aimgraph.checkpoint.save import save as save_checkpoint
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import configs, example_inputs, model_options
@@ -31,6 +34,7 @@ from aimgraph.onnx.export import export_onnx
 from aimgraph.onnx.prepare import Memory
 from aimgraph.planning.picture import draw
 from aimgraph.planning.plan import Plan
+from aimgraph.version import __version__
 
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
@@ -48,7 +52,7 @@ Exit codes: 0 done; 1 checked and found different; 2 an option, an input, a file
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(aimgraph.__version__)
+@click.version_option(__version__)
 def cli() -> None:
     """Give any PyTorch network a memory that every layer can read."""
 
@@ -83,17 +87,17 @@ def transform_command(
 ) -> None:
     """Transform MODEL and compare the result with it, bit for bit."""
     aim, report, history = _transformed(model, inputs, options, dump)
-    plan = aimgraph.plan(aim)
+    planned = plan(aim)
     if save:
         _save_state(aim, Path(save))
     if checkpoint:
-        aimgraph.save(aim, checkpoint)
+        save_checkpoint(aim, checkpoint)
     if as_json:
         passes = [asdict(entry) for entry in history]
         extra = {"code": aim.code} if code else {}
-        _print_json(plan.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra)
+        _print_json(planned.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra)
     else:
-        plan.print(_out())
+        planned.print(_out())
         click.echo("passes: " + ", ".join(f"{entry.name} {entry.seconds * 1000:.0f} ms" for entry in history))
         click.echo(str(report))
         if code:
@@ -171,9 +175,9 @@ def export_command(
         base = _load(model, options, step)
         step("transforming")
         if checkpoint:
-            aim = aimgraph.load(checkpoint, base, example_inputs(inputs))
+            aim = load(checkpoint, base, example_inputs(inputs))
         else:
-            aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options))
+            aim = transform(base, example_inputs(inputs), config=configs(options))
         if weights:
             _load_state(aim, Path(weights))
         if fuse_batchnorm:
@@ -182,7 +186,7 @@ def export_command(
                     f"--fuse-batchnorm folds the memory, and --memory {memory} does not: give one of them"
                 )
             step("folding")
-            aim = aimgraph.fold(aim, fuse_batchnorm=True)
+            aim = fold(aim, fuse_batchnorm=True)
         step(f"exporting to {path} and comparing in onnxruntime")
         report = export_onnx(
             aim,
@@ -253,7 +257,7 @@ def _load(model: str, options: dict[str, Any], step: Callable[[str], None]) -> n
 def _planned(model: str, inputs: tuple[str, ...], options: dict[str, Any], step: Callable[[str], None]) -> Plan:
     base = _load(model, options, step)
     step("planning")
-    return aimgraph.plan(base, example_inputs(inputs), config=configs(options))
+    return plan(base, example_inputs(inputs), config=configs(options))
 
 
 def _transformed(
@@ -268,7 +272,7 @@ def _transformed(
             history.append(program.history[-1])
             step(f"{done.name}: {program.stage.name.lower()}")
 
-        aim = aimgraph.transform(base, example_inputs(inputs), config=configs(options), dump=dump, watch=[watch])
+        aim = transform(base, example_inputs(inputs), config=configs(options), dump=dump, watch=[watch])
         step("comparing with the base")
         report = verify(base, aim)
     return aim, report, tuple(history)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-import aimgraph
 from aimgraph.errors import ConfigError
+from aimgraph.version import __version__
 from aimgraph.zoo_check.manifest import Task
 from aimgraph.zoo_check.rows import CRASHED, TIMEOUT, Row
 from aimgraph.zoo_check.runner import Limits
@@ -75,7 +75,7 @@ class Journal:
 
 @cache
 def _versions() -> tuple[str, ...]:
-    return torch.__version__, aimgraph.__version__, *map(_version, ("torchvision", "timm"))
+    return torch.__version__, __version__, *map(_version, ("torchvision", "timm"))
 
 
 def _version(name: str) -> str:
@@ -88,7 +88,7 @@ def _version(name: str) -> str:
 @cache
 def code_digest() -> str:
     """What aimgraph's own files are: results of other code are no results."""
-    return _digest(Path(aimgraph.__file__).parent)
+    return _digest(Path(__file__).parents[1])
 
 
 def _own_code(package: str) -> str:

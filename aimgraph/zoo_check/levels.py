@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import aimgraph
+from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import outputs
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
@@ -76,7 +76,7 @@ def _structure(entry: Entry) -> Row:
 
 def _transformed(entry: Entry, model: nn.Module, inputs: Arguments | None, **options: Any) -> AimModule:
     """The transformed part of the model, which is the whole one or stands in it."""
-    whole = aimgraph.transform(model, inputs, within=entry.within or None, **options)
+    whole = transform(model, inputs, within=entry.within or None, **options)
     part = whole.get_submodule(entry.within)
     assert isinstance(part, AimModule)
     return part
@@ -167,22 +167,22 @@ def runs(model: nn.Module, inputs: Arguments) -> bool:
 
 def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
     """The row of a transformed model: passed if every layer that is called reads, or says why not."""
-    plan = aimgraph.plan(aim)
+    planned = plan(aim)
     row = Row(
         entry.called,
         level,
         PASSED,
-        rewritten=plan.covered,
-        called=len(plan.called),
-        present=plan.layers,
-        fallback=plan.fallback,
-        left=_left(plan),
+        rewritten=planned.covered,
+        called=len(planned.called),
+        present=planned.layers,
+        fallback=planned.fallback,
+        left=_left(planned),
         seconds=seconds,
     )
-    if plan.covered == len(plan.called):
+    if planned.covered == len(planned.called):
         return row
-    reasons = {item.path: item.reason for item in plan.skipped}
-    missing = next(name for name in plan.called if name in reasons)
+    reasons = {item.path: item.reason for item in planned.skipped}
+    missing = next(name for name in planned.called if name in reasons)
     return replace(row, reason=f"called but not read: {missing}: {reasons[missing]}")
 
 

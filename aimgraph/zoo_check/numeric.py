@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-import aimgraph
-from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in
+from aimgraph.api.fold import fold
+from aimgraph.api.transform import plan
+from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in, verify
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
@@ -72,7 +73,7 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
     for name, parameter in aim.named_parameters():
         if is_read(name) and bool(parameter.detach().any()):
             return f"read weights start at zero: {name} does not"
-    report = aimgraph.verify(base, aim, inputs)
+    report = verify(base, aim, inputs)
     wrong = [check for check in report.checks if not check.ok]
     if wrong:
         return f"{wrong[0].name}: {wrong[0].detail}"
@@ -203,7 +204,7 @@ def _folded(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[st
     rounding = _apart(*expected.values()) if len(expected) == 2 else 0.0
     for dtype, those in expected.items():
         sample, what = _as(dtype, inputs), f"folded in {_name(dtype)}"
-        these = outputs(aimgraph.fold(copy_module(alive).to(dtype), sample, fuse_batchnorm=True), sample)
+        these = outputs(fold(copy_module(alive).to(dtype), sample, fuse_batchnorm=True), sample)
         if [one.shape for one in these] != [one.shape for one in those]:
             return f"{what}: outputs of other shapes"
         found, bound = _apart(these, those), FOLDED[dtype]
@@ -246,7 +247,7 @@ def _without_gradient(module: AimModule, inputs: Arguments, idle: set[str]) -> s
         problem = _problem(parameter.grad)
         if problem and not any(f".reads.{path}." in f".{name}" for path in idle):
             return f"{GRADIENTS}: that of {name} is {problem}"
-    for memory in aimgraph.plan(module).memories:
+    for memory in plan(module).memories:
         value = module.get_parameter(f"{AIM}.{memory.name}.source.value")
         assert value.grad is not None
         missed = _covered(module, memory.name, inputs, idle) & (value.grad == 0)
@@ -267,7 +268,7 @@ def _problem(gradient: Tensor | None) -> str:
 def _idle(module: AimModule) -> set[str]:
     """Sites whose output the base's own output does not depend on: their own parameters get no gradient either."""
     found = set()
-    for site in aimgraph.plan(module).sites:
+    for site in plan(module).sites:
         own = [] if site.function else list(module.get_submodule(site.path).parameters())
         if own and not any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in own):
             found.add(site.path)

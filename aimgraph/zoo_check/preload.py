@@ -9,8 +9,7 @@ import contextlib
 import torch
 from torch import nn
 
-import aimgraph
-import aimgraph.zoo_check.levels
+from aimgraph.api.transform import transform
 from aimgraph.models_zoo.loader import import_library
 
 torch.set_num_threads(1)
@@ -23,4 +22,4 @@ for _name in ("torchvision", "timm"):
 
 with contextlib.suppress(Exception), torch.device("meta"):
     _network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-    aimgraph.transform(_network, torch.zeros(2, 3, 8, 8))
+    transform(_network, torch.zeros(2, 3, 8, 8))

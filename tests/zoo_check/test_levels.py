@@ -8,6 +8,7 @@ import torch
 
 import aimgraph
 from aimgraph.emit.module import AimModule
+from aimgraph.zoo_check import levels, numeric
 from aimgraph.zoo_check.levels import check
 from aimgraph.zoo_check.manifest import Entry
 from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED
@@ -25,7 +26,7 @@ def test_structure_counts_every_layer() -> None:
 
 def test_a_layer_that_is_called_and_not_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     transform = aimgraph.transform
-    monkeypatch.setattr(aimgraph, "transform", lambda *given, **named: transform(*given, exclude=["down"], **named))
+    monkeypatch.setattr(levels, "transform", lambda *given, **named: transform(*given, exclude=["down"], **named))
     row = check(PARTLY, "structure")
     assert (row.rewritten, row.called, row.present) == (3, 4, 4)
     assert row.reason.startswith("called but not read: down: ")
@@ -93,7 +94,7 @@ def test_numeric_fails_on_a_wrong_model(
         spoil(aim)
         return aim
 
-    monkeypatch.setattr(aimgraph, "transform", wrong)
+    monkeypatch.setattr(levels, "transform", wrong)
     row = check(GOOD, "numeric")
     assert row.status == FAILED
     assert reason in row.reason
@@ -109,7 +110,7 @@ def test_numeric_fails_on_a_wrong_fold(monkeypatch: pytest.MonkeyPatch, factor: 
             next(folded.parameters()).mul_(factor)
         return folded
 
-    monkeypatch.setattr(aimgraph, "fold", wrong)
+    monkeypatch.setattr(numeric, "fold", wrong)
     row = check(GOOD, "numeric")
     assert row.status == FAILED
     assert "folded in float64: max|d| / max|y| = " in row.reason
@@ -165,7 +166,7 @@ def test_an_error_that_is_nobodys_message_is_a_crash(monkeypatch: pytest.MonkeyP
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("deep inside")
 
-    monkeypatch.setattr(aimgraph, "transform", broken)
+    monkeypatch.setattr(levels, "transform", broken)
     row = check(GOOD, "structure")
     assert (row.status, row.reason) == (CRASHED, "KeyError: 'deep inside'")
 
