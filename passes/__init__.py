@@ -4,6 +4,7 @@ if __name__ != "aimgraph.passes":
     raise ImportError("import aimgraph.passes instead: 'passes' would be a second copy of the same code")
 
 from aimgraph.compiler.program import Pass
+from aimgraph.passes.concat_layers import ConcatLayers
 from aimgraph.passes.expose_state import ExposeState
 from aimgraph.passes.find_sites import FindSites
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
@@ -15,12 +16,11 @@ from aimgraph.passes.place_updates import PlaceUpdates
 from aimgraph.passes.plan_memory import PlanMemory
 from aimgraph.passes.remove_dead import RemoveDead
 from aimgraph.passes.split_concat import SplitConcat
-from aimgraph.passes.widen_layers import WidenLayers
 
 PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
 
 
-EMITTING: tuple[Pass, ...] = (InsertMemory(), InsertUpdates(), SplitConcat(), WidenLayers(), RemoveDead())
+EMITTING: tuple[Pass, ...] = (InsertMemory(), InsertUpdates(), SplitConcat(), ConcatLayers(), RemoveDead())
 
 
 FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), MergeMaps(), RemoveDead())
@@ -44,5 +44,5 @@ __all__ = [
     "PlanMemory",
     "RemoveDead",
     "SplitConcat",
-    "WidenLayers",
+    "ConcatLayers",
 ]

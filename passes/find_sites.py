@@ -24,13 +24,13 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from aimgraph.compiler.graph_text import target_name
-from aimgraph.compiler.graph_tools import argument, folds_batch, function_layer, options, site_layer
+from aimgraph.compiler.graph_tools import argument, function_layer, groups_batch, options, site_layer
 from aimgraph.compiler.node_keys import CALL, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.compiler.signature import FunctionCall, LayerKind
-from aimgraph.planning.layout import call_channels, call_layout, folded_call, kernel_places, kernel_taps, unfit
+from aimgraph.planning.layout import call_channels, call_layout, grouped_batch_call, kernel_places, kernel_taps, unfit
 from aimgraph.planning.sites import Site, SiteCall, Skipped
-from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
@@ -144,14 +144,14 @@ class _Finder:
 
         A graph may be one for both modes though what is called inside the module is not: it reads in either.
         """
-        leaf = str(node.target)
-        turn = self.turns[graph, leaf]
-        self.turns[graph, leaf] += 1
+        opaque = str(node.target)
+        turn = self.turns[graph, opaque]
+        self.turns[graph, opaque] += 1
         for mode in _modes(graph):
             first, second = self.program.signature.calls[mode].made, self.program.signature.again[mode].made
             for name, made in first.items():
-                mine = [call for call in made if call.leaf == (leaf, turn)]
-                others = [call for call in second.get(name, ()) if call.leaf == (leaf, turn)]
+                mine = [call for call in made if call.opaque == (opaque, turn)]
+                others = [call for call in second.get(name, ()) if call.opaque == (opaque, turn)]
                 if mine:
                     self.found[mode, name] += len(mine)
                     self._note_inner(graph, node, name, mine, others)
@@ -198,29 +198,29 @@ class _Finder:
         other: FunctionCall,
         layer: AffineLayer | None,
     ) -> SiteCall | str:
-        leaf, batch = str(node.target), self.program.signature.batch
+        opaque, batch = str(node.target), self.program.signature.batch
         if one.hidden:
             return f"inside {one.hidden}.forward, whose own backward would know nothing of it"
-        folded = layer is None and one.groups != other.groups
+        grouped_batch = layer is None and one.groups != other.groups
         if layer is None:
-            why = unfit((one.weight, other.weight), folded=folded)
+            why = unfit((one.weight, other.weight), grouped_batch=grouped_batch)
             if why:
                 return why
-            layer = function_layer(getattr(F, one.function), one.weight, one.groups, batch if folded else 1)
+            layer = function_layer(getattr(F, one.function), one.weight, one.groups, batch if grouped_batch else 1)
             key = (one.function, read_weight_shape(layer, 1), one.parameter)
             if self.functions.setdefault(name, key)[:2] != key[:2]:
                 return f"called with weights of other shapes than {list(one.weight)}, too"
             self.stand_ins[name] = layer
-        if folded:
-            call = folded_call(graph, node, one.input, len(one.input) - 2)
+        if grouped_batch:
+            call = grouped_batch_call(graph, node, one.input, len(one.input) - 2)
         else:
-            chance = self.program.signature.opaque[leaf].needs_values
+            chance = self.program.signature.opaque[opaque].needs_values
             call = call_layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
-        assert one.leaf is not None
+        assert one.opaque is not None
         if isinstance(call, str):
             return call
         places = kernel_places(layer, call, one.output)
-        return replace(call, leaf=leaf, name=name, turn=one.leaf[1], output=one.output, places=places)
+        return replace(call, opaque=opaque, name=name, turn=one.opaque[1], output=one.output, places=places)
 
     def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
@@ -238,13 +238,13 @@ class _Finder:
         found = []
         for path, layer in self.layers.items():
             calls, size = tuple(self.calls[path]), (call_channels(layer), groups_of(layer), kernel_taps(layer))
-            leaf = next((call.leaf for call in calls if call.leaf), "")
+            opaque = next((call.opaque for call in calls if call.opaque), "")
             if path in self.functions:
                 name, why = self.functions[path][0], "a function is called, there is no layer to widen"
                 found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True))
             else:
                 kind = self.kinds[layer]
-                why = f"inside {_leaf_name(leaf)}, which can't be traced" if leaf else elsewhere.get(layer, "")
+                why = f"inside {_opaque_name(opaque)}, which can't be traced" if opaque else elsewhere.get(layer, "")
                 why = _split_only(kind, path in partly, why)
                 found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why))
         return tuple(found)
@@ -285,8 +285,8 @@ def _rank(node: fx.Node) -> int:
     return len(features.meta[SHAPES][0]) if isinstance(features, fx.Node) and SHAPES in features.meta else 0
 
 
-def _leaf_name(leaf: str) -> str:
-    return "the model" if leaf == WHOLE else leaf
+def _opaque_name(opaque: str) -> str:
+    return "the model" if opaque == OPAQUE_BASE else opaque
 
 
 def _goes_by_batch(node: fx.Node) -> bool:
@@ -323,8 +323,8 @@ def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     if shapes is None:
         return "its input is not a tensor of known shape"
     layer = site_layer(program.root, node, program.signature.batch)
-    if node.op == "call_function" and folds_batch(node):
-        return folded_call(graph, node, shapes[0], len(shapes[0]) - 2)
+    if node.op == "call_function" and groups_batch(node):
+        return grouped_batch_call(graph, node, shapes[0], len(shapes[0]) - 2)
     return call_layout(graph, node, shapes, layer, program.signature.batch)
 
 
@@ -334,7 +334,7 @@ def _unreadable(node: fx.Node) -> str:
     shapes = weight.meta.get(SHAPES) if isinstance(weight, fx.Node) else None
     if shapes is None:
         return "its weight is not a tensor of known shape"
-    return unfit(shapes, folded=folds_batch(node))
+    return unfit(shapes, grouped_batch=groups_batch(node))
 
 
 def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:

@@ -97,7 +97,7 @@ class _Fuser:
         while isinstance(before, fx.Node) and len(before.users) == 1:
             module = self._module(before)
             if isinstance(module, BiasMap):
-                if module.folded or self.calls[id(module)] != 1:
+                if module.grouped_batch or self.calls[id(module)] != 1:
                     return None
                 maps.append(module)
             elif before.target is accumulate:

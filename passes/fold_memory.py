@@ -26,10 +26,10 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
-from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer
 from aimgraph.runtime.memory import put_module
-from aimgraph.runtime.opaque import MemoryLeaf
+from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.read import fit
 from aimgraph.runtime.state import StateCarry
 
@@ -52,7 +52,7 @@ class FoldMemory(BasePass):
             Skipped(read.name, "read", "inside a module that is kept as one call")
             for memory in program.plan.memories
             for read in memory.reads
-            if any(call.leaf for call in read.calls)
+            if any(call.opaque for call in read.calls)
         ]
         for name, graph in program.graphs.items():
             folder = _Folder(program, name, graph, self.keep)
@@ -133,9 +133,9 @@ class _Folder:
         return torch.zeros((), dtype=seen.dtype, device=seen.device).expand(seen.shape)
 
     def _fold_term(self, term: fx.Node, user: fx.Node) -> bool:
-        folded = user.target is fold_batch
-        total = next(iter(user.users)) if folded else user
-        if total.target is not accumulate or total.args[1] is not (user if folded else term):
+        grouped_batch = user.target is group_batch
+        total = next(iter(user.users)) if grouped_batch else user
+        if total.target is not accumulate or total.args[1] is not (user if grouped_batch else term):
             return False
         output = total.args[0]
         assert isinstance(output, fx.Node)
@@ -144,16 +144,18 @@ class _Folder:
         axes: Any = view.args[2:4]
         batch_axis: int | None = axes[1]
         site = str(term.target).partition(".reads.")[2]
-        if not folded and self._into_bias(output, value):
+        if not grouped_batch and self._into_bias(output, value):
             total.replace_all_uses_with(output)
             self.graph.erase_node(total)
             return True
-        path = self._put(str(term.target), BiasMap(value.contiguous(), (site,), batch_axis, folded=folded))
+        path = self._put(
+            str(term.target), BiasMap(value.contiguous(), (site,), batch_axis, grouped_batch=grouped_batch)
+        )
         with self.graph.inserting_before(total):
             made = insert_module(self.graph, path, output)
         total.replace_all_uses_with(made)
         self.graph.erase_node(total)
-        if folded:
+        if grouped_batch:
             self.graph.erase_node(user)
         return True
 
@@ -167,7 +169,7 @@ class _Folder:
             if not isinstance(there, BiasMap):
                 put_module(self.root, path, made)
                 return path
-            same = (there.batch_axis, there.folded) == (made.batch_axis, made.folded)
+            same = (there.batch_axis, there.grouped_batch) == (made.batch_axis, made.grouped_batch)
             if same and torch.equal(there.value, made.value):
                 return path
             number += 1
@@ -214,7 +216,7 @@ def uses(root: nn.Module, graph: fx.Graph) -> Counter[int]:
     for node in graph.nodes:
         if node.op == "call_module":
             called = root.get_submodule(str(node.target))
-            if isinstance(called, MemoryLeaf):
+            if isinstance(called, OpaqueCall):
                 called = called.aim_borrowed[0].get_submodule(called.path)
             found.update({id(parameter) for parameter in called.parameters()})
         elif node.op == "get_attr":

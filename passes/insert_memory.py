@@ -36,7 +36,7 @@ from aimgraph.compiler.graph_tools import (
     submodule_at,
     with_argument,
 )
-from aimgraph.compiler.node_keys import ADDED, AIM, LEAF_READS, LEAVES, READ, WIDENED
+from aimgraph.compiler.node_keys import ADDED, AIM, CONCAT, OPAQUE, OPAQUE_READS, READ
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.compiler.signature import FunctionCall, layer_paths
 from aimgraph.config import AimConfig
@@ -45,7 +45,7 @@ from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, stored_weight
 from aimgraph.runtime.memory import Memory, put_module
-from aimgraph.runtime.opaque import LeafCall, LeafRead, MemoryLeaf
+from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
 from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
@@ -88,9 +88,9 @@ def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Mo
         module = program.root.get_submodule(read.site)
         assert isinstance(module, AffineLayer)
         return read_layer(module, read.channels, init, raw=read.raw)
-    if read.calls[0].leaf:
+    if read.calls[0].opaque:
         made = _inner_call(program, read)
-        samples = program.signature.batch if read.calls[0].folded else 1
+        samples = program.signature.batch if read.calls[0].grouped_batch else 1
         layer = function_layer(getattr(F, made.function), made.weight, made.groups, samples)
         like: Tensor | FunctionCall = made
     else:
@@ -108,7 +108,7 @@ def _inner_call(program: Program, read: Read) -> FunctionCall:
 def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
     """The weight of the memory's first site, or its description: what is added follows its device and dtype."""
     read = memory.reads[0]
-    if read.function and read.calls[0].leaf:
+    if read.function and read.calls[0].opaque:
         return _inner_call(program, read)
     if read.function:
         call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
@@ -140,8 +140,8 @@ class _GraphInserter:
         views = ViewCache(self.graph)
         by_call = self._by_call()
         for call, reads in by_call.items():
-            if reads[0][2].leaf:
-                self._enter_leaf(nodes[call], reads)
+            if reads[0][2].opaque:
+                self._enter_opaque_call(nodes[call], reads)
             else:
                 self._widen_call(nodes[call], reads, views)
 
@@ -155,41 +155,43 @@ class _GraphInserter:
                         found.setdefault(call.node, []).append((memory.name, read, call))
         return found
 
-    def _enter_leaf(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
+    def _enter_opaque_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
         """Give a module that is kept as one call the memory, one value for each read weight inside it."""
-        root, leaf = self.program.root, str(node.target)
+        root, opaque = self.program.root, str(node.target)
         items: dict[tuple[str, str], list[tuple[Read, ReadCall]]] = {}
         for memory, read, call in reads:
             items.setdefault((memory, read.name), []).append((read, call))
         inside = tuple(
-            LeafRead(
+            OpaqueRead(
                 calls[0][0].site,
                 root.get_submodule(f"{AIM}.{memory}.reads.{name}"),
-                tuple(LeafCall(call.spec, call.mean, call.folded) for _, call in calls),
+                tuple(OpaqueReadCall(call.spec, call.mean, call.grouped_batch) for _, call in calls),
             )
             for (memory, name), calls in items.items()
         )
-        needs_values = self.program.signature.opaque[leaf].needs_values
-        node.target = self._leaf(leaf, MemoryLeaf(root, leaf, inside, self._layers, needs_values=needs_values))
+        needs_values = self.program.signature.opaque[opaque].needs_values
+        node.target = self._opaque_call(
+            opaque, OpaqueCall(root, opaque, inside, self._layers, needs_values=needs_values)
+        )
         node.args = ([self.sources[memory] for memory, _ in items], *node.args)
-        node.meta[LEAF_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]
+        node.meta[OPAQUE_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]
 
     @cached_property
     def _layers(self) -> frozenset[str]:
         return layer_paths(self.program.root, self.program.kinds)
 
-    def _leaf(self, leaf: str, built: MemoryLeaf) -> str:
-        """Path of a leaf with these reads; the same one for every call that has them."""
-        root, number, path = self.program.root, 0, f"{LEAVES}.{leaf}"
+    def _opaque_call(self, opaque: str, built: OpaqueCall) -> str:
+        """Path of a opaque with these reads; the same one for every call that has them."""
+        root, number, path = self.program.root, 0, f"{OPAQUE}.{opaque}"
         while True:
             there = submodule_at(root, path)
-            if not isinstance(there, MemoryLeaf):
+            if not isinstance(there, OpaqueCall):
                 put_module(root, path, built)
                 return path
             if there.reads == built.reads:
                 return path
             number += 1
-            path = f"{LEAVES}.{leaf}_call_{number}"
+            path = f"{OPAQUE}.{opaque}_call_{number}"
 
     def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
         x, spec = argument(node, "input"), reads[0][2].spec
@@ -201,7 +203,7 @@ class _GraphInserter:
             fitted[-1].meta[READ] = (memory, node.name)
         if reads[0][1].raw:
             paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
-            add_terms(self.graph, node, list(zip(paths, fitted, strict=True)), folded=reads[0][2].folded)
+            add_terms(self.graph, node, list(zip(paths, fitted, strict=True)), grouped_batch=reads[0][2].grouped_batch)
             return
         layer = self.program.root.get_submodule(str(node.target))
         assert isinstance(layer, AffineLayer)
@@ -218,7 +220,7 @@ class _GraphInserter:
 
     def _widened(self, layer: AffineLayer, reads: list[tuple[str, Read]]) -> str:
         """Path of the layer over [x ; m] with these reads; the same one for every call that has them."""
-        path = f"{WIDENED}.{reads[0][1].name}"
+        path = f"{CONCAT}.{reads[0][1].name}"
         root = self.program.root
         if not isinstance(submodule_at(root, path), Widened):
             layers = [root.get_submodule(f"{AIM}.{memory}.reads.{read.name}") for memory, read in reads]

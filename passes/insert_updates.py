@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from aimgraph.compiler.graph_tools import insert_call, insert_module
-from aimgraph.compiler.node_keys import AIM, LEAF_READS, READ
+from aimgraph.compiler.node_keys import AIM, OPAQUE_READS, READ
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.errors import PassError
 from aimgraph.passes.insert_memory import ViewCache, first_weight
@@ -97,7 +97,7 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
     _give_leaves(graph, memory.name, values)
     for read in memory.reads:
         for call in read.calls:
-            if not call.leaf and call.graph == name and values[call.value] is not source:
+            if not call.opaque and call.graph == name and values[call.value] is not source:
                 _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views)
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
@@ -111,7 +111,7 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
 def _give_leaves(graph: fx.Graph, memory: str, values: list[fx.Node]) -> None:
     """Give every module that is kept as one call the values that its layers read."""
     for node in graph.nodes:
-        reads = node.meta.get(LEAF_READS, ())
+        reads = node.meta.get(OPAQUE_READS, ())
         if reads:
             given = zip(node.args[0], reads, strict=True)
             shown = [values[call.value] if owner == memory else value for value, (owner, call) in given]

@@ -72,7 +72,7 @@ class _Merger:
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
         module = submodule_at(self.root, str(node.target))
-        return module if isinstance(module, BiasMap) and not module.folded else None
+        return module if isinstance(module, BiasMap) and not module.grouped_batch else None
 
     def moves(self, node: Any) -> bool:
         """Whether a node adds a map, or a term that has a batch."""

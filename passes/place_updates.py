@@ -25,7 +25,7 @@ from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
 from aimgraph.planning.patterns import select_paths
 from aimgraph.planning.sites import Site, SiteCall, UpdateSpot
-from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.call_names import OPAQUE_BASE
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,11 @@ def _merge(program: Program, config: AimConfig, found: dict[str, list[UpdateSpot
                 f"({[s.where for s in merged]} and {[s.where for s in spots]}); name module paths in updates="
             )
         merged = [replace(a, nodes=a.nodes | b.nodes) for a, b in zip(merged, spots, strict=True)]
-    if not merged and WHOLE in program.signature.opaque:
+    if not merged and OPAQUE_BASE in program.signature.opaque:
         raise PlanError(
             f"memory {config.name!r}: no tensor to update from: the model can't be traced and is kept as one call, "
-            f"inside which there are no updates: {program.signature.opaque[WHOLE].reason}; change that code, or give "
-            'a part of the model its memory with within="..."'
+            f"inside which there are no updates: {program.signature.opaque[OPAQUE_BASE].reason}; change that code, or "
+            'give a part of the model its memory with within="..."'
         )
     if not merged:
         raise PlanError(

@@ -209,8 +209,8 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 calls=tuple(
                     replace(
                         values.read(c, s),
-                        folded=c.folded,
-                        leaf=c.leaf,
+                        grouped_batch=c.grouped_batch,
+                        opaque=c.opaque,
                         name=c.name,
                         turn=c.turn,
                         batch_ratio=c.batch_ratio,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from aimgraph.compiler.graph_tools import add_terms, argument, with_argument
-from aimgraph.compiler.node_keys import AIM, WIDENED
+from aimgraph.compiler.node_keys import AIM, CONCAT
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.errors import PassError
 from aimgraph.planning.sites import Skipped
@@ -41,7 +41,7 @@ class SplitConcat(BasePass):
         }
         for name, graph in program.graphs.items():
             for node in graph.find_nodes(op="call_module"):
-                if not str(node.target).startswith(f"{WIDENED}."):
+                if not str(node.target).startswith(f"{CONCAT}."):
                     continue
                 reads = [
                     (memory.name, readers[memory.name, name, node.name])

@@ -13,7 +13,7 @@ from aimgraph.config import AimConfig
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import PlanError
 from aimgraph.passes import FindSites, PlaceUpdates
-from aimgraph.runtime.layers import narrow_weight
+from aimgraph.runtime.layers import split_weight
 from aimgraph.tracing.frontend import build_program
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
@@ -394,9 +394,9 @@ def gradients(aim: nn.Module, x: Tensor) -> dict[str, Tensor]:
     (output * weights).sum().backward()
     found = {name: p.grad for name, p in aim.named_parameters() if p.grad is not None}
     if isinstance(aim, AimModule):
-        for site in aim._record.widened:
+        for site in aim._record.concat_sites:
             layer = aim.get_submodule(site.site)
-            base, reads = narrow_weight(layer, found[f"{site.site}.weight"], list(site.channels))  # type: ignore[arg-type]
+            base, reads = split_weight(layer, found[f"{site.site}.weight"], list(site.channels))  # type: ignore[arg-type]
             found |= {f"{site.site}.weight": base} | dict(zip(site.keys, reads, strict=True))
     assert x.grad is not None
     return found | {"input": x.grad}

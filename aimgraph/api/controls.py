@@ -114,8 +114,8 @@ def _enable(aim: AimModule, enabled: bool) -> None:
 
 
 def _refuse_widened(aim: AimModule, what: str) -> None:
-    if record_of(aim).widened:
+    if record_of(aim).concat_sites:
         raise ConfigError(
-            f'{what} in concat form ({record_of(aim).widened[0].site}): transform with lowering="split" instead; '
+            f'{what} in concat form ({record_of(aim).concat_sites[0].site}): transform with lowering="split" instead; '
             "the state dict of this module loads into it"
         )

@@ -100,10 +100,10 @@ def _folded_program(
     aim: AimModule, example_inputs: Any, *, fuse_batchnorm: bool, keep: tuple[str, ...] = ()
 ) -> tuple[FoldedModule, Program]:
     record = record_of(aim)
-    if record.widened:
+    if record.concat_sites:
         raise ConfigError(
-            f'fold needs split form, and {record.widened[0].site} is in concat form: transform with lowering="split"; '
-            "the state dict of this module loads into it"
+            f"fold needs split form, and {record.concat_sites[0].site} is in concat form: transform with "
+            'lowering="split"; the state dict of this module loads into it'
         )
     if not record.enabled:
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")

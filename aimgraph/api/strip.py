@@ -4,10 +4,10 @@ from torch import nn
 
 from aimgraph.copies import copy_module
 from aimgraph.emit.bare import bare, rebind_hooks
+from aimgraph.emit.concat import narrow
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module
 from aimgraph.emit.record import record_of
-from aimgraph.emit.widened import narrow
 from aimgraph.runtime.layers import AffineLayer
 
 
@@ -37,7 +37,7 @@ def strip(aim: nn.Module) -> nn.Module:
 
 
 def _narrow(base: nn.Module, aim: AimModule) -> None:
-    for site in record_of(aim).widened:
+    for site in record_of(aim).concat_sites:
         layer = base.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
         narrow(layer, site)

@@ -17,7 +17,7 @@ from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
-from aimgraph.emit.eager import no_reference, reference
+from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
@@ -137,12 +137,12 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
 def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check]:
     """Does what is read arrive at every call, and nowhere else? With weights drawn at random where all are zero."""
     names = {train: f"output, with reads added by hand ({'train' if train else 'eval'})" for train in (False, True)}
-    if reason := no_reference(aim):
+    if reason := why_not_eager(aim):
         yield from (Check(name, True, f"not compared: {reason}", compared=False) for name in names.values())
         return
     module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[0]
     for train, name in names.items():
-        by_hand = reference(copy_module(base).train(train), module, train=train)
+        by_hand = eager_forward(copy_module(base).train(train), module, train=train)
         samples = [random_inputs(inputs, batch, seed=batch, device=_device(base)) for _ in range(2)]
         expected, seen = outputs(by_hand, samples[0]), outputs(copy_module(module).train(train), samples[1])
         alike = _all_same(expected, seen)
@@ -242,7 +242,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     with_memory = _backward(aim, samples[1])
     if isinstance(with_memory, str):
         return Check(name, False, with_memory)
-    widened = {f"{site.site}.weight" for site in record_of(aim).widened}
+    widened = {f"{site.site}.weight" for site in record_of(aim).concat_sites}
     different = [
         key
         for key, gradient in plain.items()
@@ -325,7 +325,7 @@ def _deterministic() -> Iterator[None]:
 def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
     reads = [parameter for name, parameter in aim.named_parameters() if is_read(name)]
-    return not record_of(aim).widened and not any(bool(p.detach().any()) for p in reads)
+    return not record_of(aim).concat_sites and not any(bool(p.detach().any()) for p in reads)
 
 
 def is_read(name: str) -> bool:

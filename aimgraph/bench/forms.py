@@ -30,7 +30,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.read import fit
 
 TRAINING = ("base", "floor", "split", "concat")
@@ -100,13 +100,14 @@ def plain_maps(aim: AimModule, example_inputs: Any = None) -> AimModule:
 
 
 def _check(aim: AimModule) -> None:
-    if record_of(aim).widened:
+    if record_of(aim).concat_sites:
         raise ConfigError('the floor is made from split form: transform with lowering="split"')
     for memory in record_of(aim).plan.memories:
         for read in memory.reads:
-            if leaf := next((call.leaf for call in read.calls if call.leaf), ""):
+            if opaque := next((call.opaque for call in read.calls if call.opaque), ""):
                 raise ConfigError(
-                    f"{read.name} reads inside {leaf}, which is kept as one call: it has no floor; leave the floors out"
+                    f"{read.name} reads inside {opaque}, which is kept as one call: it has no floor; "
+                    "leave the floors out"
                 )
 
 
@@ -136,7 +137,7 @@ def _terms(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[tuple[fx.Node, l
 def _total(term: fx.Node) -> fx.Node:
     """Where a term is added."""
     (user,) = term.users
-    return next(iter(user.users)) if user.target is fold_batch else user
+    return next(iter(user.users)) if user.target is group_batch else user
 
 
 def _drop(graph: fx.Graph, term: fx.Node) -> fx.Node:

@@ -102,7 +102,7 @@ def read_tensors(folder: Path, spec: Spec) -> dict[str, Tensor]:
         raise
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error
-    except Exception as error:  # whatever the parser makes of a file that may come from anywhere
+    except Exception as error:  # whatever the parser makes of a file that may come from dispatched
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not whole:
         raise CheckpointError(f"{path} is damaged: it does not have the digest that was written down")

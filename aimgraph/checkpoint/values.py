@@ -111,7 +111,7 @@ def put_tensors(
     for path, part in parts.items():
         prefix = key_prefix(path)
         mine = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(f"{prefix}{AIM}.")}
-        widened = {key: mine.pop(key) for site in record_of(part).widened for key in site.keys if key in mine}
+        widened = {key: mine.pop(key) for site in record_of(part).concat_sites for key in site.keys if key in mine}
         live = _live(part)
         with torch.no_grad():
             for key, tensor in mine.items():

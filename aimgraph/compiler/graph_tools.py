@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from aimgraph.compiler.node_keys import ADDED, AIM, NUMBERS, SHAPES
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layers import AffineLayer, call_options, given_to, stand_in
 
 
@@ -45,7 +45,7 @@ def site_layer(root: nn.Module, node: fx.Node, batch: int) -> AffineLayer:
     given = options(node)
     shape, groups = given["weight"].meta[SHAPES][0], groups_at(given.get("groups", 1))[0]
     assert callable(node.target)
-    return function_layer(node.target, shape, groups, batch if folds_batch(node) else 1)
+    return function_layer(node.target, shape, groups, batch if groups_batch(node) else 1)
 
 
 def function_layer(function: Callable[..., Any], weight: tuple[int, ...], groups: int, samples: int = 1) -> AffineLayer:
@@ -68,7 +68,7 @@ def groups_at(groups: Any) -> tuple[int, int]:
     return int(groups), int(groups)
 
 
-def folds_batch(node: fx.Node) -> bool:
+def groups_batch(node: fx.Node) -> bool:
     """Whether a call convolves all samples as groups of one, so that its groups grow with the batch."""
     first, second = groups_at(options(node).get("groups", 1))
     return first != second
@@ -119,14 +119,14 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
     return node
 
 
-def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], *, folded: bool = False) -> None:
+def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], *, grouped_batch: bool = False) -> None:
     """Y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer or function.
 
     Args:
         graph: The graph.
         node: The call itself; what used its result uses the sum afterwards.
         terms: Path of each read layer and the memory view it reads.
-        folded: Whether the batch is folded into the channels of the call.
+        grouped_batch: Whether the batch is grouped_batch into the channels of the call.
     """
     users = list(node.users)
     total = node
@@ -135,9 +135,9 @@ def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], 
         with graph.inserting_after(total):
             term = insert_module(graph, path, *args)
             term.kwargs = kwargs
-        if folded:
+        if grouped_batch:
             with graph.inserting_after(term):
-                term = insert_call(graph, fold_batch, term, node)
+                term = insert_call(graph, group_batch, term, node)
         with graph.inserting_after(term):
             total = insert_call(graph, accumulate, total, term)
     for user in users:

@@ -8,7 +8,7 @@ AIM = "aim"
 """Name of the child that holds everything a transform adds."""
 
 
-WIDENED = f"{AIM}._widened"
+CONCAT = f"{AIM}._concat"
 """Where layers over [x ; m] stand until they are lowered."""
 
 
@@ -16,11 +16,11 @@ DEFAULT = "default"
 """Name of the memory set that a transform makes."""
 
 
-LEAVES = f"{AIM}._leaves"
+OPAQUE = f"{AIM}._opaque"
 """Where modules that are kept as one call stand with the memory as an argument."""
 
 
-LEAF_READS = "aim_leaf_reads"
+OPAQUE_READS = "aim_opaque_reads"
 """Key in ``node.meta`` of such a call: (memory, call that reads) for each of the values it is given."""
 
 
@@ -48,5 +48,5 @@ CALL = "aim_call"
 """Key in ``node.meta``: name of a direct call of a convolution or linear function."""
 
 
-DECIDES = "aim_decides"
+GUARDS = "aim_guards"
 """Key in ``node.meta``: path of the innermost module whose forward asked what the node asks again."""

@@ -45,7 +45,7 @@ class FunctionCall:
         groups: g; 1 for a linear function.
         dtype: Of the weight.
         device: Of the weight.
-        leaf: The module that is kept as one call in which it is made, and the number of that module's call.
+        opaque: The module that is kept as one call in which it is made, and the number of that module's call.
         hidden: The `torch.autograd.Function` in whose forward it is made; empty if there is none.
         output: Shape of what it gives.
     """
@@ -57,7 +57,7 @@ class FunctionCall:
     groups: int
     dtype: torch.dtype
     device: torch.device
-    leaf: tuple[str, int] | None
+    opaque: tuple[str, int] | None
     hidden: str
     output: tuple[int, ...]
 

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.modules.module import _WrappedHook
 
 from aimgraph.compiler.node_keys import AIM
+from aimgraph.emit.concat import join_concat_weights, split_concat_weights
 from aimgraph.emit.record import GRAPH_STATE, MODULE_DICTS, record_of
-from aimgraph.emit.widened import join_widened, split_widened
 
 
 def bare(aim: nn.Module) -> nn.Module:
@@ -24,7 +24,7 @@ def hooks_of_the_base(state: dict[str, Any]) -> dict[str, Any]:
 
     torch wraps a load hook together with a reference to its module; see `rebind_hooks`.
     """
-    ours = (split_widened, join_widened)
+    ours = (split_concat_weights, join_concat_weights)
     saved: dict[int, Any] = state["_state_dict_hooks"]
     loaded: dict[int, Any] = state["_load_state_dict_pre_hooks"]
     return {

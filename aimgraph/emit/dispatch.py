@@ -14,20 +14,20 @@ from torch.utils._pytree import tree_flatten
 
 from aimgraph.copies import USUAL
 from aimgraph.emit.bare import bare
-from aimgraph.emit.eager import no_reference, reference
+from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, bound_arguments
-from aimgraph.runtime.guards import DecisionError, argument_kind, other_kind
+from aimgraph.runtime.guards import GuardError, argument_kind, other_kind
 
-MOST_LED = 1024
+MOST_EAGER = 1024
 """Kinds of inputs that a module remembers what its graph says to."""
 
 
-def run_anywhere(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, decides: bool) -> Any:
+def dispatch(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, decides: bool) -> Any:
     """What a graph gives, or, for inputs that it does not stand for, the base's own forward with its reads.
 
     In train mode a forward that fails half-way has moved statistics already: there the graph is tried on fake
@@ -41,7 +41,7 @@ def run_anywhere(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: di
         decides: Whether the graph asks anything of its inputs.
 
     Raises:
-        DecisionError: There is no graph for these inputs, and the base's own forward can't stand in for it.
+        GuardError: There is no graph for these inputs, and the base's own forward can't stand in for it.
     """
     record = record_of(aim)
     other = _of_other_kind(aim, args, kwargs)
@@ -50,27 +50,27 @@ def run_anywhere(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: di
             raise other
         return forward(aim, *args, **kwargs)
     if other is not None:
-        return _by_hand(aim, args, kwargs, other)
+        return _run_eager(aim, args, kwargs, other)
     if not decides:
         return forward(aim, *args, **kwargs)
     train = aim.training and not record.frozen
-    key, led = (record.present, _sizes(args, kwargs)), record.led
-    if key not in led and train:
-        if len(led) >= MOST_LED:  # a number that is another one at every call
-            led.clear()
-        led[key] = _refused(aim, args, kwargs)
-    error = led.get(key)
+    key, eager = (record.present, _sizes(args, kwargs)), record.eager
+    if key not in eager and train:
+        if len(eager) >= MOST_EAGER:  # a number that is another one at every call
+            eager.clear()
+        eager[key] = _refused(aim, args, kwargs)
+    error = eager.get(key)
     if error is None:
         try:
             return forward(aim, *args, **kwargs)
-        except DecisionError as refused:
+        except GuardError as refused:
             if train:
                 raise
-            error = led[key] = refused.with_traceback(None)
-    return _by_hand(aim, args, kwargs, error)
+            error = eager[key] = refused.with_traceback(None)
+    return _run_eager(aim, args, kwargs, error)
 
 
-def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DecisionError | None:
+def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GuardError | None:
     """What there is to say of an argument that is of another kind than in the example inputs; None if there is none."""
     places, names = record_of(aim).kinds
     if len(args) == len(places) and kwargs.keys() == names.keys():
@@ -88,7 +88,7 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     for name, value in given.items():
         found = other_kind(value, argument_kind(example.get(name, NOT_GIVEN)))
         if found is not None:
-            return DecisionError(
+            return GuardError(
                 f"the argument {name!r} holds {found[0]} where it held {found[1]} in the example inputs of the "
                 "transform and was traced with these, so there is no graph: transform the model with example inputs of "
                 "this kind"
@@ -105,28 +105,28 @@ def _sizes(args: Any, kwargs: Any) -> Any:
     )
 
 
-def _refused(aim: nn.Module, args: Any, kwargs: Any) -> DecisionError | None:
+def _refused(aim: nn.Module, args: Any, kwargs: Any) -> GuardError | None:
     """What the train graph says to these inputs, if it does not stand for them."""
     try:
         with _disable_current_modes(), quiet(), Outside(aim).kept():  # a counter of operations would count these, too
             FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(record_of(aim).graph)
-    except DecisionError as error:
+    except GuardError as error:
         return error.with_traceback(None)
     except Exception:  # wrong in another way, or only on fake tensors: what the graph itself does will tell
         return None
     return None
 
 
-def _by_hand(aim: nn.Module, args: Any, kwargs: Any, error: DecisionError) -> Any:
+def _run_eager(aim: nn.Module, args: Any, kwargs: Any, error: GuardError) -> Any:
     record = record_of(aim)
     base = bare(aim)
     base.training = aim.training and not record.frozen
     for name, hooks in vars(base).items():
         if name.endswith("_hooks"):  # they run around the graph
             vars(base)[name] = type(hooks)()
-    if (record.enabled or record.widened) and (why := no_reference(aim)):
-        raise DecisionError(f"{error}. The model's own forward can't stand in for the graph here: {why}")
-    run: Any = reference(base, aim, train=base.training) if record.enabled else base.forward
+    if (record.enabled or record.concat_sites) and (why := why_not_eager(aim)):
+        raise GuardError(f"{error}. The model's own forward can't stand in for the graph here: {why}")
+    run: Any = eager_forward(base, aim, train=base.training) if record.enabled else base.forward
     question = str(error).partition(" and was ")[0]
     if question not in record.told:
         record.told.add(question)

@@ -12,12 +12,12 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import present_member
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.runtime.call_names import CallNames
-from aimgraph.runtime.opaque import LeafCall, LeafRead, MemoryLeaf
+from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 
 
-def no_reference(aim: nn.Module) -> str:
-    """Why `reference` can't stand for `aim`; empty if it can."""
-    if record_of(aim).widened:
+def why_not_eager(aim: nn.Module) -> str:
+    """Why `eager_forward` can't stand for `aim`; empty if it can."""
+    if record_of(aim).concat_sites:
         return "its read weights are part of the base's own weights"
     if any(memory.updates for memory in record_of(aim).plan.memories):
         return "it reads what the features have written"
@@ -26,7 +26,7 @@ def no_reference(aim: nn.Module) -> str:
     return ""
 
 
-def reference(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[..., Any]:
+def eager_forward(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[..., Any]:
     """What the base gives when every call that `aim` reads at is summed with what it reads.
 
     The base's own forward runs; its calls are told apart by their names and their order, as inside a module
@@ -34,7 +34,7 @@ def reference(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[..., 
 
     Args:
         base: What `aim` was made from, in the mode to run in.
-        aim: The transformed module, one for which `no_reference` gives no reason.
+        aim: The transformed module, one for which `why_not_eager` gives no reason.
         train: Whether it stands for the train graph.
     """
     graphs = ("both", "train" if train else "eval")
@@ -48,33 +48,33 @@ def reference(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[..., 
             for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
                 reads.append(item)
-    return partial(_ByHand(base, "", tuple(reads), record_of(aim).layers, needs_values=False), values)
+    return partial(_EagerBase(base, "", tuple(reads), record_of(aim).layers, needs_values=False), values)
 
 
-class _ByHand(MemoryLeaf):
+class _EagerBase(OpaqueCall):
     """The whole base, in which what `aim` keeps as one call counts its calls for itself, as it does there."""
 
     def _names(self) -> CallNames:
         names = super()._names()
-        leaves = frozenset(read.leaf[0] for read in self.reads if read.leaf is not None)
-        return CallNames(names.module, names.paths, names.layers, leaves)
+        opaque_paths = frozenset(read.opaque[0] for read in self.reads if read.opaque is not None)
+        return CallNames(names.module, names.paths, names.layers, opaque_paths)
 
 
 @dataclass(frozen=True)
-class _ByTurn(LeafRead):
+class _ByTurn(OpaqueRead):
     """A read at some of the calls of one name.
 
     Attributes:
         turns: Number of a call -> how it reads.
         last: The last number of a call of that name on inputs of as many dimensions, this read's or another's.
-        further: Whether it is read at calls that come after it, one more than there were, as inside a leaf.
+        further: Whether it is read at calls that come after it, one more than there were, as inside an opaque module.
     """
 
-    turns: dict[int, LeafCall] = field(default_factory=dict)
+    turns: dict[int, OpaqueReadCall] = field(default_factory=dict)
     last: int = 0
     further: bool = True
 
-    def call(self, number: int) -> LeafCall | None:
+    def call(self, number: int) -> OpaqueReadCall | None:
         """How the call of this number reads."""
         if number <= self.last:
             return self.turns.get(number)
@@ -82,18 +82,18 @@ class _ByTurn(LeafRead):
 
 
 def _last_turns(memory: MemoryPlan, graphs: tuple[str, ...]) -> dict[tuple[str, int], int]:
-    """(Name of a call, dimensions of its input) -> the turn of the last one that reads, outside of leaves."""
+    """(Name of a call, dimensions of its input) -> the turn of the last one that reads, outside of opaque modules."""
     last: dict[tuple[str, int], int] = {}
     for read in memory.reads:
         for call in read.calls:
-            if call.graph in graphs and not call.leaf:
+            if call.graph in graphs and not call.opaque:
                 place = (call.name, _leaf_call(call).rank)
                 last[place] = max(call.turn, last.get(place, 0))
     return last
 
 
-def _leaf_call(call: ReadCall) -> LeafCall:
-    return LeafCall(call.spec, call.mean, call.folded)
+def _leaf_call(call: ReadCall) -> OpaqueReadCall:
+    return OpaqueReadCall(call.spec, call.mean, call.grouped_batch)
 
 
 def _reads(
@@ -102,7 +102,7 @@ def _reads(
     graphs: tuple[str, ...],
     last: dict[tuple[str, int], int],
     further: set[tuple[str, int]],
-) -> Iterator[LeafRead]:
+) -> Iterator[OpaqueRead]:
     """How a site reads in these graphs: by the name of its calls, the dimensions of the input, and what they are in.
 
     Args:
@@ -112,18 +112,18 @@ def _reads(
         last: Of `_last_turns`.
         further: Places without a read for calls that come after the last one; the first to come takes them.
     """
-    traced: dict[tuple[str, int], dict[int, LeafCall]] = {}
-    inside: dict[tuple[str, int, tuple[str, int]], list[LeafCall]] = {}
+    traced: dict[tuple[str, int], dict[int, OpaqueReadCall]] = {}
+    inside: dict[tuple[str, int, tuple[str, int]], list[OpaqueReadCall]] = {}
     for call in read.calls:
         if call.graph in graphs:
             made = _leaf_call(call)
-            if call.leaf:
-                inside.setdefault((call.name, made.rank, (call.leaf, call.turn)), []).append(made)
+            if call.opaque:
+                inside.setdefault((call.name, made.rank, (call.opaque, call.turn)), []).append(made)
             else:
                 traced.setdefault((call.name, made.rank), {})[call.turn] = made
     for place, turns in traced.items():
         calls = tuple(turns.values())
         yield _ByTurn(place[0], layer, calls, turns=turns, last=last[place], further=place in further)
         further.discard(place)
-    for (name, _, leaf), calls_inside in inside.items():
-        yield LeafRead(name, layer, tuple(calls_inside), leaf)
+    for (name, _, opaque), calls_inside in inside.items():
+        yield OpaqueRead(name, layer, tuple(calls_inside), opaque)

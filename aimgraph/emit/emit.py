@@ -9,7 +9,7 @@ from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import layer_paths
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.record import EXTRA_STATE, Record, WidenedSite
+from aimgraph.emit.record import EXTRA_STATE, ConcatSite, Record
 from aimgraph.inputs.examples import recorded
 
 
@@ -31,7 +31,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         moded=program.signature.moded,
         graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
         base_graphs=base_graphs,
-        widened=_widened_sites(program),
+        concat_sites=_concat_sites(program),
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
     )
@@ -66,7 +66,7 @@ def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
     )
 
 
-def _widened_sites(program: Program) -> tuple[WidenedSite, ...]:
+def _concat_sites(program: Program) -> tuple[ConcatSite, ...]:
     found: dict[str, list[tuple[str, int]]] = {}
     for memory in program.plan.memories:
         for read in memory.reads:
@@ -77,7 +77,7 @@ def _widened_sites(program: Program) -> tuple[WidenedSite, ...]:
     for path, module in program.root.named_modules(remove_duplicate=False):
         paths.setdefault(module, []).append(path)
     return tuple(
-        WidenedSite(
+        ConcatSite(
             site,
             tuple(paths[program.root.get_submodule(site)]),
             tuple(key for key, _ in reads),

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from aimgraph.emit.dispatch import run_anywhere
+from aimgraph.emit.dispatch import dispatch
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_in_use import run_by_sample
 from aimgraph.errors import TraceError
@@ -30,12 +30,12 @@ def mode_checked(forward: Any) -> Any:
     return run
 
 
-def anywhere(forward: Any, decides: bool) -> Any:
+def dispatched(forward: Any, decides: bool) -> Any:
     """A forward that has the base's own stand in for it where the inputs lead elsewhere."""
 
     @functools.wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return run_anywhere(forward, self, args, kwargs, decides=decides)
+        return dispatch(forward, self, args, kwargs, decides=decides)
 
     return run
 

@@ -14,15 +14,15 @@ from aimgraph.compiler.graph_data import keywords_quoted
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
-from aimgraph.emit.forwards import anywhere, by_sample, contexts_closed, mode_checked
+from aimgraph.emit.concat import join_concat_weights, split_concat_weights, without_concat
+from aimgraph.emit.forwards import by_sample, contexts_closed, dispatched, mode_checked
 from aimgraph.emit.record import COMPILED, EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
 from aimgraph.emit.set_names import graphs_of
 from aimgraph.emit.sets import add_set, remove_set
-from aimgraph.emit.widened import join_widened, split_widened, without_widening
-from aimgraph.runtime.call_names import WHOLE
-from aimgraph.runtime.guards import constant, decided
-from aimgraph.runtime.opaque import Whole
+from aimgraph.runtime.call_names import OPAQUE_BASE
+from aimgraph.runtime.guards import constant, guard
+from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.runtime.regions import enter_context
 from aimgraph.runtime.state import StateCarry
 
@@ -52,8 +52,8 @@ class AimModule(fx.GraphModule):
         for name in EXTRA_STATE:
             if hasattr(record.base_class, name) and getattr(record.base_class, name) is not getattr(nn.Module, name):
                 setattr(type(self), name, getattr(record.base_class, name))  # this class is of one instance
-        self.register_state_dict_post_hook(split_widened)
-        self.register_load_state_dict_pre_hook(join_widened)
+        self.register_state_dict_post_hook(split_concat_weights)
+        self.register_load_state_dict_pre_hook(join_concat_weights)
         self._select()
 
     @property
@@ -81,15 +81,15 @@ class AimModule(fx.GraphModule):
             code = super().recompile()
         if record := vars(self).get("_record"):
             forward = type(self).forward
-            if not record.enabled and record.widened:
-                forward = without_widening(forward)
+            if not record.enabled and record.concat_sites:
+                forward = without_concat(forward)
             if record.moded:
                 forward = mode_checked(forward)
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = contexts_closed(forward)
-            if not any(node.op == "call_module" and node.target == WHOLE for node in self._graph.nodes):
-                forward = anywhere(forward, any(node.target in (decided, constant) for node in self._graph.nodes))
-            record.led.clear()
+            if not any(node.op == "call_module" and node.target == OPAQUE_BASE for node in self._graph.nodes):
+                forward = dispatched(forward, any(node.target in (guard, constant) for node in self._graph.nodes))
+            record.eager.clear()
             if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
                 record.set_graphs.clear()
                 record.compiled = {key: one for key, one in record.compiled.items() if not key.startswith("aim:")}
@@ -201,8 +201,8 @@ class AimModule(fx.GraphModule):
     def _select(self) -> None:
         """Run the graph that fits the mode, with memory or without."""
         record = self._record
-        whole = self.get_submodule(AIM)._modules.get(WHOLE.rpartition(".")[2])
-        if isinstance(whole, Whole):  # the base itself as one call: it has a flag of its own
+        whole = self.get_submodule(AIM)._modules.get(OPAQUE_BASE.rpartition(".")[2])
+        if isinstance(whole, OpaqueBase):  # the base itself as one call: it has a flag of its own
             whole.aim_borrowed[0].training = self.training and not record.frozen
         chosen = SAMPLES if record.samples is not None and batched(self, record.samples) else record.chosen
         if chosen != DEFAULT and chosen not in record.set_graphs:

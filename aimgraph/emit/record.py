@@ -10,7 +10,7 @@ from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
 from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.planning.plan import Plan
-from aimgraph.runtime.guards import DecisionError, Kind, argument_kind
+from aimgraph.runtime.guards import GuardError, Kind, argument_kind
 
 MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 
@@ -35,7 +35,7 @@ GRAPH_STATE = (
 
 
 @dataclass(frozen=True)
-class WidenedSite:
+class ConcatSite:
     """A layer whose weight holds its read weights.
 
     Attributes:
@@ -88,7 +88,7 @@ class Record:
         moded: Paths of modules whose own mode decides between train and eval graph.
         graphs: ``both`` or ``train`` and ``eval``: with memory.
         base_graphs: The same, without.
-        widened: Layers in concat form.
+        concat_sites: Layers in concat form.
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
         enabled: Whether the memory takes part.
@@ -96,8 +96,8 @@ class Record:
         compiled: Name of a graph -> what was compiled from it.
         shared: Whether a copy has the same graphs.
         given_out: Whether somebody may hold a graph, and change it.
-        led: Graph and sizes of inputs -> what the graph says where they lead elsewhere.
-        told: What of this the user has heard of.
+        eager: Graph and sizes of inputs -> what the graph says where the base runs in its place; else None.
+        told: The questions of guards that have been reported to the user.
         kinds: Of the example inputs, (args, kwargs).
         sets: Memory set besides the default one -> whether it shares that one's read weights.
         chosen: The set in use.
@@ -114,7 +114,7 @@ class Record:
     moded: tuple[str, ...]
     graphs: dict[str, fx.Graph]
     base_graphs: dict[str, fx.Graph]
-    widened: tuple[WidenedSite, ...] = ()
+    concat_sites: tuple[ConcatSite, ...] = ()
     held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
     enabled: bool = True
@@ -122,7 +122,7 @@ class Record:
     compiled: dict[str, Compiled] = field(default_factory=dict, compare=False)
     shared: bool = field(default=False, compare=False)
     given_out: bool = field(default=False, compare=False)
-    led: dict[Any, DecisionError | None] = field(default_factory=dict, compare=False)
+    eager: dict[Any, GuardError | None] = field(default_factory=dict, compare=False)
     told: set[str] = field(default_factory=set, compare=False)
     kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
     sets: dict[str, bool] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Record:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        state |= {"compiled": {}, "shared": False, "given_out": False, "led": {}, "told": set()}
+        state |= {"compiled": {}, "shared": False, "given_out": False, "eager": {}, "told": set()}
         for name in ("graphs", "base_graphs"):
             state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
         state["set_graphs"] = {
@@ -209,7 +209,7 @@ class Record:
             sets=dict(self.sets),
             set_graphs={name: dict(graphs) for name, graphs in self.set_graphs.items()},
             compiled={name: made.copy() for name, made in self.compiled.items()},
-            led=dict(self.led),
+            eager=dict(self.eager),
         )
 
 

@@ -22,7 +22,7 @@ from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layers import AffineLayer
 from aimgraph.runtime.memory import Memory, put_module
-from aimgraph.runtime.opaque import MemoryLeaf
+from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.read_layers import read_weight
 from aimgraph.runtime.source import OnesConvSource, ParameterSource
 from aimgraph.runtime.state import StateCarry
@@ -36,10 +36,11 @@ def add_set(
     """See `AimModule.add_memory_set`; `filled` says that all values are still to come."""
     record = record_of(aim)
     _check_name(name, [DEFAULT, *record.sets])
-    if record.widened:
+    if record.concat_sites:
         raise ConfigError(
             f"memory set {name!r}: read weights are part of widened weights in concat form "
-            f'({record.widened[0].site}): transform with lowering="split"; the state dict of this module loads into it'
+            f'({record.concat_sites[0].site}): transform with lowering="split"; the state dict of this module loads '
+            "into it"
         )
     if like is not None:
         check_known(record, [like])
@@ -50,7 +51,7 @@ def add_set(
         made.add_module(memory.name, _new_memory(aim, memory, name, share_reads=share_reads, like=like))
     put_module(aim, f"{SETS}.{name}", made)
     if not share_reads:
-        _add_leaves(aim, name)
+        _add_opaque_calls(aim, name)
     else:
         for memory in record.plan.memories:
             aim.get_submodule(f"{AIM}.{memory.name}.reads").requires_grad_(False)
@@ -126,7 +127,7 @@ def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, init: str) -> Ten
     return read_weight(site, read.channels, init)
 
 
-def _add_leaves(aim: nn.Module, name: str) -> None:
+def _add_opaque_calls(aim: nn.Module, name: str) -> None:
     """Modules that are kept as one call, reading the set's weights."""
     there = aim._modules[AIM]
     assert there is not None
@@ -134,14 +135,14 @@ def _add_leaves(aim: nn.Module, name: str) -> None:
     for memory in record_of(aim).plan.memories:
         for path, module in aim.get_submodule(f"{AIM}.{memory.name}.reads").named_modules():
             own[id(module)] = aim.get_submodule(f"{SETS}.{name}.{memory.name}.reads{'.' + path if path else ''}")
-    for path, leaf in list(there.named_modules()):
-        if isinstance(leaf, MemoryLeaf) and not path.startswith("sets."):
-            reads = tuple(replace(read, read=own[id(read.read)]) for read in leaf.reads)
-            root = leaf.aim_borrowed[0]
+    for path, call in list(there.named_modules()):
+        if isinstance(call, OpaqueCall) and not path.startswith("sets."):
+            reads = tuple(replace(read, read=own[id(read.read)]) for read in call.reads)
+            root = call.aim_borrowed[0]
             put_module(
                 aim,
                 f"{SETS}.{name}.{path}",
-                MemoryLeaf(root, leaf.path, reads, leaf.layers, needs_values=leaf.needs_values),
+                OpaqueCall(root, call.path, reads, call.layers, needs_values=call.needs_values),
             )
 
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM, DEFAULT, LEAVES
+from aimgraph.compiler.node_keys import AIM, DEFAULT, OPAQUE
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
@@ -31,9 +31,9 @@ def settled(aim: AimModule) -> AimModule:
             if record.sets[record.chosen]:
                 mine.reads = default.reads
             there._modules[memory.name] = mine
-    leaves = LEAVES.removeprefix(f"{AIM}.")
-    if leaves in own._modules:
-        there._modules[leaves] = own._modules[leaves]
+    opaque = OPAQUE.removeprefix(f"{AIM}.")
+    if opaque in own._modules:
+        there._modules[opaque] = own._modules[opaque]
     own_record = record_of(made)
     own_record.sets, own_record.set_graphs, own_record.chosen = {}, {}, DEFAULT
     own_record.compiled = {name: one for name, one in own_record.compiled.items() if not name.startswith("aim:")}

@@ -18,7 +18,7 @@ from aimgraph.fake.operations import Recorder
 from aimgraph.fake.outcomes import Derived, own_tensors, version_of
 from aimgraph.fake.tensors import fake_inputs, faked
 from aimgraph.reproducible import kept_python_randomness
-from aimgraph.runtime.opaque import MemoryLeaf
+from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.regions import closed_contexts, enter_context, leave_context
 
 
@@ -191,7 +191,7 @@ class FakeRun:
 
     def _run_for_real(self, module: nn.Module, fake: nn.Module) -> None:
         with unset_fake_temporarily():
-            twin = copy_module(module, {id(t): t for t in module.outside()} if isinstance(module, MemoryLeaf) else None)
+            twin = copy_module(module, {id(t): t for t in module.outside()} if isinstance(module, OpaqueCall) else None)
         self._set_mode(twin)
         run_for_real(fake, twin, self.mode)
 

@@ -130,7 +130,7 @@ def export_onnx(
     with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
         if optimize is None:
-            optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).widened)
+            optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).concat_sites)
         written = half(prepared) if float16 else prepared
         program = _export(aim, written, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
         name_ends(program, written, inputs)

@@ -72,11 +72,11 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
     if not isinstance(aim, AimModule):
         return _prepare_other(aim, memory, dynamic_size=dynamic_size)
     record = record_of(aim)
-    if record.widened:
+    if record.concat_sites:
         if memory not in (None, "inside"):
             raise ExportError(
-                f"memory={memory!r} needs split form, and {record.widened[0].site} is in concat form: transform with "
-                'lowering="split"; the state dict of this module loads into it'
+                f"memory={memory!r} needs split form, and {record.concat_sites[0].site} is in concat form: transform "
+                'with lowering="split"; the state dict of this module loads into it'
             )
         _refuse_lost_writes(aim, None)
         if dynamic_size:
@@ -114,7 +114,7 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
         if dynamic_size and module.folds.maps:
             raise ExportError("bias maps are of one size: export what aimgraph.transform gives, with dynamic_size=True")
         return Prepared(module, "constant")
-    whole = all(record_of(part).enabled and not record_of(part).widened for part in parts)
+    whole = all(record_of(part).enabled and not record_of(part).concat_sites for part in parts)
     if not parts or not whole or memory == "inside" or (dynamic_size and memory is None):
         return Prepared(module, "inside" if parts else "")
     return Prepared(fold(module, fuse_batchnorm=True), "constant")

@@ -75,9 +75,9 @@ def _is_source(call: ReadCall) -> bool:
 
 
 def _calls_of_one_forward(read: Read, site: Site) -> list[tuple[ReadCall, SiteCall]]:
-    made = {(call.graph, call.node, call.leaf, call.turn): call for call in site.calls}
+    made = {(call.graph, call.node, call.opaque, call.turn): call for call in site.calls}
     return [
-        (call, made[call.graph, call.node, call.leaf, call.turn])
+        (call, made[call.graph, call.node, call.opaque, call.turn])
         for call in read.calls
         if call.graph in ("both", "train")
     ]
@@ -85,4 +85,4 @@ def _calls_of_one_forward(read: Read, site: Site) -> list[tuple[ReadCall, SiteCa
 
 def _rows(call: SiteCall) -> int:
     """Samples of a call."""
-    return 1 if call.batch_axis is None or call.folded else call.shape[call.batch_axis]
+    return 1 if call.batch_axis is None or call.grouped_batch else call.shape[call.batch_axis]

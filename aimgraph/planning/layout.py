@@ -63,20 +63,20 @@ def call_layout(
     return SiteCall(graph, node.name, tuple(shape), grid, batch_axis, ratio, channel_axis)
 
 
-def unfit(shapes: tuple[tuple[int, ...], tuple[int, ...]], *, folded: bool) -> str:
+def unfit(shapes: tuple[tuple[int, ...], tuple[int, ...]], *, grouped_batch: bool) -> str:
     """Why memory channels can't join a weight of these shapes at two batch sizes; empty if they can."""
     if len(shapes[0]) < 2:
         return f"its weight {list(shapes[0])} is a vector: the output has no channels"
-    if shapes[0] != shapes[1] and not folded:
+    if shapes[0] != shapes[1] and not grouped_batch:
         return f"its weight {list(shapes[0])} changes with the batch size: a product of two features"
     return ""
 
 
-def folded_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: int) -> SiteCall | str:
+def grouped_batch_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: int) -> SiteCall | str:
     """A convolution of [1, B * C, *S] with one group, or g, per sample."""
     if len(shape) != rank + 2 or shape[0] != 1:
         return f"its groups grow with the batch, but its input {list(shape)} is not one sample of all their channels"
-    return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, folded=True)
+    return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, grouped_batch=True)
 
 
 def _ratio(size: int, other: int, batch: int) -> int:

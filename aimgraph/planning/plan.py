@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from aimgraph.planning.reads import MemoryPlan
-from aimgraph.planning.sites import Site, Skipped, UpdateSpot
+from aimgraph.planning.sites import Site, Skipped, UpdateSpot, published
 from aimgraph.planning.table import print_table, table_text
 
 
@@ -52,7 +52,7 @@ class Plan:
     @property
     def fallback(self) -> int:
         """How many sites are inside a module that can't be traced."""
-        return sum(bool(site.leaf) for site in self.sites)
+        return sum(bool(site.opaque) for site in self.sites)
 
     @property
     def covered(self) -> int:
@@ -75,7 +75,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, with totals."""
-        data = asdict(replace(self, memories=()))
+        data = published(asdict(replace(self, memories=())))
         data["memories"] = [memory.to_dict() for memory in self.memories]
         return data | {"totals": self.totals}
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from aimgraph.config import AimConfig
-from aimgraph.planning.sites import Skipped, UpdateSpot
+from aimgraph.planning.sites import Skipped, UpdateSpot, published
 from aimgraph.runtime.read import ReadSpec
 
 FORMS = ("split", "concat", "folded")
@@ -51,10 +51,10 @@ class ReadCall:
         value: 0 for the source, i for the i-th update.
         mean: Whether it reads the batch mean of a per-sample value.
         note: Why it reads something else than the latest per-sample value; empty otherwise.
-        folded: Whether the batch is folded into the channels of the call.
-        leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
+        grouped_batch: Whether the batch is folded into the channels of the call.
+        opaque: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
         name: What the call is named after: the site's path, unless calls of one name are several sites.
-        turn: Which call of that name it is, of those outside of `leaf` modules on inputs of as many dimensions, from 0;
+        turn: Which call of that name it is, of those outside of opaque modules on inputs of as many dimensions, from 0;
             inside one, which call of that module it belongs to.
         batch_ratio: r where its input has r * B rows; 0 where that does not depend on B, -1 for anything else.
     """
@@ -65,8 +65,8 @@ class ReadCall:
     value: int
     mean: bool = False
     note: str = ""
-    folded: bool = False
-    leaf: str = ""
+    grouped_batch: bool = False
+    opaque: str = ""
     name: str = ""
     turn: int = 0
     batch_ratio: int = 1
@@ -105,9 +105,9 @@ class Read:
     costs: tuple[FormCost, ...] = ()
 
     @property
-    def leaf(self) -> str:
+    def opaque(self) -> str:
         """Path of a module around a call of it that is kept as one call; empty if there is none."""
-        return next((call.leaf for call in self.calls if call.leaf), "")
+        return next((call.opaque for call in self.calls if call.opaque), "")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class MemoryPlan:
     def reads_rows(self) -> bool:
         """Whether every read of a memory without updates could tell the samples apart."""
         return not self.updates and all(
-            call.batch_ratio == 1 and call.spec.batch_axis is not None and not call.folded
+            call.batch_ratio == 1 and call.spec.batch_axis is not None and not call.grouped_batch
             for read in self.reads
             for call in read.calls
         )
@@ -162,4 +162,4 @@ class MemoryPlan:
         sites = config.sites if not callable(config.sites) else repr(config.sites)
         data["config"] = config.model_dump(mode="json", exclude={"sites"}) | {"sites": sites}
         data["parameters"] = self.parameters
-        return data
+        return published(data)

@@ -1,6 +1,7 @@
 """Sites as data: layers that can read, what can't, and where updates can be written."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,11 @@ class SiteCall:
         batch_ratio: r where that dimension is r * B; 0 where the input does not depend on B, -1 where
             it does in another way.
         channel_axis: Dimension that carries the channels.
-        folded: Whether the batch is folded into the channels, one group of the convolution per sample;
+        grouped_batch: Whether the batch is folded into the channels, one group of the convolution per sample;
             the axes are then those of the memory's own term.
-        leaf: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
+        opaque: Path of the module that is kept as one call, whose node this is; empty if the node is the site's own.
         name: What the call is named after: the site's path, unless calls of one name are several sites.
-        turn: Which call of that name it is, of those outside of `leaf` modules on inputs of as many dimensions, from 0;
+        turn: Which call of that name it is, of those outside of opaque modules on inputs of as many dimensions, from 0;
             inside one, which call of that module it belongs to.
         output: Shape of the output at the example batch size.
         places: Positions of a sample at which the kernel is applied.
@@ -33,8 +34,8 @@ class SiteCall:
     batch_axis: int | None
     batch_ratio: int
     channel_axis: int
-    folded: bool = False
-    leaf: str = ""
+    grouped_batch: bool = False
+    opaque: str = ""
     name: str = ""
     turn: int = 0
     output: tuple[int, ...] = ()
@@ -68,9 +69,9 @@ class Site:
     function: bool = False
 
     @property
-    def leaf(self) -> str:
+    def opaque(self) -> str:
         """Path of a module around a call of it that is kept as one call; empty if there is none."""
-        return next((call.leaf for call in self.calls if call.leaf), "")
+        return next((call.opaque for call in self.calls if call.opaque), "")
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,18 @@ class UpdateSpot:
     grid: tuple[int, ...]
     batch_axis: int
     channel_axis: int
+
+
+_PUBLISHED = {"opaque": "leaf", "grouped_batch": "folded"}
+"""Names of fields in the JSON of a plan, where they are not those in the code."""
+
+
+def published(data: dict[str, Any]) -> dict[str, Any]:
+    """A plan's data under the names that its JSON has had from the first."""
+    return {_PUBLISHED.get(key, key): _published(value) for key, value in data.items()}
+
+
+def _published(value: Any) -> Any:
+    if isinstance(value, dict):
+        return published(value)
+    return type(value)(map(_published, value)) if isinstance(value, list | tuple) else value

@@ -102,7 +102,7 @@ def _values(read: Read) -> str:
 
 
 def _remarks(read: Read) -> Iterator[str]:
-    if read.leaf:
+    if read.opaque:
         yield "read inside a module that can't be traced"
     if read.note:
         yield read.note

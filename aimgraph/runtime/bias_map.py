@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.function_read import group_batch
 
 
 class BiasMap(nn.Module):
@@ -15,12 +15,14 @@ class BiasMap(nn.Module):
         value: m, of the shape of the layer's output with one sample.
         sites: The layers that have read it.
         batch_axis: Dimension of the output that carries the batch, or None.
-        folded: Whether the output has all samples side by side in its channels.
+        grouped_batch: Whether the output has all samples side by side in its channels.
     """
 
-    def __init__(self, value: Tensor, sites: tuple[str, ...], batch_axis: int | None, *, folded: bool = False) -> None:
+    def __init__(
+        self, value: Tensor, sites: tuple[str, ...], batch_axis: int | None, *, grouped_batch: bool = False
+    ) -> None:
         super().__init__()
-        self.sites, self.batch_axis, self.folded = sites, batch_axis, folded
+        self.sites, self.batch_axis, self.grouped_batch = sites, batch_axis, grouped_batch
         self.value: Tensor
         self.register_buffer("value", value)
 
@@ -37,8 +39,8 @@ class BiasMap(nn.Module):
             ExampleInputError: The output has another size than the map.
         """
         term = self.value
-        if self.folded:
-            return accumulate(output, fold_batch(term, output))
+        if self.grouped_batch:
+            return accumulate(output, group_batch(term, output))
         if output.dim() != term.dim() or any(
             have != want
             for axis, (have, want) in enumerate(zip(output.shape, term.shape, strict=True))

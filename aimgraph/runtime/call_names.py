@@ -47,7 +47,7 @@ class CallNames:
         root: The module that runs first.
         paths: Module -> path, the root's among them.
         layers: Paths of layers, whose first call has their own name.
-        leaves: Paths of modules that are kept as one call; `WHOLE` for the root itself.
+        opaque_paths: Paths of modules that are kept as one call; `OPAQUE_BASE` for the root itself.
         parameters: Identity of a parameter -> its name.
     """
 
@@ -56,14 +56,14 @@ class CallNames:
         root: nn.Module,
         paths: Mapping[nn.Module, str],
         layers: Set[str],
-        leaves: Set[str] = frozenset(),
+        opaque_paths: Set[str] = frozenset(),
         parameters: Mapping[int, str] | None = None,
     ) -> None:
-        self.paths, self.layers, self.leaves = paths, layers, leaves
+        self.paths, self.layers, self.opaque_paths = paths, layers, opaque_paths
         self.parameters = parameters or {}
         self.taken = frozenset(paths.values())
         self.stack = [Frame(root, Counter())]
-        self.leaf: tuple[str, int] | None = (WHOLE, 0) if WHOLE in leaves else None
+        self.opaque: tuple[str, int] | None = (OPAQUE_BASE, 0) if OPAQUE_BASE in opaque_paths else None
         self.turns: Counter[str] = Counter()
         self.hidden: list[str] = []
 
@@ -74,16 +74,16 @@ class CallNames:
         if path is None:
             yield
             return
-        before = self.leaf
-        if before is None and path in self.leaves:
-            self.leaf = (path, self.turns[path])
+        before = self.opaque
+        if before is None and path in self.opaque_paths:
+            self.opaque = (path, self.turns[path])
             self.turns[path] += 1
         self.stack.append(Frame(module, Counter(), args, kwargs or {}))
         try:
             yield
         finally:
             self.stack.pop()
-            self.leaf = before
+            self.opaque = before
 
     @contextmanager
     def inside_function(self, name: str) -> Iterator[None]:
@@ -125,7 +125,7 @@ class CallNames:
         return name
 
 
-WHOLE = "aim._whole"
+OPAQUE_BASE = "aim._whole"
 """Path of the stand-in for the base itself, where its own forward is the one that can't be traced."""
 
 

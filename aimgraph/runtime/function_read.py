@@ -27,17 +27,17 @@ class FunctionRead(nn.Module):
         weight = self.weight.to(memory.dtype)
         return torch.as_tensor(getattr(F, self.function)(memory, weight, None, **options))
 
-    def serves(self, weight: Tensor, groups: int, *, folded: bool = False) -> bool:
+    def serves(self, weight: Tensor, groups: int, *, grouped_batch: bool = False) -> bool:
         """Whether a call with this weight has the outputs and the kernel of this read.
 
         Args:
             weight: Of the features.
             groups: g.
-            folded: Whether its outputs are those of all samples.
+            grouped_batch: Whether its outputs are those of all samples.
         """
         axis = int("transpose" in self.function)
         outputs, own = weight.shape[axis] * (groups if axis else 1), self.weight.shape[axis]
-        fits = outputs % own == 0 if folded else outputs == own
+        fits = outputs % own == 0 if grouped_batch else outputs == own
         return fits and weight.shape[2:] == self.weight.shape[2:]
 
     def extra_repr(self) -> str:
@@ -45,7 +45,7 @@ class FunctionRead(nn.Module):
         return f"{self.function}, weight={list(self.weight.shape)}"
 
 
-def fold_batch(term: Tensor, like: Tensor) -> Tensor:
+def group_batch(term: Tensor, like: Tensor) -> Tensor:
     """[B or 1, O, *S] -> [1, B * O, *S], as a convolution with one group per sample lays out its output.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a forward decided while it was traced, checked at every call.
+"""What a forward guard while it was traced, checked at every call.
 
 A graph has no branches: where the forward asked for the truth, the length or the number of something
 that comes from its inputs, the graph holds what followed from the answer. A node asks again, and an
@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from aimgraph.errors import ExampleInputError
 
 
-class DecisionError(ExampleInputError):
+class GuardError(ExampleInputError):
     """An input leads to another decision than the example inputs of the transform."""
 
 
@@ -30,7 +30,7 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
 """What can be asked of a value, by name."""
 
 
-def decided(value: Any, question: str, answer: Any, what: str, place: str) -> None:
+def guard(value: Any, question: str, answer: Any, what: str, place: str) -> None:
     """Refuse an input that leads to another answer than the example.
 
     Args:
@@ -41,18 +41,18 @@ def decided(value: Any, question: str, answer: Any, what: str, place: str) -> No
         place: Where the forward asks.
 
     Raises:
-        DecisionError: The answer is another one.
+        GuardError: The answer is another one.
     """
     now = QUESTIONS[question](value)
     if now != answer:
-        raise DecisionError(
+        raise GuardError(
             f"the forward asks for {question} of {what} at {place}, and was traced with inputs for which that is "
             f"{answer}; these make it {now}, for which there is no graph: transform the model with example inputs of "
             "these sizes and this structure, or move that code into a submodule without conv or linear layers"
         )
 
 
-fx.node.has_side_effect(decided)
+fx.node.has_side_effect(guard)
 
 
 def constant(value: Any, name: str, expected: Any, fixed: bool) -> None:
@@ -66,7 +66,7 @@ def constant(value: Any, name: str, expected: Any, fixed: bool) -> None:
 
     Raises:
         TypeError: The argument is missing.
-        DecisionError: It has another value.
+        GuardError: It has another value.
     """
     if value is ... and not fixed:
         raise TypeError(f"forward() is missing the argument {name!r}")
@@ -76,7 +76,7 @@ def constant(value: Any, name: str, expected: Any, fixed: bool) -> None:
         told = "left at its default" if expected is ... else repr(expected)
         kind = "Tensor" if isinstance(value, Tensor) else type(value).__name__
         given = repr(value) if isinstance(value, bool | int | float | str | None) else f"a {kind}"
-        raise DecisionError(
+        raise GuardError(
             f"the argument {name!r} was {told} in the example inputs of the transform, and is a constant of its "
             f"result; this call gives {given}: transform the model with example inputs that give it"
         )

@@ -98,7 +98,7 @@ def weight_shape(layer: AffineLayer) -> tuple[int, ...]:
     return (*shape, *layer.kernel_size)
 
 
-def widen_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor]) -> Tensor:
+def concat_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor]) -> Tensor:
     """[Wx | Wm]: the weight of the layer over [x_g ; m] in every group g.
 
     Args:
@@ -118,8 +118,8 @@ def widen_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor])
     return torch.cat(rows, dim=0)
 
 
-def narrow_weight(layer: AffineLayer, wide: Tensor, channels: list[int]) -> tuple[Tensor, list[Tensor]]:
-    """The inverse of `widen_weight`: Wx and one Wm for each of the k_i in `channels`.
+def split_weight(layer: AffineLayer, wide: Tensor, channels: list[int]) -> tuple[Tensor, list[Tensor]]:
+    """The inverse of `concat_weight`: Wx and one Wm for each of the k_i in `channels`.
 
     Args:
         layer: The site; only its kind and groups are used.
@@ -155,7 +155,7 @@ class Widened(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """The layer over [x_g ; m] in every group; arguments as the layer's own."""
         layer, reads = self.aim_borrowed
-        weight = widen_weight(layer, layer.weight, [read.weight for read in reads])
+        weight = concat_weight(layer, layer.weight, [read.weight for read in reads])
         return torch.as_tensor(torch.func.functional_call(layer, {"weight": weight}, args, kwargs))
 
 

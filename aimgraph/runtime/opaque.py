@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.call_names import WHOLE, CallNames, Frame, WatchFunctions, first_input, input_name
-from aimgraph.runtime.function_read import FunctionRead, fold_batch
+from aimgraph.runtime.call_names import OPAQUE_BASE, CallNames, Frame, WatchFunctions, first_input, input_name
+from aimgraph.runtime.function_read import FunctionRead, group_batch
 from aimgraph.runtime.layers import AffineLayer, call_options, given_to
 from aimgraph.runtime.read import ReadSpec, at_rank, batch_mean, fit, read_view
 from aimgraph.runtime.recompute import checkpointed_as
 
 _SWAP = threading.RLock()
-"""One thread at a time has the layers of a leaf swapped."""
+"""One thread at a time has the layers of an opaque module swapped."""
 
 
 _RUNNING: set[object] = set()
 """The calls during which they are."""
 
 
-class Whole(nn.Module):
+class OpaqueBase(nn.Module):
     """The base itself as one call, where its own forward can't be traced.
 
     Args:
@@ -44,43 +44,43 @@ class Whole(nn.Module):
 
 
 @dataclass(frozen=True)
-class LeafCall:
-    """How one call inside a leaf reads.
+class OpaqueReadCall:
+    """How one call inside an opaque module reads.
 
     Attributes:
         spec: The layout of the view.
         mean: Whether it reads the batch mean of the value.
-        folded: Whether the batch is folded into the channels of the call.
+        grouped_batch: Whether the batch is folded into the channels of the call.
     """
 
     spec: ReadSpec
     mean: bool
-    folded: bool
+    grouped_batch: bool
 
     @property
     def rank(self) -> int:
         """Dimensions of the site's input."""
-        return len(self.spec.grid) + 1 + (self.spec.batch_axis is not None or self.folded)
+        return len(self.spec.grid) + 1 + (self.spec.batch_axis is not None or self.grouped_batch)
 
 
 @dataclass(frozen=True)
-class LeafRead:
-    """One read inside a leaf.
+class OpaqueRead:
+    """One read inside an opaque module.
 
     Attributes:
         site: Path of the layer that reads, or name of the function's call that does.
         read: Its read layer.
         calls: How each of the site's calls at one rank reads, in order.
-        leaf: The module that is kept as one call in which it reads, and the number of that module's call; None where
+        opaque: The module that is kept as one call in which it reads, and the number of that module's call; None where
             all that runs is one such call.
     """
 
     site: str
     read: nn.Module
-    calls: tuple[LeafCall, ...]
-    leaf: tuple[str, int] | None = None
+    calls: tuple[OpaqueReadCall, ...]
+    opaque: tuple[str, int] | None = None
 
-    def call(self, number: int) -> LeafCall | None:
+    def call(self, number: int) -> OpaqueReadCall | None:
         """How the call of this number reads; None where that can't be told from the others."""
         if number < len(self.calls):
             return self.calls[number]
@@ -88,7 +88,7 @@ class LeafRead:
         return self.calls[-1] if len(axes) == 1 else None
 
 
-Reads: TypeAlias = list[tuple[LeafRead, Tensor]]
+Reads: TypeAlias = list[tuple[OpaqueRead, Tensor]]
 
 
 Made: TypeAlias = Counter[tuple[str, int, tuple[str, int] | None]]
@@ -97,14 +97,14 @@ Made: TypeAlias = Counter[tuple[str, int, tuple[str, int] | None]]
 Then: TypeAlias = tuple[list[Frame], Made]
 
 
-class MemoryLeaf(nn.Module):
+class OpaqueCall(nn.Module):
     """A module whose forward is called as it is, while layers and functions inside it read a memory.
 
     It looks the module up in the model at every call and does not own the read layers, so nothing changes its name.
 
     Args:
         root: The model; it shares its modules with the emitted module.
-        path: Path of the module; `WHOLE` for the model itself.
+        path: Path of the module; `OPAQUE_BASE` for the model itself.
         reads: What is read inside it; one memory value each is given at a call.
         layers: Paths of the convolutions and linear layers whose calls count as theirs.
         needs_values: Whether its forward depends on values, so that shapes alone can't run it.
@@ -114,7 +114,7 @@ class MemoryLeaf(nn.Module):
         self,
         root: nn.Module,
         path: str,
-        reads: tuple[LeafRead, ...],
+        reads: tuple[OpaqueRead, ...],
         layers: frozenset[str],
         *,
         needs_values: bool,
@@ -127,7 +127,9 @@ class MemoryLeaf(nn.Module):
     def outside(self) -> Iterator[Tensor]:
         """The parameters and buffers of the model that are not the module's."""
         root = self.aim_borrowed[0]
-        inside = {id(tensor) for tensor in _tensors_of(root.get_submodule(self.path))} if self.path != WHOLE else set()
+        inside = (
+            {id(tensor) for tensor in _tensors_of(root.get_submodule(self.path))} if self.path != OPAQUE_BASE else set()
+        )
         yield from (tensor for tensor in _tensors_of(root) if inside and id(tensor) not in inside)
 
     @_disable_dynamo
@@ -189,7 +191,7 @@ class MemoryLeaf(nn.Module):
 
     def _names(self) -> CallNames:
         root = self.aim_borrowed[0]
-        paths = {part: path for path, part in root.named_modules() if not isinstance(part, Whole | MemoryLeaf)}
+        paths = {part: path for path, part in root.named_modules() if not isinstance(part, OpaqueBase | OpaqueCall)}
         return CallNames(root, paths, self.layers)
 
 
@@ -252,14 +254,14 @@ class _Functions(WatchFunctions):
         """
         if self.names.hidden:
             return output
-        leaf = self.names.leaf
-        key = name, x.dim(), leaf
+        opaque = self.names.opaque
+        key = name, x.dim(), opaque
         number = self.made[key]
         self.made[key] += 1
-        ranks = {read.calls[0].rank for read, _ in self.sites[name] if read.leaf == leaf}
+        ranks = {read.calls[0].rank for read, _ in self.sites[name] if read.opaque == opaque}
         rank = next(iter(ranks)) if len(ranks) == 1 else x.dim()
         for read, value in self.sites[name]:
-            call = read.call(number) if (read.calls[0].rank, read.leaf) == (rank, leaf) else None
+            call = read.call(number) if (read.calls[0].rank, read.opaque) == (rank, opaque) else None
             if call is None or (weight is not None and not _serves(read, call, *weight)):
                 continue
             shown = read_view(batch_mean(value) if call.mean else value, call.spec)
@@ -272,13 +274,13 @@ class _Functions(WatchFunctions):
                 term = read.read(view, *args, **kwargs)
             finally:
                 self.aside = False
-            output = accumulate(output, fold_batch(term, output) if call.folded else term)
+            output = accumulate(output, group_batch(term, output) if call.grouped_batch else term)
         return output
 
 
-def _serves(read: LeafRead, call: LeafCall, weight: Tensor, groups: int) -> bool:
+def _serves(read: OpaqueRead, call: OpaqueReadCall, weight: Tensor, groups: int) -> bool:
     assert isinstance(read.read, FunctionRead)
-    return read.read.serves(weight, groups, folded=call.folded)
+    return read.read.serves(weight, groups, grouped_batch=call.grouped_batch)
 
 
 def _summed(layer: nn.Module, path: str, watch: _Functions) -> Callable[..., Tensor]:

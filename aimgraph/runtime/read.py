@@ -73,7 +73,7 @@ def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
     order = _axis_order(spec)
     if order == sorted(order):
         return view
-    if spec.channels == 1 and spec.batch_axis in (None, 0):  # one channel may stand anywhere between the others
+    if spec.channels == 1 and spec.batch_axis in (None, 0):  # one channel may stand dispatched between the others
         sizes = [-1, *spec.grid, 1][int(spec.batch_axis is None) :]
         return view.reshape([sizes[axis] for axis in order])
     return view.permute(order).clone(memory_format=torch.contiguous_format)

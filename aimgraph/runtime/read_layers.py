@@ -11,13 +11,13 @@ from torch.nn.modules.conv import _ConvNd
 
 from aimgraph.runtime.layers import (
     AffineLayer,
+    concat_weight,
     is_transposed,
-    narrow_weight,
     read_weight_shape,
+    split_weight,
     stored_weight,
     torch_kind,
     weight_shape,
-    widen_weight,
 )
 
 
@@ -154,10 +154,10 @@ def _holds_tensors(module: nn.Module) -> bool:
 def _default_weight(layer: AffineLayer, channels: int) -> Tensor:
     base = torch.zeros(weight_shape(layer))
     read = torch.zeros(read_weight_shape(layer, channels))
-    wide = widen_weight(layer, base, [read])
+    wide = concat_weight(layer, base, [read])
     fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[0 if is_transposed(layer) else 1], raw=True)
     fresh.reset_parameters()
-    return narrow_weight(layer, fresh.weight.detach(), [channels])[1][0]
+    return split_weight(layer, fresh.weight.detach(), [channels])[1][0]
 
 
 def read_bound(layer: AffineLayer, channels: int, init: str) -> float:

@@ -18,7 +18,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.inputs.batch import batch_size, example_batch, with_batch
 from aimgraph.planning.plan import Plan
-from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
@@ -70,7 +70,7 @@ def build_program(
         example=inputs,
         calls={mode: seen.calls for mode, seen in observed.items()},
         again={mode: seen.calls for mode, seen in found.again.items()},
-        opaque={path or WHOLE: item for path, item in found.opaque.items()},
+        opaque={path or OPAQUE_BASE: item for path, item in found.opaque.items()},
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
     notes = (*traced.notes, *_notes(graphs), *kept_notes(root, found.opaque))
@@ -118,8 +118,8 @@ def _trace_around(
     opaque: dict[str, Opaque] = {}
     while True:
         faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values), outside)
-        places = frozenset(path or WHOLE for path in opaque)
-        observed = observe(faker, kinds, sample, leaves=places)
+        places = frozenset(path or OPAQUE_BASE for path in opaque)
+        observed = observe(faker, kinds, sample, opaque_paths=places)
         failed = next((seen for seen in observed.values() if seen.error is not None), None)
         if failed is not None and keep_as_call(
             root, opaque, failed.calls.failed or "", failed.error, needs_values=True
@@ -136,7 +136,7 @@ def _trace_around(
                 continue
             raise
         try:
-            sources = draws_nothing(traced.runs) and WHOLE not in places
+            sources = draws_nothing(traced.runs) and OPAQUE_BASE not in places
             check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
             check_forgets(faker, sample, traced.setters)
             canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)

@@ -41,7 +41,7 @@ def observe(
     kinds: dict[nn.Module, LayerKind],
     inputs: Arguments,
     modes: Iterable[str] = MODES,
-    leaves: frozenset[str] = frozenset(),
+    opaque_paths: frozenset[str] = frozenset(),
 ) -> dict[str, Observed]:
     """Watch a forward in train and in eval mode, on fake tensors.
 
@@ -50,13 +50,13 @@ def observe(
         kinds: The kind of each of its convolutions and linear layers.
         inputs: Example inputs.
         modes: Which of the two.
-        leaves: Paths of modules that are kept as one call.
+        opaque_paths: Paths of modules that are kept as one call.
     """
-    return {mode: _observe_once(faker, kinds, mode, inputs, leaves) for mode in modes}
+    return {mode: _observe_once(faker, kinds, mode, inputs, opaque_paths) for mode in modes}
 
 
 def _observe_once(
-    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, leaves: frozenset[str]
+    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, opaque_paths: frozenset[str]
 ) -> Observed:
     root, fake = faker.root, faker.mode
     copy = faker.copy(train=mode == "train")
@@ -68,7 +68,7 @@ def _observe_once(
     def run(target: Any, args: Any, kwargs: Any, call: Callable[..., Any]) -> Any:
         return faker.derived.call(target, args, kwargs, fake, recorder, call)
 
-    watch = WatchCalls(names_in(copy, ours, leaves), run)
+    watch = WatchCalls(names_in(copy, ours, opaque_paths), run)
     try:
         with (
             faker.outside.kept(),

@@ -8,10 +8,10 @@ from aimgraph.errors import AimgraphError, ExampleInputError, TraceError
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size
-from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layers import is_layer
 from aimgraph.runtime.memory import put_module
-from aimgraph.runtime.opaque import Whole
+from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.tracing.observe import Observed
 from aimgraph.tracing.shapes import shapes_of
 from aimgraph.user_code import place_of
@@ -75,7 +75,7 @@ def _keep_one(
     reason = known.reason if known is not None else _told(error)
     opaque[path] = Opaque(path, reason, needs_values)
     if not path:
-        put_module(root, WHOLE, Whole(root, needs_values=needs_values))
+        put_module(root, OPAQUE_BASE, OpaqueBase(root, needs_values=needs_values))
     return True
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from aimgraph.compiler.node_keys import BY_BATCH, DECIDES, NUMBERS, SHAPES
+from aimgraph.compiler.node_keys import BY_BATCH, GUARDS, NUMBERS, SHAPES
 from aimgraph.errors import ExampleInputError, TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation, Recorder
@@ -14,7 +14,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size, example_batch, with_batch, with_rows
-from aimgraph.runtime.guards import DecisionError, decided
+from aimgraph.runtime.guards import GuardError, guard
 from aimgraph.tracing.trace import Traced
 
 
@@ -25,14 +25,14 @@ def check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:
         TraceError: It does not.
     """
     graph = traced.graphs.get("both") or traced.graphs["eval"]
-    asked = [node for node in graph.nodes if node.target is decided]
+    asked = [node for node in graph.nodes if node.target is guard]
     if not any(_depends_on_batch(node) for node in asked):
         return
     single = FakeRun(faker.root, bound_arguments(faker.root, with_batch(inputs, batch_size(inputs), 1)), faker)
     try:
         with quiet():
             single.run(graph)
-    except DecisionError as error:
+    except GuardError as error:
         raise TraceError(str(error), where=_decider(graph, single)) from error
     except Exception:  # whatever the base raises on one sample, which some refuse
         return
@@ -41,7 +41,7 @@ def check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:
 def _decider(graph: fx.Graph, run: FakeRun) -> str:
     """Path of the module that asked what the run has refused to answer."""
     node = next(node for node in graph.nodes if node not in run.values)
-    return str(node.meta.get(DECIDES, ""))
+    return str(node.meta.get(GUARDS, ""))
 
 
 def _depends_on_batch(node: fx.Node) -> bool:
@@ -134,7 +134,7 @@ def derive_shapes(
             try:
                 with quiet():
                     run.run(graph, recorder)
-            except DecisionError as error:
+            except GuardError as error:
                 raise TraceError(str(error), where=_decider(graph, run)) from error
             except Exception as error:  # whatever the base's own code raises on these inputs
                 shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]

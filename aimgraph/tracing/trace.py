@@ -19,7 +19,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, Argument, Arguments, arguments_of
 from aimgraph.reproducible import plain_attention
-from aimgraph.runtime.call_names import WHOLE
+from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.recompute import checkpoints_entered
 from aimgraph.runtime.regions import closed_contexts
 from aimgraph.tracing.patches import (
@@ -79,7 +79,7 @@ def trace(
             `forward` that they leave at their defaults become constants, and so do None, flags
             and strings that they give.
         callers: Modules that call a convolution or linear function themselves.
-        opaque: Paths of modules that are kept as one call whatever is in them; `WHOLE` for the base itself.
+        opaque: Paths of modules that are kept as one call whatever is in them; `OPAQUE_BASE` for the base itself.
         in_train: The operations of the forward in train mode; without them it is traced in both.
 
     Raises:
@@ -212,7 +212,7 @@ def _seen_of(leaf: Any) -> tuple[Any, ...]:
 
 
 def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Graph:
-    if WHOLE in tracer.opaque:
+    if OPAQUE_BASE in tracer.opaque:
         return _whole_graph(tracer)
     try:
         with (
@@ -264,7 +264,7 @@ def _whole_graph(tracer: LayerTracer) -> fx.Graph:
             kwargs[argument.keyword] = node
         else:
             args.append(node)
-    graph.output(graph.create_node("call_module", WHOLE, tuple(args), kwargs))
+    graph.output(graph.create_node("call_module", OPAQUE_BASE, tuple(args), kwargs))
     with quiet(), tracer.recorder:
         tracer.run.run(graph)
     return graph

@@ -14,12 +14,12 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.compiler.graph_text import told
-from aimgraph.compiler.node_keys import DECIDES
+from aimgraph.compiler.node_keys import GUARDS
 from aimgraph.errors import TraceError
 from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.runtime.call_names import CallNames
-from aimgraph.runtime.guards import QUESTIONS, decided
+from aimgraph.runtime.guards import QUESTIONS, guard
 from aimgraph.user_code import asking_line
 
 PLAIN_ISINSTANCE = isinstance
@@ -137,8 +137,8 @@ class ValueTracer(fx.Tracer):
         if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
             return None
         with self._standing_aside():
-            noted = self.create_node("call_function", decided, (node, question, answer, told(node), asking_line()), {})
-        noted.meta[DECIDES] = self.names.path
+            noted = self.create_node("call_function", guard, (node, question, answer, told(node), asking_line()), {})
+        noted.meta[GUARDS] = self.names.path
         return noted
 
     def _scalars(self, node: fx.Node) -> Iterator[fx.Node]:

@@ -17,13 +17,15 @@ from aimgraph.runtime.call_names import CallNames, WatchFunctions, first_input
 from aimgraph.runtime.layers import given_to, is_layer
 
 
-def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: frozenset[str] = frozenset()) -> CallNames:
+def names_in(
+    root: nn.Module, kinds: Mapping[nn.Module, LayerKind], opaque_paths: frozenset[str] = frozenset()
+) -> CallNames:
     """Names by the paths of `root`; those of its convolutions and linear layers whose calls count as theirs.
 
     Args:
         root: The module that runs.
         kinds: The kind of each of its convolutions and linear layers.
-        leaves: Paths of modules that are kept as one call.
+        opaque_paths: Paths of modules that are kept as one call.
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
     parameters = {id(parameter): name for name, parameter in root.named_parameters()}
@@ -34,7 +36,7 @@ def names_in(root: nn.Module, kinds: Mapping[nn.Module, LayerKind], leaves: froz
             own = dict(original.named_parameters(recurse=False))
             for name, parameter in twin.named_parameters(recurse=False):
                 parameters[id(parameter)] = parameters.get(id(own.get(name)), "")
-    return CallNames(root, paths, layer_paths(root, kinds), leaves, parameters)
+    return CallNames(root, paths, layer_paths(root, kinds), opaque_paths, parameters)
 
 
 class WatchCalls(WatchFunctions):
@@ -71,7 +73,7 @@ class WatchCalls(WatchFunctions):
             int(given.get("groups", 1)),
             weight.dtype,
             weight.device,
-            names.leaf,
+            names.opaque,
             names.hidden[-1] if names.hidden else "",
             tuple(result.shape),
         )

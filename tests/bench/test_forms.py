@@ -75,7 +75,7 @@ def test_the_floor_is_one_learned_map_per_site_and_nothing_else() -> None:
 def test_the_floor_of_any_network(name: str) -> None:
     base, x = build(name)
     aim = randomise(aimgraph.transform(base, x))
-    leaves = any(call.leaf for memory in aimgraph.plan(aim).memories for read in memory.reads for call in read.calls)
+    leaves = any(call.opaque for memory in aimgraph.plan(aim).memories for read in memory.reads for call in read.calls)
     if leaves:
         with pytest.raises(ConfigError, match="kept as one call"):
             plain_maps(aim)

@@ -45,8 +45,8 @@ def test_history_and_watch() -> None:
     names = [entry.name for entry in program.history]
     assert names == [name for name, _ in seen]
     assert names == [
-        "find-sites", "place-updates", "plan-memory", "insert-memory", "insert-updates", "split-concat", "widen-layers",
-        "remove-dead",
+        "find-sites", "place-updates", "plan-memory", "insert-memory", "insert-updates", "split-concat",
+        "concat-layers", "remove-dead",
     ]  # fmt: skip
     assert [stage for _, stage in seen] == [Stage.ANALYSED] * 2 + [Stage.PLANNED] + [Stage.MEMORY] * 2 + [
         Stage.LOWERED

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.errors import ExampleInputError
-from aimgraph.runtime.guards import DecisionError, kind_of, other_kind
+from aimgraph.runtime.guards import GuardError, kind_of, other_kind
 from tests.nets import randomise
 
 
@@ -80,7 +80,7 @@ def test_inputs_of_another_kind_take_the_base_where_it_goes(name: str, train: bo
 def test_inputs_of_another_kind_are_refused_where_the_base_cannot_stand_in() -> None:
     base, example, given = CASES["a mask that is None"]
     aim = aimgraph.transform(base, example, lowering="concat")
-    with pytest.raises(DecisionError, match=r"the argument 'mask' holds None where it held Tensor"):
+    with pytest.raises(GuardError, match=r"the argument 'mask' holds None where it held Tensor"):
         aim(*given)
 
 

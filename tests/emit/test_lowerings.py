@@ -102,5 +102,5 @@ def test_two_memories_at_one_site() -> None:
     concat = aimgraph.transform(base, x, config=configs, lowering="concat")
     concat.load_state_dict(split.state_dict())
     assert (split(x) - concat(x)).abs().max() <= TOLERANCE
-    site = concat._record.widened[0]
+    site = concat._record.concat_sites[0]
     assert site.keys == ("aim.first.reads.0.weight", "aim.second.reads.0.weight")

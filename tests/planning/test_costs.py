@@ -26,7 +26,7 @@ def cost(plan: Plan, form: str, what: str) -> int:
 
 
 def has_leaves(plan: Plan) -> bool:
-    return any(call.leaf for memory in plan.memories for read in memory.reads for call in read.calls)
+    return any(call.opaque for memory in plan.memories for read in memory.reads for call in read.calls)
 
 
 @pytest.mark.parametrize("name", sorted(NETS))

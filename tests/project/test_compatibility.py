@@ -226,7 +226,7 @@ def test_checkpointing_around_a_whole_model(memory: str, reentrant: bool) -> Non
     x = x.requires_grad_()  # as the reentrant kind needs it
     expected, gradients = learned(wanted, x)
 
-    class Whole(nn.Module):
+    class OpaqueBase(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.aim = aim
@@ -234,10 +234,10 @@ def test_checkpointing_around_a_whole_model(memory: str, reentrant: bool) -> Non
         def forward(self, x: Tensor) -> Tensor:
             return checkpoint(self.aim, x, use_reentrant=reentrant)
 
-    output, found = learned(Whole(), x)
+    output, found = learned(OpaqueBase(), x)
     assert torch.equal(output, expected)
     torch.testing.assert_close({name.removeprefix("aim."): g for name, g in found.items() if g is not None}, gradients)
-    assert _saved(Whole(), x) < _saved(wanted, x)
+    assert _saved(OpaqueBase(), x) < _saved(wanted, x)
 
 
 @pytest.mark.parametrize("memory", list(MEMORIES))

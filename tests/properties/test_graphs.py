@@ -1061,7 +1061,7 @@ def check_coverage(base: Dag, aim: nn.Module, inputs: tuple[tuple[Any, ...], dic
                 found = [c for c in read.calls if c.graph in (mode, "both")]
                 match = re.fullmatch(r"(.*(?:linear|conv\w*\dd)_\d+)_\d+", read.site)
                 reads[match[1] if match and read.function else read.site] += len(found)
-                if read.leaf and all(call.graph == "both" for call in read.calls):
+                if read.opaque and all(call.graph == "both" for call in read.calls):
                     expected[read.site] = either[read.site]
         left = Counter({name: n for name, n in expected.items() if n and name not in skipped})
         reads = Counter({name: n for name, n in reads.items() if n and name not in skipped})

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.layers import Widened, groups_of, narrow_weight, widen_weight
+from aimgraph.runtime.layers import Widened, concat_weight, groups_of, split_weight
 from aimgraph.runtime.read import interleave
 from aimgraph.runtime.read_layers import POINTWISE, read_layer
 
@@ -41,7 +41,7 @@ def test_widened_is_the_sum(name: str) -> None:
 def test_narrow_undoes_widen(name: str) -> None:
     layer = LAYERS[name].double()
     weights = [read_layer(layer, k, "default").weight.detach() for k in (2, 1)]
-    base, reads = narrow_weight(layer, widen_weight(layer, layer.weight.detach(), weights), [2, 1])
+    base, reads = split_weight(layer, concat_weight(layer, layer.weight.detach(), weights), [2, 1])
     assert torch.equal(base, layer.weight)
     assert all(torch.equal(a, b) for a, b in zip(reads, weights, strict=True))
 

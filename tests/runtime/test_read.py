@@ -172,7 +172,7 @@ def test_batch_mean() -> None:
 
 @pytest.mark.parametrize(("batch_axis", "channel_axis"), [(0, 1), (0, 3), (1, 3), (3, 0), (1, 0)])
 def test_rows_stay_rows_in_every_layout(batch_axis: int, channel_axis: int) -> None:
-    """One channel can stand anywhere, samples can't."""
+    """One channel can stand dispatched, samples can't."""
     grid, rows = (3, 2), torch.randn(4, 6)
     for style, memory in (("reshape", rows), ("centred", rows[:, :4])):
         spec = ReadSpec(style, memory.shape[1], grid, 1, batch_axis, channel_axis)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.emit.dispatch import MOST_LED
+from aimgraph.emit.dispatch import MOST_EAGER
 from tests.nets import randomise
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
@@ -136,6 +136,6 @@ def test_numbers_that_are_others_at_every_call_are_not_remembered_for_ever() -> 
     base = Net()
     aim = aimgraph.transform(base, ((X,), {"scale": 0.5})).train()
     led = aim._record.led
-    led.update(dict.fromkeys(range(MOST_LED)))
+    led.update(dict.fromkeys(range(MOST_EAGER)))
     assert torch.equal(aim(X, scale=0.25), base(X, scale=0.25))
     assert len(led) == 1

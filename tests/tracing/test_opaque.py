@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.compiler.node_keys import AIM
-from aimgraph.runtime.opaque import Whole
+from aimgraph.runtime.opaque import OpaqueBase
 from tests.nets import randomise, run
 
 X = torch.linspace(-1, 1, 2 * 3 * 6 * 5).reshape(2, 3, 6, 5)
@@ -199,7 +199,7 @@ def test_identity_copies_and_undo(name: str) -> None:
 def test_layers_inside_read_and_everything_is_listed() -> None:
     base = Outer(Gate())
     plan = aimgraph.plan(base, X)
-    assert [(site.path, site.leaf) for site in plan.sites] == [
+    assert [(site.path, site.opaque) for site in plan.sites] == [
         ("stem", ""),
         ("part.first", "part"),
         ("part.second", "part"),
@@ -279,9 +279,9 @@ def test_gradients_reach_every_read_weight_and_a_custom_backward_is_kept() -> No
 
 def test_modes_and_a_frozen_base_reach_a_model_that_is_one_call() -> None:
     aim = aimgraph.transform(Root(), X)
-    (whole,) = [module for module in aim.get_submodule(AIM).modules() if isinstance(module, Whole)]
+    (whole,) = [module for module in aim.get_submodule(AIM).modules() if isinstance(module, OpaqueBase)]
     for module in (aim, copy.deepcopy(aim)):
-        (whole,) = [m for m in module.get_submodule(AIM).modules() if isinstance(m, Whole)]
+        (whole,) = [m for m in module.get_submodule(AIM).modules() if isinstance(m, OpaqueBase)]
         assert whole.aim_borrowed[0].get_submodule("stem") is module.get_submodule("stem")
         module.eval()
         assert not whole.aim_borrowed[0].training

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import aimgraph
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.module import AimModule
-from aimgraph.runtime.function_read import fold_batch
+from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layers import parameter_names
 from aimgraph.runtime.read import batch_mean, fit, read_view
 from aimgraph.tracing.affine import classify_layers
@@ -90,7 +90,7 @@ class Reentrant(Checkpointed):
     reentrant = True
 
 
-class Whole(Functions):
+class OpaqueBase(Functions):
     """The model's own forward can't be traced."""
 
 
@@ -105,7 +105,7 @@ PARTS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 def built(name: str) -> tuple[nn.Module, Tensor]:
     if name == "whole":
-        return Whole(), torch.linspace(-1, 1, 8).reshape(2, 4)
+        return OpaqueBase(), torch.linspace(-1, 1, 8).reshape(2, 4)
     return nn.Sequential(nn.Linear(3, 4), PARTS[name][0]()), torch.linspace(-1, 1, 6).reshape(2, 3)
 
 
@@ -128,7 +128,7 @@ class ByHand(WatchCalls):
         view = fit(shown, given["input"], call.spec.channel_axis, call.spec.batch_axis)
         with self.names.inside(None):
             term = getattr(F, function.__name__)(view, layer.weight, None, **own)
-        return out + (fold_batch(term, out) if call.folded else term)
+        return out + (group_batch(term, out) if call.grouped_batch else term)
 
 
 @pytest.mark.parametrize("name", [*PARTS, "whole"])

@@ -13,7 +13,7 @@ from aimgraph.compiler.graph_tools import module_path
 from aimgraph.compiler.node_keys import OUTPUT_OF
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
-from aimgraph.runtime.guards import decided
+from aimgraph.runtime.guards import guard
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.tracing.affine import classify, classify_layers
 from aimgraph.tracing.observe import observe
@@ -84,7 +84,7 @@ def test_unpacking_asks_for_the_length_of_what_is_given() -> None:
     assert torch.equal(aim([x, x], [x]), base([x, x], [x]))
     with pytest.raises(ValueError, match="too many values to unpack"), pytest.warns(UserWarning, match=r"len\(\)"):
         aim([x, x, x], [x])
-    questions = [node for node in aim.graph.nodes if node.target is decided]
+    questions = [node for node in aim.graph.nodes if node.target is guard]
     assert len(questions) == 1, "the rank of a tensor is not asked for"
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.emit.record import WidenedSite, record_of
-from aimgraph.runtime.layers import AffineLayer, narrow_weight, widen_weight
+from aimgraph.emit.record import ConcatSite, record_of
+from aimgraph.runtime.layers import AffineLayer, concat_weight, split_weight
 
 
-def narrow(layer: AffineLayer, widened: WidenedSite) -> None:
+def narrow(layer: AffineLayer, widened: ConcatSite) -> None:
     """Give a widened layer its own weight and channel count back."""
-    weight, _ = narrow_weight(layer, layer.weight.detach(), list(widened.channels))
+    weight, _ = split_weight(layer, layer.weight.detach(), list(widened.channels))
     layer.weight = nn.Parameter(weight.clone(), requires_grad=layer.weight.requires_grad)
     if isinstance(layer, nn.Linear):
         layer.in_features -= sum(widened.channels)
@@ -20,18 +20,18 @@ def narrow(layer: AffineLayer, widened: WidenedSite) -> None:
         layer.in_channels -= layer.groups * sum(widened.channels)
 
 
-def split_widened(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+def split_concat_weights(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     """State-dict hook: a widened weight is written as the base's weight and the read weights."""
-    for site in record_of(module).widened:
+    for site in record_of(module).concat_sites:
         layer = module.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
         for key in (f"{prefix}{path}.weight" for path in site.paths):
-            weight, reads = narrow_weight(layer, state[key], list(site.channels))
+            weight, reads = split_weight(layer, state[key], list(site.channels))
             state[key] = weight
             state.update({f"{prefix}{name}": read for name, read in zip(site.keys, reads, strict=True)})
 
 
-def join_widened(
+def join_concat_weights(
     module: nn.Module,
     state: dict[str, Any],
     prefix: str,
@@ -42,11 +42,11 @@ def join_widened(
     errors: list[str],
 ) -> None:
     """Load hook: a base-shaped weight and ``aim`` keys are put together into the widened weight."""
-    for site in record_of(module).widened:
+    for site in record_of(module).concat_sites:
         layer = module.get_submodule(site.site)
         assert isinstance(layer, AffineLayer)
         keys = [f"{prefix}{path}.weight" for path in site.paths]
-        base, reads = narrow_weight(layer, layer.weight.detach(), list(site.channels))
+        base, reads = split_weight(layer, layer.weight.detach(), list(site.channels))
         parts = dict(zip((keys[0], *(f"{prefix}{name}" for name in site.keys)), (base, *reads), strict=True))
         aliases = [state.pop(key) for key in keys if key in state]
         given = {name: state.pop(name) for name in parts if name in state} | ({keys[0]: aliases[0]} if aliases else {})
@@ -60,19 +60,19 @@ def join_widened(
                     f"this model needs {list(parts[name].shape)}"
                 )
         weight, *reads = parts.values()
-        state.update(dict.fromkeys(keys, widen_weight(layer, weight, reads)))
+        state.update(dict.fromkeys(keys, concat_weight(layer, weight, reads)))
 
 
-def without_widening(forward: Any) -> Any:
+def without_concat(forward: Any) -> Any:
     """A forward of the base's graph that sees the widened layers with their own weights."""
 
     @functools.wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         weights: dict[str, Tensor] = {}
-        for site in record_of(self).widened:
+        for site in record_of(self).concat_sites:
             layer = self.get_submodule(site.site)
             assert isinstance(layer, AffineLayer)
-            weights[f"{site.site}.weight"] = narrow_weight(layer, layer.weight, list(site.channels))[0]
+            weights[f"{site.site}.weight"] = split_weight(layer, layer.weight, list(site.channels))[0]
         shell = _Shell(self, forward)
         return torch.func.functional_call(shell, {f"inner.{k}": v for k, v in weights.items()}, args, kwargs)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM, WIDENED
+from aimgraph.compiler.node_keys import AIM, CONCAT
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
-from aimgraph.runtime.layers import AffineLayer, groups_of, widen_weight
+from aimgraph.runtime.layers import AffineLayer, concat_weight, groups_of
 
 
 @dataclass(frozen=True)
-class WidenLayers(BasePass):
+class ConcatLayers(BasePass):
     """MEMORY or LOWERED -> LOWERED."""
 
     requires: Stage = Stage.MEMORY
@@ -38,11 +38,11 @@ class WidenLayers(BasePass):
             _widen(program.root, site, [f"{AIM}.{memory}.reads.{name}" for memory, name in reads])
         for graph in program.graphs.values():
             for node in graph.find_nodes(op="call_module"):
-                site = str(node.target).removeprefix(f"{WIDENED}.")
+                site = str(node.target).removeprefix(f"{CONCAT}.")
                 if site != node.target and site in concat:
                     node.target = site
         aim = program.root.get_submodule(AIM)
-        aim._modules.pop(WIDENED.removeprefix(f"{AIM}."), None)
+        aim._modules.pop(CONCAT.removeprefix(f"{AIM}."), None)
         program = replace(program, stage=Stage.LOWERED)
         return PassResult(program, bool(concat), tuple(dict.fromkeys(skipped)))
 
@@ -52,7 +52,7 @@ def _widen(root: nn.Module, site: str, read_paths: list[str]) -> None:
     assert isinstance(layer, AffineLayer)
     reads = [root.get_submodule(path) for path in read_paths]
     weights = [read.weight.detach() for read in reads]  # type: ignore[operator]
-    wide = widen_weight(layer, layer.weight.detach(), weights)
+    wide = concat_weight(layer, layer.weight.detach(), weights)
     channels = sum(read.in_features if isinstance(read, nn.Linear) else read.in_channels for read in reads)  # type: ignore[misc]
     layer.weight = nn.Parameter(wide, requires_grad=layer.weight.requires_grad)
     if isinstance(layer, nn.Linear):
