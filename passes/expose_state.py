@@ -28,6 +28,7 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.onnx_ops import ADD_TERM, FIT_TO
 from aimgraph.runtime.read import fit
 
 Kind = Literal["input", "state"]
@@ -89,9 +90,9 @@ class ExposeState(BasePass):
                     skipped.append(Skipped(memory.name, "memory", "not of this kind"))
             for node in graph.nodes:
                 if node.target is accumulate:
-                    node.target = torch.ops.aimgraph.add_term.default
+                    node.target = ADD_TERM
                 elif node.target is fit and self.sizes:
-                    node.target = torch.ops.aimgraph.fit_to.default
+                    node.target = FIT_TO
         return PassResult(replace(program, stage=Stage.EXPORTABLE), True, tuple(skipped))
 
 

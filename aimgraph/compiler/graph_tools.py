@@ -126,7 +126,7 @@ def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], 
         graph: The graph.
         node: The call itself; what used its result uses the sum afterwards.
         terms: Path of each read layer and the memory view it reads.
-        grouped_batch: Whether the batch is grouped_batch into the channels of the call.
+        grouped_batch: Whether the batch is grouped into the channels of the call.
     """
     users = list(node.users)
     total = node

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from aimgraph.runtime.onnx_ops import ADD_TERM, FIT_TO
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -48,4 +48,4 @@ def translations() -> dict[Any, Callable[..., Any]]:
         back = op.Reshape(shaped, op.Concat(own, wanted, axis=0))
         return op.Transpose(back, perm=[order.index(axis) for axis in range(rank)])
 
-    return {torch.ops.aimgraph.add_term.default: add, torch.ops.aimgraph.fit_to.default: resize}
+    return {ADD_TERM: add, FIT_TO: resize}

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from aimgraph.runtime.read import fit
 
-_LARGEST_GRID = 3
-
 
 @torch.library.custom_op("aimgraph::add_term", mutates_args=())
 def add_term(output: Tensor, term: Tensor) -> Tensor:
@@ -37,3 +35,7 @@ def _(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None, sit
     own = (channel_axis, batch_axis)
     sizes = [view.shape[axis] if axis in own else like.shape[axis] for axis in range(like.dim())]
     return like.new_empty(sizes)
+
+
+ADD_TERM, FIT_TO = torch.ops.aimgraph.add_term.default, torch.ops.aimgraph.fit_to.default
+"""The two as targets of nodes."""
