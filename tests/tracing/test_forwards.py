@@ -135,7 +135,7 @@ def test_numbers_that_are_others_at_every_call_are_not_remembered_for_ever() -> 
 
     base = Net()
     aim = aimgraph.transform(base, ((X,), {"scale": 0.5})).train()
-    led = aim._record.led
+    led = aim._record.eager
     led.update(dict.fromkeys(range(MOST_EAGER)))
     assert torch.equal(aim(X, scale=0.25), base(X, scale=0.25))
     assert len(led) == 1
