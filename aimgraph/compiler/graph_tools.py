@@ -120,7 +120,7 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
 
 
 def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], *, grouped_batch: bool = False) -> None:
-    """Y -> y + layer_m(m) + ...: add read layers to the call `node` of a layer or function.
+    """``y -> y + layer_m(m) + ...``: add read layers to the call `node` of a layer or function.
 
     Args:
         graph: The graph.

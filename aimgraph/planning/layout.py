@@ -80,6 +80,6 @@ def grouped_batch_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: 
 
 
 def _ratio(size: int, other: int, batch: int) -> int:
-    """R where a dimension is r * B at both batch sizes; -1 where it depends on B in another way."""
+    """``r`` where a dimension is ``r * B`` at both batch sizes; -1 where it depends on B in another way."""
     ratio = size // batch
     return ratio if (size, other) == (ratio * batch, ratio * (batch + 1)) else -1

@@ -10,7 +10,7 @@ _FRESH = frozenset(
 
 
 def accumulate(output: Tensor, term: Tensor) -> Tensor:
-    """Output + term, in place where that is legal: it keeps the memory layout, and so bit identity.
+    """``output + term``, in place where that is legal: it keeps the memory layout, and so bit identity.
 
     A convolution or linear layer saves its input for the backward pass, not its output, so its
     fresh output may be overwritten. A view (the output under full backward hooks) may not, nor may

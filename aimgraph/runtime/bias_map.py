@@ -9,7 +9,7 @@ from aimgraph.runtime.function_read import group_batch
 
 
 class BiasMap(nn.Module):
-    """y + m, with what a layer read of a static memory as a map.
+    """``y + map``, with what a layer read of a static memory as a map.
 
     Args:
         value: m, of the shape of the layer's output with one sample.

@@ -1,4 +1,4 @@
-"""What a forward guard while it was traced, checked at every call.
+"""What a forward decided while it was traced, checked at every call.
 
 A graph has no branches: where the forward asked for the truth, the length or the number of something
 that comes from its inputs, the graph holds what followed from the answer. A node asks again, and an

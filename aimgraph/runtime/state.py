@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class StateCarry(nn.Module):
-    """M0 = source + state; after a training forward the state moves towards what was written.
+    """``M0 = source + state``; after a training forward the state moves towards what was written.
 
         state <- (1 - rate) * state + rate * (mean over the batch of M_T - source)
 

@@ -63,9 +63,9 @@ def test_dump_writes_the_graph_after_each_pass(tmp_path: Path) -> None:
     assert len(files) == 16
     text = (tmp_path / "graphs" / "04-insert-memory.train.txt").read_text()
     assert re.match(r"# insert-memory: modified=True, [\d.]+ ms, MEMORY\n", text)
-    assert "aim._widened.conv" in text
+    assert "aim._concat.conv" in text
     assert "[2, 6, 4, 4]" in text
-    assert "aim._widened" not in (tmp_path / "graphs" / "08-remove-dead.train.txt").read_text()
+    assert "aim._concat" not in (tmp_path / "graphs" / "08-remove-dead.train.txt").read_text()
 
 
 def test_dump_to_is_a_watch(tmp_path: Path) -> None:

@@ -122,8 +122,9 @@ def test_a_forward_belongs_to_its_graph_whatever_the_flag_says() -> None:
 
 def test_many_copies_compile() -> None:
     _, aim, x = make("residual")
-    for other in [aim.eval(), *(copy.deepcopy(aim) for _ in range(9))]:
-        torch.compile(other, backend="eager", fullgraph=True)(x)
+    expected = aim.eval()(x)
+    for other in [aim, *(copy.deepcopy(aim) for _ in range(9))]:
+        assert torch.equal(torch.compile(other, backend="eager", fullgraph=True)(x), expected)
 
 
 def test_a_copy_does_not_keep_what_it_was_copied_from() -> None:

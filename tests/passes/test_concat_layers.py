@@ -31,7 +31,7 @@ def test_weights_and_channel_counts() -> None:
     assert program.root.get_submodule("0") is layer  # the same module, so its own forward stays
     assert (layer.in_channels, tuple(layer.weight.shape)) == (4 + 2 * 5, (4 + 2 * 5, 3, 3, 3))
     names = [name for name, _ in program.root.named_modules()]
-    assert not [name for name in names if "_widened" in name or name.endswith("reads.0")]
+    assert not [name for name in names if "_concat" in name or name.endswith("reads.0")]
 
 
 def test_declines_split_form() -> None:

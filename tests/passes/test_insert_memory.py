@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import aimgraph
 from aimgraph.compiler.graph_text import graph_text
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.pipeline import Pipeline
@@ -21,8 +22,9 @@ from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
 from aimgraph.runtime.read_layers import FewPlacesConv2d
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
-from tests.nets import NETS, build
+from tests.nets import NETS, build, randomise
 from tests.passes.helpers import after, calls, execute, fingerprint, planned, program_for, randomise_program
+from tests.tracing.bases import X
 
 
 def test_golden_of_a_convolution_and_a_linear_layer() -> None:
@@ -49,7 +51,7 @@ def test_golden_of_a_convolution_and_a_linear_layer() -> None:
             "(args = (%fit, %input_1, 0), kwargs = {})  # [2, 2, 4, 5]",
             "%cat : [num_users=1] = call_function[target=torch.cat](args = ([%input_1, %expand_batch], 1), kwargs = {})"
             "  # [2, 5, 4, 5]",
-            "%_0 : [num_users=1] = call_module[target=aim._widened.0](args = (%cat,), kwargs = {})  # [2, 4, 4, 5]",
+            "%_0 : [num_users=1] = call_module[target=aim._concat.0](args = (%cat,), kwargs = {})  # [2, 4, 4, 5]",
             "%_1 : [num_users=3] = call_module[target=1](args = (%_0,), kwargs = {})  # [2, 80]",
             "%fit_1 : [num_users=1] = call_function[target=aimgraph.runtime.read.fit]"
             "(args = (%reshape_1, %_1, 1, 0, 2), kwargs = {})  # [1, 40]",
@@ -57,7 +59,7 @@ def test_golden_of_a_convolution_and_a_linear_layer() -> None:
             "(args = (%fit_1, %_1, 0), kwargs = {})  # [2, 40]",
             "%cat_1 : [num_users=1] = call_function[target=torch.cat](args = ([%_1, %expand_batch_1], 1), kwargs = {})"
             "  # [2, 120]",
-            "%_2 : [num_users=1] = call_module[target=aim._widened.2](args = (%cat_1,), kwargs = {})  # [2, 2]",
+            "%_2 : [num_users=1] = call_module[target=aim._concat.2](args = (%cat_1,), kwargs = {})  # [2, 2]",
             "return _2  # [2, 2]",
         ]
     )
@@ -138,7 +140,7 @@ def test_layers_that_transform_their_weight_get_a_term() -> None:
     targets = [str(node.target) for node in program.graphs["both"].nodes if node.op == "call_module"]
     assert "0" in targets
     assert "aim.memory.reads.0" in targets
-    assert "aim._widened.2" in targets
+    assert "aim._concat.2" in targets
     read = program.root.get_submodule("aim.memory.reads.0")
     assert type(read) is FewPlacesConv2d  # as torch has it, whatever the layer does to its weight
 
@@ -165,3 +167,30 @@ def test_planning_alone_adds_nothing() -> None:
     program, _x = program_for("residual")
     before = fingerprint(program)
     assert fingerprint(Pipeline(PLANNING).run(program)) == before
+
+
+def test_memories_with_the_same_seed_differ() -> None:
+    configs = [aimgraph.AimConfig(name=name, shape=(6,), init="default") for name in ("u", "v")]
+    aim = aimgraph.transform(nn.Sequential(nn.Linear(4, 4)), X, config=configs)
+    assert not torch.equal(aim.get_parameter("aim.u.source.value"), aim.get_parameter("aim.v.source.value"))
+    assert not torch.equal(aim.get_parameter("aim.u.reads.0.weight"), aim.get_parameter("aim.v.reads.0.weight"))
+
+
+class _OneMore(nn.Module):
+    """The batch of the second layer is the model's plus one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.extra = nn.Linear(4, 4), nn.Linear(4, 3), nn.Parameter(torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.cat([torch.relu(self.a(x)), self.extra], 0))
+
+
+def test_a_batch_that_is_no_multiple_reads_the_batch_mean() -> None:
+    base = _OneMore()
+    aim = aimgraph.transform(base, X, updates=("a",), shape=(3,), verify="full")
+    call = aimgraph.plan(aim).memories[0].reads[1].calls[0]
+    assert (call.value, call.mean, call.note) == (1, True, "its batch is not the model's: reads the batch mean")
+    assert torch.equal(aim(X), base(X))
+    assert randomise(aim)(X).shape == (4, 3)

@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.models_zoo import mlp, resnet50_keras
 from aimgraph.planning.plan import Plan
 from tests.nets import build
+from tests.tracing.bases import X
 
 
 def plan_of(name: str, **options: object) -> Plan:
@@ -144,3 +146,57 @@ def test_conflicting_lowerings() -> None:
     base, x = build("conv2d")
     with pytest.raises(ConfigError, match=r"0: memory 'a' asks for lowering='concat' and memory 'b' for 'split'"):
         aimgraph.plan(base, x, config=configs)
+
+
+def test_an_update_that_only_batch_free_layers_follow_is_dropped() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.position = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.mix(x))
+            return y + self.position(self.mix.bias[None])
+
+    memory = aimgraph.plan(Net(), X, updates=("mix",), shape=(3,)).memories[0]
+    assert not memory.updates
+    assert [item.path for item in memory.dropped] == ["mix"]
+
+
+class _TiedEmbedding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.head(torch.relu(self.mix(self.table(index))))
+
+
+class _UsedWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.head(self.mix(x)), self.mix.weight.t()) + self.mix.weight.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "x", "site", "reason"),
+    [
+        (_TiedEmbedding, torch.zeros(2, 5, dtype=torch.long), "head", "its weight belongs to another module, too"),
+        (_UsedWeight, X, "mix", "other code uses its weight, too"),
+    ],
+)
+def test_weights_that_something_else_needs_are_not_widened(kind: type, x: Tensor, site: str, reason: str) -> None:
+    base = kind()
+    aim = aimgraph.transform(base, x, lowering="concat")
+    reads = {read.site: (read.lowering, read.note) for read in aimgraph.plan(aim).memories[0].reads}
+    assert reads.pop(site) == ("split", f"{reason}, so it can't be widened")
+    functions = {name for name in reads if name.startswith("linear_")}
+    assert {form for name, (form, _) in reads.items() if name not in functions} == {"concat"}
+    assert {reads[name] for name in functions} <= {("split", "a function is called, there is no layer to widen")}
+    assert torch.allclose(aim(x), base(x), atol=1e-6)
+    bare = aimgraph.strip(aim)
+    assert sum(p.numel() for p in bare.parameters()) == sum(p.numel() for p in base.parameters())

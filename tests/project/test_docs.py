@@ -1,5 +1,6 @@
 """What the README shows is true."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,12 @@ from benchmarks.coverage import MARKS, PAGE, table
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "aimgraph").rglob("*.md"),
+]
 
 
 def test_the_python_of_the_readme_runs() -> None:
@@ -63,9 +70,45 @@ def test_the_tables_of_costs_are_those_of_the_result_files() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), (page, target)
+
+
+def test_the_places_that_are_named_exist() -> None:
+    """`folder/file.py` is a file, and `file.py:name` a definition in it: below the root, the page's folder or tests."""
+    assert len(PAGES) > 30
+    missing = []
+    for page in PAGES:
+        for path, name in re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", page.read_text()):
+            file = next(
+                (place / path for place in (ROOT, page.parent, ROOT / "tests") if (place / path).is_file()), None
+            )
+            if file is None and ("/" in path or name):
+                missing.append((page.name, path))
+            elif file is not None and name and name not in _definitions(ast.parse(file.read_text())):
+                missing.append((page.name, f"{path}:{name}"))
+    assert missing == []
+
+
+def _definitions(tree: ast.AST, prefix: str = "") -> set[str]:
+    """Functions, classes, their methods, and names that a module assigns."""
+    found = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found |= {prefix + node.name}
+            found |= _definitions(node, f"{prefix}{node.name}.") if isinstance(node, ast.ClassDef) else set()
+        elif isinstance(node, ast.Assign):
+            found |= {prefix + target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_the_tree_has_every_folder() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for folder in (ROOT / "aimgraph").iterdir():
+        if (folder / "__init__.py").exists():
+            place = f"{folder.name}/" if folder.is_symlink() else f"aimgraph/{folder.name}/"
+            assert f"`{place}`" in page, place
 
 
 def test_the_tests_that_are_named_exist() -> None:

@@ -24,6 +24,14 @@ def stateful(**options: object) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     return base, aim, x
 
 
+def steady(aim: nn.Module) -> nn.Module:
+    """Train mode, without what another forward on the same inputs would do otherwise."""
+    for module in aim.train().modules():
+        if isinstance(module, nn.Dropout | nn.BatchNorm2d) or type(module).__name__ == "DropPath":
+            module.eval()
+    return aim
+
+
 def state_of(aim: nn.Module) -> torch.Tensor:
     return aim.get_buffer("aim.memory.carry.state")
 
@@ -111,11 +119,7 @@ def test_the_state_has_no_gradient() -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_writes_once_and_recomputes_the_same(reentrant: bool) -> None:
     _, aim, x = stateful()
-    aim.train()
-    for drop in [
-        m for m in aim.modules() if isinstance(m, nn.Dropout | nn.BatchNorm2d) or type(m).__name__ == "DropPath"
-    ]:
-        drop.eval()
+    steady(aim)
     plain = copy.deepcopy(aim)
     for _ in range(2):
         inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
@@ -186,12 +190,18 @@ def test_two_checkpointed_forwards_before_one_backward_are_refused(reentrant: bo
 
 def test_a_forward_whose_loss_is_thrown_away_does_not_count() -> None:
     _, aim, x = stateful()
-    aim.train()
+    plain = copy.deepcopy(steady(aim))
     for _ in range(3):
         checkpoint(aim, x, use_reentrant=False)
         with torch.autograd.graph.save_on_cpu():
             aim(x).sum().backward()
         checkpoint(aim, x, use_reentrant=False).sum().backward()
+        plain(x)
+        for _ in range(2):
+            plain(x).sum().backward()
+        torch.testing.assert_close(state_of(aim), state_of(plain))
+        for (name, one), other in zip(aim.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, msg=name)
 
 
 def test_an_empty_batch_writes_nothing() -> None:

@@ -15,10 +15,10 @@ from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.runtime.guards import guard
 from aimgraph.runtime.inplace import INPLACE
-from aimgraph.tracing.affine import classify, classify_layers
+from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.observe import observe
 from aimgraph.tracing.trace import trace
-from tests.nets import Activated, FunctionalDropout, Residual, SamePadding, Standardised
+from tests.nets import FunctionalDropout, Residual
 
 
 def graphs_of(root: nn.Module, x: Tensor) -> dict[str, object]:
@@ -266,64 +266,3 @@ def test_outputs_of_modules_are_noted() -> None:
     assert {"block", "block.3", "path", "down", "drop", "head"} <= set(noted)
     paths = {node.name: module_path(node) for node in graph.nodes}  # type: ignore[attr-defined]
     assert paths["stem_2"] == "stem.2"
-
-
-@pytest.mark.parametrize(
-    ("layer", "affine", "raw", "reason"),
-    [
-        (nn.Conv2d(3, 4, 3), True, False, ""),
-        (nn.Linear(3, 4), True, False, ""),
-        (nn.modules.linear.NonDynamicallyQuantizableLinear(3, 4), True, False, ""),
-        (SamePadding(3, 4, 3), True, False, ""),
-        (Standardised(3, 4, 3), True, True, ""),
-        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), True, True, ""),
-        (nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 4, 3)), True, True, ""),
-        (Activated(3, 4, 3), False, False, "its own forward calls torch.relu on the input"),
-    ],
-)
-def test_layer_kinds(layer: nn.Module, affine: bool, raw: bool, reason: str) -> None:
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
-    kind = classify(layer)  # type: ignore[arg-type]
-    assert (kind.affine, kind.raw, kind.reason) == (affine, raw, reason)
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
-
-
-class _Scaled(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x * 2)
-
-
-class _Twice(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + super().forward(x)
-
-
-class _PadsWithOnes(nn.Conv1d):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(x, (1, 1), value=1.0))
-
-
-class _Fails(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        raise RuntimeError("no luck")
-
-
-class _StandardisedAndPadded(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight * 2, self.bias)
-
-
-@pytest.mark.parametrize(
-    ("layer", "reason"),
-    [
-        (_Scaled(3, 4), "mul"),
-        (_Twice(3, 4), "add"),
-        (_PadsWithOnes(3, 4, 3), "pad"),
-        (_Fails(3, 4), "failed on a probe input: no luck"),
-        (_StandardisedAndPadded(3, 4, 3), "transforms its weight and calls the layer with other arguments"),
-    ],
-)
-def test_what_is_not_affine(layer: nn.Module, reason: str) -> None:
-    kind = classify(layer)  # type: ignore[arg-type]
-    assert not kind.affine
-    assert reason in kind.reason

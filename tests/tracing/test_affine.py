@@ -1,0 +1,158 @@
+"""Which layers read, and which calls of them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import aimgraph
+from aimgraph.tracing.affine import classify
+from tests.nets import Activated, SamePadding, Standardised, randomise
+from tests.tracing.bases import Base, X
+
+
+def test_a_layer_with_a_forward_hook_is_left_alone() -> None:
+    base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    base[0].register_forward_hook(lambda _m, _i, out: torch.sigmoid(out))
+    aim = randomise(aimgraph.transform(base, X))
+    assert {s.path: s.reason for s in aimgraph.plan(aim).skipped} == {
+        "0": "it has a forward hook, which may change its output: register it on the result instead"
+    }
+    aim(X).sum().backward()
+    with aimgraph.disable_memory(aim):
+        assert torch.equal(aim(X), base(X))
+
+
+def test_a_forward_hook_registered_later_may_change_the_output() -> None:
+    base = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Conv1d(4, 2, 1))
+    x = torch.randn(2, 4, 5)
+    aim = randomise(aimgraph.transform(base, x))
+    first, second = aim.get_submodule("0"), aim.get_submodule("1")
+    seen: list[Tensor] = []
+    second.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach()))
+    aim(x)
+    output = first(x)
+    read = seen[0] - output.detach()  # what the first layer reads is added behind its hooks
+    first.register_forward_hook(lambda _m, _i, out: torch.sigmoid(out))
+    aim(x).sum().backward()
+    expected = torch.sigmoid(output) + read
+    torch.testing.assert_close(seen[1], expected.detach())
+    (gradient,) = torch.autograd.grad(second(expected).sum(), first.weight)
+    torch.testing.assert_close(first.weight.grad, gradient)
+
+
+class _AnyOrder(Base):
+    """Goes through a set, whose order is another in each copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(4, 4) for _ in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in set(self.parts):
+            x = x + part(x)
+        return self.mix(x)
+
+
+def test_a_set_of_layers() -> None:
+    plan = aimgraph.plan(aimgraph.transform(_AnyOrder(), X))
+    assert plan.covered == 10
+
+
+class _Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layers(x, src_key_padding_mask=mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_every_linear_function_of_masked_attention_reads(dtype: torch.dtype) -> None:
+    base, x, mask = _Attends(), torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=dtype)
+    aim = aimgraph.transform(base, (x, mask), verify="full")
+    plan = aimgraph.plan(aim)
+    assert (plan.covered, plan.fallback) == (8, 0)
+    assert aimgraph.verify(base, aim).ok
+
+
+def test_children_of_a_layer_stay_out_of_the_memory() -> None:
+    class WithChild(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.extra = nn.Linear(4, 4)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = WithChild()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a.extra(self.a(x))
+
+    aim = aimgraph.transform(Net(), X, sites=("a",), shape=(3,))
+    assert [k for k in aim.state_dict() if k.startswith("aim.")] == [
+        "aim.memory.source.value",
+        "aim.memory.reads.a.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "affine", "raw", "reason"),
+    [
+        (nn.Conv2d(3, 4, 3), True, False, ""),
+        (nn.Linear(3, 4), True, False, ""),
+        (nn.modules.linear.NonDynamicallyQuantizableLinear(3, 4), True, False, ""),
+        (SamePadding(3, 4, 3), True, False, ""),
+        (Standardised(3, 4, 3), True, True, ""),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), True, True, ""),
+        (nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 4, 3)), True, True, ""),
+        (Activated(3, 4, 3), False, False, "its own forward calls torch.relu on the input"),
+    ],
+)
+def test_layer_kinds(layer: nn.Module, affine: bool, raw: bool, reason: str) -> None:
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    kind = classify(layer)  # type: ignore[arg-type]
+    assert (kind.affine, kind.raw, kind.reason) == (affine, raw, reason)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+class _Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2)
+
+
+class _Twice(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x)
+
+
+class _PadsWithOnes(nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 1), value=1.0))
+
+
+class _Fails(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no luck")
+
+
+class _StandardisedAndPadded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight * 2, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (_Scaled(3, 4), "mul"),
+        (_Twice(3, 4), "add"),
+        (_PadsWithOnes(3, 4, 3), "pad"),
+        (_Fails(3, 4), "failed on a probe input: no luck"),
+        (_StandardisedAndPadded(3, 4, 3), "transforms its weight and calls the layer with other arguments"),
+    ],
+)
+def test_what_is_not_affine(layer: nn.Module, reason: str) -> None:
+    kind = classify(layer)  # type: ignore[arg-type]
+    assert not kind.affine
+    assert reason in kind.reason
