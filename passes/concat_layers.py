@@ -8,7 +8,7 @@ The layer stays the module it was, so whatever its own forward does goes on work
 Declines: sites planned in split form.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -23,6 +23,7 @@ class ConcatLayers(BasePass):
     """MEMORY or LOWERED -> LOWERED."""
 
     requires: Stage = Stage.MEMORY
+    ensures: Stage = Stage.LOWERED
 
     def run(self, program: Program) -> PassResult:
         """Give each concat-form site its widened weight and drop its separate read weights."""
@@ -43,7 +44,6 @@ class ConcatLayers(BasePass):
                     node.target = site
         aim = program.root.get_submodule(AIM)
         aim._modules.pop(CONCAT.removeprefix(f"{AIM}."), None)
-        program = replace(program, stage=Stage.LOWERED)
         return PassResult(program, bool(concat), tuple(dict.fromkeys(skipped)))
 
 

@@ -16,15 +16,16 @@ Declines: memories of the other kind: "input" leaves those with updates alone, "
 """
 
 import operator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
-from aimgraph.compiler.graph_tools import insert_call
-from aimgraph.compiler.node_keys import AIM
-from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.compiler.graph_tools import insert_call, insert_input, output_shapes
+from aimgraph.compiler.node_keys import AIM, EXPOSED
+from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
@@ -77,23 +78,45 @@ class ExposeState(BasePass):
     kind: Kind | None = None
     sizes: bool = False
     requires: Stage = Stage.FOLDED
+    ensures: Stage = Stage.EXPORTABLE
 
     def run(self, program: Program) -> PassResult:
         """Add the placeholders and outputs, memory by memory."""
-        skipped = []
-        for graph in program.graphs.values():
-            first = next(iter(graph.nodes))
-            for memory in program.plan.memories:
-                if self.kind and exposable(memory, self.kind):
-                    _expose(graph, described(graph, memory, self.kind), program, first)
-                else:
-                    skipped.append(Skipped(memory.name, "memory", "not of this kind"))
+        memories = [one for one in program.plan.memories if self.kind and exposable(one, self.kind)]
+        changes = Changes()
+        for name, graph in program.graphs.items():
+            before = output_shapes(program, name)
+            values: list[fx.Node] = []
+            for memory in memories:
+                assert self.kind is not None
+                item = described(graph, memory, self.kind)
+                changes |= Changes(inputs=frozenset({item.input}))
+                values += _expose(program, name, item)
+            if values:
+                end = graph.output_node()
+                end.args = ((end.args[0], tuple(values)),)
+                changes |= Changes(outputs=_moved(before, len(values)))
             for node in graph.nodes:
                 if node.target is accumulate:
                     node.target = ADD_TERM
                 elif node.target is fit and self.sizes:
                     node.target = FIT_TO
-        return PassResult(replace(program, stage=Stage.EXPORTABLE), True, tuple(skipped))
+        others = [memory for memory in program.plan.memories if memory not in memories]
+        skipped = tuple(Skipped(memory.name, "memory", "not of this kind") for memory in others)
+        return PassResult(program, True, skipped, changes)
+
+
+def exposed_in(graph: fx.Graph) -> tuple[Exposed, ...]:
+    """The memories that a graph is given, in the order of the plan."""
+    found = [node.meta[EXPOSED] for node in graph.find_nodes(op="placeholder") if EXPOSED in node.meta]
+    return tuple(found)
+
+
+def _moved(before: Iterable[str], values: int) -> frozenset[str]:
+    """What becomes of outputs where ``output`` becomes ``(output, (first, second, ...))``."""
+    kept = {f"output[0]{key.removeprefix('output')}" for key in before}
+    added = {f"output[1][{number}]" for number in range(values)}
+    return frozenset({*before, *kept, *added})
 
 
 def described(graph: fx.Graph, memory: MemoryPlan, kind: Kind) -> Exposed:
@@ -119,19 +142,18 @@ def described(graph: fx.Graph, memory: MemoryPlan, kind: Kind) -> Exposed:
     return Exposed(memory.name, kind, name, output, memory.size, rows)
 
 
-def _expose(graph: fx.Graph, what: Exposed, program: Program, first: fx.Node) -> None:
-    path = f"{AIM}.{what.memory}"
+def _expose(program: Program, name: str, what: Exposed) -> list[fx.Node]:
+    """Give a graph a memory; the values of it that are to be given back."""
+    graph, path = program.graphs[name], f"{AIM}.{what.memory}"
     sources = [node for node in graph.nodes if node.target == f"{path}.source"]
-    with graph.inserting_before(first):
-        given = graph.placeholder(what.input)
+    given = insert_input(program, name, what.input, program.runs[name].values[sources[0]].new_empty(what.shape))
+    given.meta[EXPOSED] = what
     if what.rows == "none":
-        _expose_carry(graph, path, given, program.root.get_submodule(f"{path}.carry").rate)
-        return
+        return _expose_carry(graph, path, given, program.root.get_submodule(f"{path}.carry").rate)
     for node in sources:
         node.replace_all_uses_with(given)
         graph.erase_node(node)
-    if what.kind == "state":
-        _add_output(graph, _last(graph, path))
+    return [_last(graph, path)] if what.kind == "state" else []
 
 
 def _last(graph: fx.Graph, path: str) -> fx.Node:
@@ -140,8 +162,9 @@ def _last(graph: fx.Graph, path: str) -> fx.Node:
     return last
 
 
-def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> None:
+def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> list[fx.Node]:
     """The state is read and written in the open."""
+    values = []
     for node in [node for node in graph.nodes if node.target == f"{path}.carry"]:
         source, *written = node.args
         with graph.inserting_before(node):
@@ -153,14 +176,6 @@ def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> None
                 first = insert_call(graph, torch.select, source, 0, 0)
                 change = insert_call(graph, operator.sub, insert_call(graph, operator.sub, mean, first), state)
                 step = insert_call(graph, operator.mul, change, rate)
-                _add_output(graph, insert_call(graph, operator.add, state, step))
+                values.append(insert_call(graph, operator.add, state, step))
         graph.erase_node(node)
-
-
-def _add_output(graph: fx.Graph, value: fx.Node) -> None:
-    """One more at the end of ``(output, (first, second, ...))``."""
-    end = graph.output_node()
-    result: Any = end.args[0] if end.meta.get("aim_exposed") else (end.args[0], ())
-    end.meta["aim_exposed"] = True
-    output, values = result
-    end.args = ((output, (*values, value)),)
+    return values

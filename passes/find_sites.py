@@ -55,6 +55,7 @@ class FindSites(BasePass):
     """TRACED -> ANALYSED."""
 
     requires: Stage = Stage.TRACED
+    ensures: Stage = Stage.ANALYSED
 
     def run(self, program: Program) -> PassResult:
         """Fill in ``plan.sites``, ``plan.skipped`` and the counts of layers present and called."""
@@ -70,7 +71,7 @@ class FindSites(BasePass):
             sites=finder.sites(),
             skipped=tuple(dict.fromkeys((*finder.skipped, *finder.left_alone(called)))),
         )
-        return PassResult(replace(program, plan=plan, stage=Stage.ANALYSED), False, plan.skipped)
+        return PassResult(replace(program, plan=plan), False, plan.skipped)
 
 
 @dataclass

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.graph_tools import insert_call, is_read
+from aimgraph.compiler.graph_tools import insert_call, is_read, names_of
 from aimgraph.compiler.node_keys import AIM
-from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.passes.fold_memory import declared, is_plain, untouched, uses
+from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
+from aimgraph.passes.fold_memory import is_plain, untouched, uses
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.layers import AffineLayer, is_transposed
@@ -39,14 +39,15 @@ class FoldBatchnorm(BasePass):
 
     def run(self, program: Program) -> PassResult:
         """Fuse every norm that follows a layer."""
-        modified = False
+        modified, biased = False, set[nn.Module]()
         for name, graph in program.graphs.items():
             fuser = _Fuser(program, graph)
             values = program.runs[name].values
             for node in list(graph.find_nodes(op="call_module")):
                 value = values.get(node)
                 modified = (isinstance(value, Tensor) and fuser.fuse(node, value.dim())) or modified
-        return PassResult(declared(program), modified)
+            biased |= fuser.biased
+        return PassResult(program, modified, changes=Changes(names=names_of(program.root, biased, "bias")))
 
 
 class _Fuser:
@@ -60,6 +61,7 @@ class _Fuser:
         self.uses = uses(root, graph)
         called = [root.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")]
         self.calls = Counter(map(id, called))
+        self.biased: set[nn.Module] = set()  # layers that had no bias before
 
     def fuse(self, node: fx.Node, dimensions: int) -> bool:
         """Take a norm into the layer before it; whether that could be done."""
@@ -84,6 +86,8 @@ class _Fuser:
             return False
         if any(self.uses[id(parameter)] != 1 for parameter in layer.parameters()):
             return False
+        if layer.bias is None and is_plain(layer):
+            self.biased.add(layer)
         shift = _fuse(layer, maps, [term.module for term in terms], norm, biased=is_plain(layer))
         if shift is not None:
             self._shift(terms, maps, shift, dimensions)

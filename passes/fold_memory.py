@@ -13,16 +13,16 @@ that are kept as one call.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.graph_tools import insert_module, is_read, submodule_at
+from aimgraph.compiler.graph_tools import insert_module, is_read, names_of, submodule_at
 from aimgraph.compiler.node_keys import ADDED, AIM
-from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
@@ -44,10 +44,11 @@ class FoldMemory(BasePass):
 
     keep: tuple[str, ...] = ()
     requires: Stage = Stage.LOWERED
+    ensures: Stage = Stage.FOLDED
 
     def run(self, program: Program) -> PassResult:
         """Replace every term that depends on parameters alone."""
-        modified = False
+        modified, biased = False, set[nn.Module]()
         skipped = [
             Skipped(read.name, "read", "inside a module that is kept as one call")
             for memory in program.plan.memories
@@ -58,16 +59,9 @@ class FoldMemory(BasePass):
             folder = _Folder(program, name, graph, self.keep)
             modified = folder.fold() or modified
             skipped += folder.skipped
-        return PassResult(replace(declared(program), stage=Stage.FOLDED), modified, tuple(skipped))
-
-
-def declared(program: Program) -> Program:
-    """The program with the names that its base has now: some layers have a bias only since a pass gave them one."""
-    root = program.root
-    tensors = (*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False))
-    names = [name for name, _ in tensors]
-    kept = tuple(name for name in names if not name.startswith(f"{AIM}."))
-    return replace(program, signature=replace(program.signature, parameters=kept))
+            biased |= folder.biased
+        changes = Changes(names=names_of(program.root, biased, "bias"))
+        return PassResult(program, modified, tuple(skipped), changes)
 
 
 class _Folder:
@@ -78,6 +72,7 @@ class _Folder:
         self.run = program.runs[name]
         self.static: dict[fx.Node, Tensor] = {}
         self.skipped: list[Skipped] = []
+        self.biased: set[nn.Module] = set()  # layers that had no bias before
         self.uses = uses(program.root, graph)
         self.sources = {f"{AIM}.{memory.name}.source" for memory in program.plan.memories if memory.name not in keep}
 
@@ -194,6 +189,8 @@ class _Folder:
             return False
         with torch.no_grad():
             bias = number if layer.bias is None else layer.bias + number
+        if layer.bias is None:
+            self.biased.add(layer)
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
         self.uses[id(layer.bias)] = 1
         return True

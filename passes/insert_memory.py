@@ -17,7 +17,7 @@ y = layer(x) + layer_m(m). A module that can't be traced gets the memory's value
 its layers and functions do the same sum where they are called.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,7 @@ class InsertMemory(BasePass):
     """PLANNED -> MEMORY."""
 
     requires: Stage = Stage.PLANNED
+    ensures: Stage = Stage.MEMORY
 
     def run(self, program: Program) -> PassResult:
         """Add the modules below ``aim`` and rewrite every planned call."""
@@ -66,7 +67,7 @@ class InsertMemory(BasePass):
             aim.add_module(memory.name, build_memory(program, memory))
         for name, graph in program.graphs.items():
             _GraphInserter(program, name, graph).insert()
-        return PassResult(replace(program, stage=Stage.MEMORY), True)
+        return PassResult(program, True)
 
 
 def build_memory(program: Program, memory: MemoryPlan) -> Memory:

@@ -36,6 +36,7 @@ class PlanMemory(BasePass):
     """ANALYSED -> PLANNED."""
 
     requires: Stage = Stage.ANALYSED
+    ensures: Stage = Stage.PLANNED
 
     def run(self, program: Program) -> PassResult:
         """Fill in ``plan.memories`` and notes.
@@ -56,7 +57,7 @@ class PlanMemory(BasePass):
         skipped = program.plan.skipped + _not_chosen(program.plan.sites, memories)
         plan = replace(program.plan, memories=memories, skipped=skipped, notes=program.plan.notes + notes)
         dropped = tuple(item for memory in memories for item in memory.dropped)
-        return PassResult(replace(program, plan=plan, stage=Stage.PLANNED), False, dropped)
+        return PassResult(replace(program, plan=plan), False, dropped)
 
 
 def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, int]]) -> MemoryPlan:

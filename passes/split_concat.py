@@ -12,7 +12,7 @@ not.
 Declines: sites planned in concat form.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import fx
 
@@ -29,6 +29,7 @@ class SplitConcat(BasePass):
     """MEMORY -> LOWERED."""
 
     requires: Stage = Stage.MEMORY
+    ensures: Stage = Stage.LOWERED
 
     def run(self, program: Program) -> PassResult:
         """Rewrite every call of a widened layer whose reads are planned in split form."""
@@ -54,7 +55,7 @@ class SplitConcat(BasePass):
                     continue
                 _split(graph, node, site, [f"{AIM}.{memory}.reads.{read.name}" for memory, read in reads])
                 modified = True
-        return PassResult(replace(program, stage=Stage.LOWERED), modified, tuple(skipped.values()))
+        return PassResult(program, modified, tuple(skipped.values()))
 
 
 def _split(graph: fx.Graph, node: fx.Node, site: str, read_paths: list[str]) -> None:

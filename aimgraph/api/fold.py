@@ -8,8 +8,8 @@ from torch import nn
 
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.pipeline import Pipeline
-from aimgraph.compiler.program import Program, Stage
-from aimgraph.compiler.signature import Signature
+from aimgraph.compiler.program import Pass, Program, Stage
+from aimgraph.compiler.signature import Signature, base_names, graph_inputs
 from aimgraph.copies import copy_module
 from aimgraph.emit.folded_module import FoldedModule, Folds
 from aimgraph.emit.module import AimModule
@@ -22,10 +22,10 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import recorded, resolve_inputs
-from aimgraph.passes import EXPORTING, FOLDING
-from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, described, exposable
+from aimgraph.passes import FOLDING
+from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, exposed_in
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
-from aimgraph.passes.fold_memory import FoldMemory, declared
+from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.runtime.bias_map import BiasMap
 
 
@@ -81,24 +81,32 @@ def exposed(
     Raises:
         ConfigError: It is in concat form, disabled, or every sample has a memory set of its own.
     """
-    folded, program = _folded_program(aim, inputs, fuse_batchnorm=True, keep=keep)
+    root, program = _folded_program(aim, inputs, folding(True, keep, ExposeState(kind, sizes)))
     (graph,) = program.graphs.values()
-    memories = [memory for memory in program.plan.memories if kind and exposable(memory, kind)]
-    described_as = tuple(described(graph, memory, kind) for memory in memories if kind)
-    (step,) = EXPORTING
-    assert isinstance(step, ExposeState)
-    done = replace(step, kind=kind, sizes=sizes).run(program).program
-    made = FoldedModule(folded, plain_copy(done.graphs[next(iter(done.graphs))]), "Exposed", folded.folds, inputs)
-    return made, described_as
+    return FoldedModule(root, plain_copy(graph), "Exposed", _folds(program), inputs), exposed_in(graph)
+
+
+def folding(fuse_batchnorm: bool, keep: tuple[str, ...] = (), *more: Pass) -> tuple[Pass, ...]:
+    """The passes of `fold`.
+
+    Args:
+        fuse_batchnorm: Whether norms become part of layers.
+        keep: Memories to leave as they are.
+        *more: What comes after them.
+    """
+    chosen = (step for step in FOLDING if fuse_batchnorm or not isinstance(step, FoldBatchnorm))
+    return (*(replace(step, keep=keep) if isinstance(step, FoldMemory) else step for step in chosen), *more)
 
 
 def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> FoldedModule:
-    return _folded_program(aim, example_inputs, fuse_batchnorm=fuse_batchnorm)[0]
+    record = record_of(aim)
+    inputs = record.inputs if example_inputs is None else resolve_inputs(aim, example_inputs)
+    root, program = _folded_program(aim, inputs, folding(fuse_batchnorm))
+    graph = plain_copy(next(iter(program.graphs.values())))
+    return FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs))
 
 
-def _folded_program(
-    aim: AimModule, example_inputs: Any, *, fuse_batchnorm: bool, keep: tuple[str, ...] = ()
-) -> tuple[FoldedModule, Program]:
+def _folded_program(aim: AimModule, inputs: Arguments, passes: tuple[Pass, ...]) -> tuple[AimModule, Program]:
     record = record_of(aim)
     if record.concat_sites:
         raise ConfigError(
@@ -108,15 +116,7 @@ def _folded_program(
     if not record.enabled:
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
     root = settled(aim).eval()
-    inputs = record.inputs if example_inputs is None else resolve_inputs(root, example_inputs)
-    passes = tuple(
-        replace(step, keep=keep) if isinstance(step, FoldMemory) else step
-        for step in FOLDING
-        if fuse_batchnorm or not isinstance(step, FoldBatchnorm)
-    )
-    program = Pipeline(passes).run(program_of(root, inputs))
-    graph = plain_copy(next(iter(program.graphs.values())))
-    return FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs)), program
+    return root, Pipeline(passes).run(program_of(root, inputs)).program
 
 
 def _folds(program: Program) -> Folds:
@@ -148,11 +148,11 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
         run.run(graph)
     signature = Signature(
         model=record.base_class.__name__,
-        placeholders={mode: tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))},
-        parameters=(),
+        placeholders={mode: graph_inputs(graph)},
+        parameters=base_names(root),
         inputs=tuple(tuple(shape) for shape in input_shapes(inputs)),
         batch=1,
         moded=(),
         example=sample,
     )
-    return declared(Program(root, {mode: graph}, {}, {mode: run}, signature, (), record.plan, Stage.LOWERED))
+    return Program(root, {mode: graph}, {}, {mode: run}, signature, (), record.plan, Stage.LOWERED)

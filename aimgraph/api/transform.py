@@ -126,7 +126,7 @@ def _compile(
     with outside.kept():
         program = build_program(model, inputs, configs, share=share, outside=outside)
         base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
-        program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program)
+        program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program).program
     return emit(model, program, base_graphs)
 
 
@@ -159,7 +159,7 @@ def plan(
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model)
     with _alone(), outside.kept():
-        return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True, outside=outside)).plan
+        return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True, outside=outside)).program.plan
 
 
 def _within(configs: tuple[AimConfig, ...]) -> str | None:

@@ -1,12 +1,15 @@
 """What several passes need of a graph: arguments, tensor data flow, inserted nodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import networkx as nx
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from aimgraph.compiler.node_keys import ADDED, AIM, NUMBERS, SHAPES
+from aimgraph.compiler.program import Program
+from aimgraph.fake.tensors import fake_inputs
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layers import AffineLayer, call_options, given_to, stand_in
@@ -82,6 +85,12 @@ def submodule_at(root: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
+def names_of(root: nn.Module, modules: Set[nn.Module], attribute: str) -> frozenset[str]:
+    """The names that an attribute of these modules has in `root`, under every path of theirs."""
+    named = root.named_modules(remove_duplicate=False)
+    return frozenset(f"{path}.{attribute}" for path, module in named if module in modules)
+
+
 def data_flow(graph: fx.Graph) -> "nx.DiGraph[fx.Node]":
     """Edges between the nodes of `graph` along which tensor data flows.
 
@@ -117,6 +126,30 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
     node = graph.create_node("call_module", path, args)
     node.meta[ADDED] = True
     return node
+
+
+def insert_input(program: Program, name: str, target: str, like: Tensor) -> fx.Node:
+    """A new first input of a graph, marked as inserted; a pass that adds one declares it.
+
+    Args:
+        program: Owner of the graph.
+        name: Of the graph.
+        target: Name of the input.
+        like: A value of its shape, dtype and device.
+    """
+    graph, run = program.graphs[name], program.runs[name]
+    with graph.inserting_before(next(iter(graph.nodes))):
+        node = graph.placeholder(target)
+    node.meta[ADDED] = True
+    run.inputs |= fake_inputs({target: like}, run.mode)
+    return node
+
+
+def output_shapes(program: Program, name: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a graph's output, by its place in it (``output``, ``output[0]``, ...) -> its shape."""
+    value = program.runs[name].values.get(program.graphs[name].output_node())
+    leaves, _ = tree_flatten_with_path(value)
+    return {f"output{keystr(path)}": tuple(leaf.shape) for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
 def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], *, grouped_batch: bool = False) -> None:

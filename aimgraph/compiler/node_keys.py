@@ -50,3 +50,7 @@ CALL = "aim_call"
 
 GUARDS = "aim_guards"
 """Key in ``node.meta``: path of the innermost module whose forward asked what the node asks again."""
+
+
+EXPOSED = "aim_exposed"
+"""Key in ``node.meta`` of an input that a memory has become: what is exposed."""

@@ -5,19 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aimgraph.compiler.program import HistoryEntry, Pass, Program
+from aimgraph.compiler.program import BasePass, Changes, HistoryEntry, Pass, PassResult, Program, Stage
 from aimgraph.compiler.verifier import Verifier
 from aimgraph.errors import AimgraphError, PassError
 
 Verify = Literal["touched", "full"]
-
-
 Watch = Callable[[Pass, Program], None]
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """A sequence of passes.
+class Pipeline(BasePass):
+    """A sequence of passes; itself a pass.
 
     Attributes:
         passes: In order.
@@ -29,36 +27,63 @@ class Pipeline:
     verify: Verify = "touched"
     watch: Sequence[Watch] = ()
 
-    def run(self, program: Program) -> Program:
+    @property
+    def requires(self) -> Stage:  # type: ignore[override]
+        """The earliest stage that all passes find what they require at."""
+        needed, reached = Stage.TRACED, Stage.TRACED
+        for step in self.passes:
+            needed = max(needed, step.requires) if step.requires > reached else needed
+            reached = max(reached, step.ensures, needed)
+        return needed
+
+    @property
+    def ensures(self) -> Stage:  # type: ignore[override]
+        """The furthest stage that a pass reaches."""
+        return max((step.ensures for step in self.passes), default=Stage.TRACED)
+
+    def run(self, program: Program) -> PassResult:
         """Run all passes.
 
         Args:
             program: What to compile; it is edited.
 
         Raises:
-            PassError: A pass failed or left a program that doesn't verify; the message names it
-                and those that ran before. An `AimgraphError` of a pass goes through as it is.
+            PassError: A pass failed, left a program that doesn't verify, or changed what it does not declare; the
+                message names it and those that ran before. An `AimgraphError` of a pass goes through as it is.
         """
         verifier = Verifier(program, full=self.verify == "full")
+        start, changes = len(program.history), Changes()
         for step in self.passes:
             if program.stage < step.requires:
                 raise PassError(f"{step.name} needs stage {step.requires.name}, the program is at {program.stage.name}")
             started = time.perf_counter()
-            try:
-                result = step.run(program)
-                program = result.program
-                verifier.check(program)
-            except AimgraphError as error:
-                if isinstance(error, PassError):
-                    raise PassError(f"{step.name}: {error}{_before(program)}") from error
-                raise
-            except Exception as error:
-                raise PassError(f"{step.name} failed: {type(error).__name__}: {error}{_before(program)}") from error
+            result = _checked(step, program, verifier)
             entry = HistoryEntry(step.name, result.modified, time.perf_counter() - started, result.skipped)
-            program = replace(program, history=(*program.history, entry))
+            program = replace(
+                result.program,
+                stage=max(result.program.stage, step.ensures),
+                history=(*result.program.history, entry),
+            )
+            changes |= result.changes
             for callback in self.watch:
                 callback(step, program)
-        return program
+        ran = program.history[start:]
+        skipped = tuple(item for entry in ran for item in entry.skipped)
+        return PassResult(program, any(entry.modified for entry in ran), skipped, changes)
+
+
+def _checked(step: Pass, program: Program, verifier: Verifier) -> PassResult:
+    """What a pass gives, verified."""
+    try:
+        result = step.run(program)
+        program = result.program
+        return replace(result, program=verifier.check(program, result.changes))
+    except AimgraphError as error:
+        if isinstance(error, PassError):
+            raise PassError(f"{step.name}: {error}{_before(program)}") from error
+        raise
+    except Exception as error:
+        raise PassError(f"{step.name} failed: {type(error).__name__}: {error}{_before(program)}") from error
 
 
 def _before(program: Program) -> str:

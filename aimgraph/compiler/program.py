@@ -1,7 +1,7 @@
 """What a compiler pass takes and gives: a program, and the contract of a pass."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Program:
     """A traced base on its way to an `AimModule`.
 
     The module and graphs belong to the program; passes edit them in place and return a program
-    with the new stage and plan. The pipeline made the one copy there is.
+    with the new plan; the pipeline notes the stage. The pipeline made the one copy there is.
 
     Attributes:
         root: The copy of the base, with what passes added below ``aim``.
@@ -67,6 +67,27 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What a pass changes of what is there to stay; the verifier allows exactly that, in every graph together.
+
+    Attributes:
+        shapes: Names of nodes of the base that give another shape.
+        inputs: Names of inputs that are new or gone.
+        outputs: Outputs that are new, gone or of another shape: ``output``, or ``output[0]``, ``output['loss']``, ...
+        names: Names of parameters and buffers of the base that are new or gone.
+    """
+
+    shapes: frozenset[str] = frozenset()
+    inputs: frozenset[str] = frozenset()
+    outputs: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Changes") -> "Changes":
+        """What either changes."""
+        return Changes(*(getattr(self, item.name) | getattr(other, item.name) for item in fields(self)))
+
+
+@dataclass(frozen=True)
 class PassResult:
     """What a pass gives.
 
@@ -74,11 +95,13 @@ class PassResult:
         program: The program after the pass.
         modified: Whether a graph or module changed: true to fact.
         skipped: What the pass declined to do, with the reason.
+        changes: What it changes of the base, its inputs and its outputs.
     """
 
     program: Program
     modified: bool
-    skipped: tuple[Skipped, ...] = field(default=())
+    skipped: tuple[Skipped, ...] = ()
+    changes: Changes = Changes()
 
 
 class Pass(Protocol):
@@ -92,12 +115,19 @@ class Pass(Protocol):
     def requires(self) -> Stage:
         """The earliest stage that the pass works on."""
 
+    @property
+    def ensures(self) -> Stage:
+        """The stage that the program has reached after the pass, at least."""
+
     def run(self, program: Program) -> PassResult:
         """Do the work."""
 
 
 class BasePass:
-    """Derives the name of a pass from its class."""
+    """Derives the name of a pass from its class; by default it works at any stage and stays there."""
+
+    requires: Stage = Stage.TRACED
+    ensures: Stage = Stage.TRACED
 
     @property
     def name(self) -> str:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+
+from aimgraph.compiler.node_keys import AIM
 
 
 @dataclass(frozen=True)
@@ -124,3 +127,14 @@ class Signature:
     calls: dict[str, Calls] = field(default_factory=dict)
     again: dict[str, Calls] = field(default_factory=dict)
     opaque: dict[str, "Opaque"] = field(default_factory=dict)
+
+
+def base_names(root: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters and buffers of the base in `root`, shared ones under each of their names."""
+    named = chain(root.named_parameters(remove_duplicate=False), root.named_buffers(remove_duplicate=False))
+    return tuple(name for name, _ in named if not name.startswith(f"{AIM}."))
+
+
+def graph_inputs(graph: fx.Graph) -> tuple[str, ...]:
+    """Names of a graph's inputs, in order."""
+    return tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))

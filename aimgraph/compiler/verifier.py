@@ -1,10 +1,14 @@
-"""The check between passes: what a pass did not say that it changes is as it was."""
+"""The check between passes: what a pass does not declare to change is as it was."""
 
+from dataclasses import fields, replace
+
+import torch
 from torch import Tensor, fx
 
-from aimgraph.compiler.graph_tools import nodes_differ
-from aimgraph.compiler.node_keys import AIM, SHAPES
-from aimgraph.compiler.program import Program
+from aimgraph.compiler.graph_tools import nodes_differ, output_shapes
+from aimgraph.compiler.node_keys import SHAPES
+from aimgraph.compiler.program import Changes, Program
+from aimgraph.compiler.signature import Signature, base_names, graph_inputs
 from aimgraph.errors import PassError
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import bound_arguments
@@ -13,60 +17,130 @@ from aimgraph.inputs.arguments import bound_arguments
 class Verifier:
     """Checks a program between passes.
 
-    The graph lints, every target resolves, inputs and the base's parameter names are unchanged,
-    and every node of the base still gives the shape it gave before.
+    The graph lints, and every target resolves. Inputs, outputs, names of the base's parameters and buffers, and the
+    shape that every node of the base gives are as before, but for what a pass declares.
+
+    Args:
+        program: As it is before the first pass.
+        full: Whether all shapes are derived anew after every pass, and not those of the nodes that it touched.
     """
 
     def __init__(self, program: Program, *, full: bool) -> None:
         self.full = full
         self.snapshots = {name: nodes_differ(graph, {})[1] for name, graph in program.graphs.items()}
+        self.outputs = {name: output_shapes(program, name) for name in program.graphs}
 
-    def check(self, program: Program) -> None:
-        """Raise `PassError` if the program is not sound."""
-        self._check_names(program)
+    def check(self, program: Program, changes: Changes) -> Program:
+        """The program, its signature as the changes leave it.
+
+        Args:
+            program: What a pass gave.
+            changes: What the pass declares.
+
+        Raises:
+            PassError: It is not sound, or something else has changed than was declared.
+        """
+        found = Changes(inputs=_inputs_changed(program, changes), names=_names_changed(program, changes))
         for name, graph in program.graphs.items():
             touched, self.snapshots[name] = nodes_differ(graph, self.snapshots[name])
-            if not touched:
+            if not touched and not changes.shapes:
                 continue
             graph.lint()
-            self._check_targets(program, graph)
-            run = program.runs[name]
-            if self.full:
-                real = frozenset(path for path, item in program.signature.opaque.items() if item.needs_values)
-                arguments = bound_arguments(program.root, program.signature.example)
-                run = FakeRun(program.root, arguments, real=real, train=name == "train")
-                run.run(graph)
+            _check_targets(program, graph)
+            every = self.full or bool(changes.shapes)
+            if every:
+                program.runs[name] = _run_anew(program, name)
             else:
-                run.rerun(graph, touched)
-            self._check_shapes(graph, run, set(graph.nodes) if self.full else touched)
+                program.runs[name].rerun(graph, touched)
+            shapes = _shapes_changed(program.runs[name], set(graph.nodes) if every else touched, changes)
+            outputs, self.outputs[name] = self._outputs_changed(program, name, changes)
+            found |= Changes(shapes=shapes, outputs=outputs)
+        _refuse_idle(changes, found)
+        return replace(program, signature=_signature(program)) if found.inputs or found.names else program
 
-    def _check_names(self, program: Program) -> None:
-        for name, graph in program.graphs.items():
-            placeholders = tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))
-            if placeholders != program.signature.placeholders[name]:
-                raise PassError(f"the inputs changed from {program.signature.placeholders[name]} to {placeholders}")
-        root = program.root
-        names = {n for n, _ in root.named_parameters(remove_duplicate=False)}
-        names |= {n for n, _ in root.named_buffers(remove_duplicate=False)}
-        lost = set(program.signature.parameters) - names
-        new = {n for n in names - set(program.signature.parameters) if not n.startswith(f"{AIM}.")}
-        if lost or new:
-            raise PassError(f"names of the base changed: lost {sorted(lost)[:4]}, new {sorted(new)[:4]}")
+    def _outputs_changed(
+        self, program: Program, name: str, changes: Changes
+    ) -> tuple[frozenset[str], dict[str, tuple[int, ...]]]:
+        before, now = self.outputs[name], output_shapes(program, name)
+        changed = frozenset(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        for key in sorted(changed - changes.outputs):
+            was, is_now = (list(seen[key]) if key in seen else "nothing" for seen in (before, now))
+            raise PassError(f"{key} was {was} before and is {is_now} now")
+        return changed, now
 
-    def _check_targets(self, program: Program, graph: fx.Graph) -> None:
-        for node in graph.nodes:
-            if node.op == "call_module":
-                try:
-                    program.root.get_submodule(str(node.target))
-                except AttributeError as error:
-                    raise PassError(f"{node.name} calls {node.target}, which does not exist") from error
 
-    def _check_shapes(self, graph: fx.Graph, run: FakeRun, nodes: set[fx.Node]) -> None:
-        for node in nodes:
-            value = run.values[node]
-            if not isinstance(value, Tensor):
-                continue
-            before = node.meta.get(SHAPES)
-            if before is not None and tuple(value.shape) != before[0]:
-                raise PassError(f"{node.name} gave {list(before[0])} before and gives {list(value.shape)} now")
-            node.meta["val"] = value
+def _inputs_changed(program: Program, changes: Changes) -> frozenset[str]:
+    changed: set[str] = set()
+    for name, graph in program.graphs.items():
+        before, now = program.signature.placeholders[name], graph_inputs(graph)
+        if [one for one in before if one not in changes.inputs] != [one for one in now if one not in changes.inputs]:
+            raise PassError(f"the inputs changed from {before} to {now}")
+        changed |= set(before) ^ set(now)
+    return frozenset(changed)
+
+
+def _names_changed(program: Program, changes: Changes) -> frozenset[str]:
+    before, now = set(program.signature.parameters), set(base_names(program.root))
+    lost, new = before - now - changes.names, now - before - changes.names
+    if lost or new:
+        raise PassError(f"names of the base changed: lost {sorted(lost)[:4]}, new {sorted(new)[:4]}")
+    return frozenset(before ^ now)
+
+
+def _check_targets(program: Program, graph: fx.Graph) -> None:
+    for node in graph.find_nodes(op="call_module"):
+        try:
+            program.root.get_submodule(str(node.target))
+        except AttributeError as error:
+            raise PassError(f"{node.name} calls {node.target}, which does not exist") from error
+
+
+def _run_anew(program: Program, name: str) -> FakeRun:
+    """A run of all nodes; inputs that a pass has added are as they were given."""
+    real = frozenset(path for path, item in program.signature.opaque.items() if item.needs_values)
+    given = {
+        key: torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        for key, value in program.runs[name].inputs.items()
+        if isinstance(value, Tensor)
+    }
+    arguments = given | bound_arguments(program.root, program.signature.example)
+    run = FakeRun(program.root, arguments, real=real, train=name == "train")
+    run.run(program.graphs[name])
+    return run
+
+
+def _shapes_changed(run: FakeRun, nodes: set[fx.Node], changes: Changes) -> frozenset[str]:
+    """Names of the base's nodes that give another shape; their notes follow."""
+    changed = set()
+    for node in nodes:
+        value, shapes = run.values[node], node.meta.get(SHAPES)
+        if not isinstance(value, Tensor):
+            continue
+        shape = tuple(value.shape)
+        if shapes is not None and shape != shapes[0]:
+            if node.name not in changes.shapes:
+                raise PassError(f"{node.name} gave {list(shapes[0])} before and gives {list(shape)} now")
+            changed.add(node.name)
+            node.meta[SHAPES] = (shape, _at_other_batch(shape, *shapes))
+        node.meta["val"] = value
+    return frozenset(changed)
+
+
+def _at_other_batch(shape: tuple[int, ...], first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    """A new shape at the second batch size: dimensions that did not change are what they were there."""
+    if len(shape) != len(second):
+        return shape
+    return tuple(b if new == a else new for new, a, b in zip(shape, first, second, strict=True))
+
+
+def _refuse_idle(changes: Changes, found: Changes) -> None:
+    """Refuse a declaration of what has not changed: it would hide what changes by mistake."""
+    for item in fields(changes):
+        idle = getattr(changes, item.name) - getattr(found, item.name)
+        if idle:
+            raise PassError(f"it declares changes of {item.name} that are as before: {sorted(idle)[:4]}")
+
+
+def _signature(program: Program) -> Signature:
+    placeholders = {name: graph_inputs(graph) for name, graph in program.graphs.items()}
+    return replace(program.signature, placeholders=placeholders, parameters=base_names(program.root))

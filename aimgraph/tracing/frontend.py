@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from aimgraph.compiler.program import Program
-from aimgraph.compiler.signature import LayerKind, Opaque, Signature
+from aimgraph.compiler.signature import LayerKind, Opaque, Signature, base_names, graph_inputs
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError, TraceError
@@ -62,8 +62,8 @@ def build_program(
     graphs = traced.graphs
     signature = Signature(
         model=type(base).__name__,
-        placeholders={name: _placeholders(graph) for name, graph in graphs.items()},
-        parameters=tuple(chain(_names(root.named_parameters), _names(root.named_buffers))),
+        placeholders={name: graph_inputs(graph) for name, graph in graphs.items()},
+        parameters=base_names(root),
         inputs=tuple(tuple(tensor.shape) for tensor in tensors),
         batch=example_batch(inputs),
         moded=traced.moded,
@@ -170,14 +170,6 @@ def clone(base: nn.Module, *, share: bool) -> nn.Module:
         return copy_module(base, memo)
     except Exception as error:  # whatever copy hooks of the base's members raise
         raise PlanError(f"{type(base).__name__} can't be copied by copy.deepcopy: {error}".split("\n")[0]) from error
-
-
-def _placeholders(graph: fx.Graph) -> tuple[str, ...]:
-    return tuple(str(node.target) for node in graph.find_nodes(op="placeholder"))
-
-
-def _names(items: Any) -> list[str]:
-    return [name for name, _ in items(remove_duplicate=False)]
 
 
 def _notes(graphs: dict[str, fx.Graph]) -> tuple[str, ...]:

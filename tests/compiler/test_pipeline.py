@@ -41,7 +41,7 @@ def test_history_and_watch() -> None:
     def watch(step: Pass, now: Program) -> None:
         seen.append((step.name, now.stage))
 
-    program = Pipeline((*PLANNING, *EMITTING), watch=[watch]).run(program)
+    program = Pipeline((*PLANNING, *EMITTING), watch=[watch]).run(program).program
     names = [entry.name for entry in program.history]
     assert names == [name for name, _ in seen]
     assert names == [

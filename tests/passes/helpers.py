@@ -25,13 +25,13 @@ def after(program: Program, x: Tensor, last: type[Pass]) -> Program:
     """The program after every pass up to and including `last`, fully verified in between."""
     steps = (*PLANNING, *EMITTING)
     count = next(i for i, step in enumerate(steps) if isinstance(step, last)) + 1
-    return Pipeline(steps[:count], verify="full").run(program)
+    return Pipeline(steps[:count], verify="full").run(program).program
 
 
 def planned(net: str | nn.Module, x: Tensor | None = None, **options: object) -> tuple[Program, Tensor]:
     """A program after planning, with one memory."""
     program, x = program_for(net, x, AimConfig(**options))
-    return Pipeline(PLANNING, verify="full").run(program), x
+    return Pipeline(PLANNING, verify="full").run(program).program, x
 
 
 def execute(program: Program, x: Tensor, graph: str = "both") -> Tensor:
