@@ -13,21 +13,24 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from aimgraph.compiler.node_keys import ADDED
-from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.compiler.program import BasePass, PassResult, Program
 
 
 @dataclass(frozen=True)
 class RemoveDead(BasePass):
-    """Works at any stage from MEMORY on."""
-
-    requires: Stage = Stage.MEMORY
+    """Works at any stage."""
 
     def run(self, program: Program) -> PassResult:
         """Erase unused inserted nodes, last first."""
         removed = 0
         for graph in program.graphs.values():
             for node in reversed(graph.nodes):
-                if ADDED in node.meta and not node.users and not _writes(program.root, node):
+                if (
+                    ADDED in node.meta
+                    and node.op != "placeholder"
+                    and not node.users
+                    and not _writes(program.root, node)
+                ):
                     graph.erase_node(node)
                     removed += 1
         return PassResult(program, removed > 0)

@@ -12,6 +12,7 @@ from torch import nn
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_text import dump_to
 from aimgraph.compiler.pipeline import Pipeline, Verify, Watch
+from aimgraph.compiler.program import Pass, Stage
 from aimgraph.config import AimConfig
 from aimgraph.copies import paused_collection
 from aimgraph.emit.emit import emit
@@ -39,9 +40,10 @@ def transform(
     dump: str | Path | None = None,
     verify: Verify = "touched",
     watch: Iterable[Watch] = (),
+    passes: Sequence[Pass] | None = None,
     **overrides: Any,
 ) -> Any:
-    """Give `model` a memory that its layers can read.
+    """Give `model` a memory that its layers can read, or what passes of your own give it.
 
     With the default ``init="zero"`` the result computes exactly what the model computes, bit for
     bit, until the memory is trained.
@@ -56,6 +58,8 @@ def transform(
         dump: Folder to write the graph into after every pass.
         verify: Re-derive the shapes of the nodes that each pass touched, or of all (``"full"``).
         watch: Callables ``(pass, program)`` to call after each pass.
+        passes: What to run; by default ``(*aimgraph.passes.PLANNING, *aimgraph.passes.EMITTING)``, which insert the
+            memory. See docs/writing_passes.md.
         **overrides: Fields of `AimConfig`, on top of every config.
 
     Returns:
@@ -68,7 +72,7 @@ def transform(
         ExampleInputError: The inputs don't fit the model or can't be inferred.
         TraceError: torch.fx can't trace the model.
         PlanError: No memory can be placed as asked.
-        PassError: The compiler failed; please report it.
+        PassError: A pass failed, or changed what it does not declare; of aimgraph's own passes, please report it.
 
     Example:
         >>> aim = aimgraph.transform(torchvision.models.resnet50())  # doctest: +SKIP
@@ -79,16 +83,33 @@ def transform(
             'inplace=True shares the parameters of the model, and lowering="concat" needs wider ones: use "split"'
         )
     watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
+    pipeline = Pipeline((*PLANNING, *EMITTING) if passes is None else tuple(passes), verify, watches)
+    _check_sequence(pipeline, set(overrides) - {"within"})
     within = _within(configs)
     if within is None:
-        return _compile(model, example_inputs, configs, inplace, verify, watches)
+        return _compile(model, example_inputs, configs, inplace, pipeline)
     submodule(model, within)
     check_wrapped(model)
     whole = clone(model, share=inplace)
     part = submodule(whole, within)
     # the copy's parameters are shared with the part: those tied to others outside of it stay tied
-    replace_module(whole, part, _compile(part, example_inputs, configs, True, verify, watches))
+    replace_module(whole, part, _compile(part, example_inputs, configs, True, pipeline))
     return whole
+
+
+def _check_sequence(pipeline: Pipeline, options: set[str]) -> None:
+    """Refuse passes that leave a memory half inserted, and options that no pass would look at."""
+    reached = pipeline.ensures
+    if reached in (Stage.PLANNED, Stage.MEMORY):
+        raise ConfigError(
+            f"the passes end at stage {reached.name}, where a memory is planned and not part of the graph yet: let "
+            "*aimgraph.passes.EMITTING follow"
+        )
+    if reached < Stage.PLANNED and options:
+        raise ConfigError(
+            f"{sorted(options)} are options of a memory, and none of the passes inserts one: leave them out, or let "
+            "the passes begin with *aimgraph.passes.PLANNING and *aimgraph.passes.EMITTING"
+        )
 
 
 @contextmanager
@@ -117,8 +138,7 @@ def _compile(
     example_inputs: Any,
     configs: tuple[AimConfig, ...],
     share: bool,
-    verify: Verify,
-    watches: tuple[Watch, ...],
+    pipeline: Pipeline,
 ) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
@@ -126,7 +146,7 @@ def _compile(
     with outside.kept():
         program = build_program(model, inputs, configs, share=share, outside=outside)
         base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
-        program = Pipeline((*PLANNING, *EMITTING), verify, watches).run(program).program
+        program = pipeline.run(program).program
     return emit(model, program, base_graphs)
 
 

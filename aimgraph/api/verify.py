@@ -325,7 +325,11 @@ def _deterministic() -> Iterator[None]:
 def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
     reads = [parameter for name, parameter in aim.named_parameters() if is_read(name)]
-    return not record_of(aim).concat_sites and not any(bool(p.detach().any()) for p in reads)
+    return (
+        not record_of(aim).concat_sites
+        and not record_of(aim).other_passes
+        and not any(bool(p.detach().any()) for p in reads)
+    )
 
 
 def is_read(name: str) -> bool:

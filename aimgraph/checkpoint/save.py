@@ -15,7 +15,7 @@ from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known
-from aimgraph.errors import ConfigError
+from aimgraph.errors import CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_to_json
 from aimgraph.version import __version__
 
@@ -40,11 +40,18 @@ def save(
     Raises:
         PlanError: `aim` was not transformed.
         ConfigError: `what` is neither, or there is no such memory set.
-        CheckpointError: A value is not a number, or the files can't be written.
+        CheckpointError: A value is not a number, the model was changed by passes of your own, or the files can't be
+            written.
     """
     if what not in ("memory", "all"):
         raise ConfigError(f'what={what!r}: save takes what="memory" or what="all"')
     parts = named_parts(aim)
+    for part in parts.values():
+        if others := record_of(part).other_passes:
+            raise CheckpointError(
+                f"a checkpoint holds memories, and this model was also changed by {', '.join(others)}: save its "
+                "state_dict(), and load it into the result of the same transform"
+            )
     added, base = tensors_of(aim, parts, strict=what == "all")
     if memory_set is not None:
         for part in parts.values():

@@ -1,7 +1,7 @@
 """Runs passes in order, verifies the program between them, times them, dumps it if asked."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ class Pipeline(BasePass):
     """A sequence of passes; itself a pass.
 
     Attributes:
-        passes: In order.
+        passes: In order; those of a pipeline among them run in its place, verified as the others are.
         verify: After each pass re-derive the shapes of the nodes it touched, or of all (``full``).
         watch: Called after each verified pass; printing and dumping hang on it.
     """
@@ -53,7 +53,7 @@ class Pipeline(BasePass):
         """
         verifier = Verifier(program, full=self.verify == "full")
         start, changes = len(program.history), Changes()
-        for step in self.passes:
+        for step, watch in self._steps():
             if program.stage < step.requires:
                 raise PassError(f"{step.name} needs stage {step.requires.name}, the program is at {program.stage.name}")
             started = time.perf_counter()
@@ -65,11 +65,17 @@ class Pipeline(BasePass):
                 history=(*result.program.history, entry),
             )
             changes |= result.changes
-            for callback in self.watch:
+            for callback in watch:
                 callback(step, program)
         ran = program.history[start:]
         skipped = tuple(item for entry in ran for item in entry.skipped)
         return PassResult(program, any(entry.modified for entry in ran), skipped, changes)
+
+    def _steps(self) -> Iterator[tuple[Pass, tuple[Watch, ...]]]:
+        """Every single pass, and who watches it."""
+        for step in self.passes:
+            inner = step._steps() if isinstance(step, Pipeline) else [(step, ())]
+            yield from ((one, (*watch, *self.watch)) for one, watch in inner)
 
 
 def _checked(step: Pass, program: Program, verifier: Verifier) -> PassResult:

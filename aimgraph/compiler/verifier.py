@@ -43,16 +43,18 @@ class Verifier:
         found = Changes(inputs=_inputs_changed(program, changes), names=_names_changed(program, changes))
         for name, graph in program.graphs.items():
             touched, self.snapshots[name] = nodes_differ(graph, self.snapshots[name])
-            if not touched and not changes.shapes:
+            declared = bool(changes.shapes or changes.outputs)
+            if not (touched or declared):
                 continue
             graph.lint()
             _check_targets(program, graph)
-            every = self.full or bool(changes.shapes)
-            if every:
+            if self.full or declared:
                 program.runs[name] = _run_anew(program, name)
             else:
                 program.runs[name].rerun(graph, touched)
-            shapes = _shapes_changed(program.runs[name], set(graph.nodes) if every else touched, changes)
+            shapes = _shapes_changed(
+                program.runs[name], set(graph.nodes) if self.full or declared else touched, changes
+            )
             outputs, self.outputs[name] = self._outputs_changed(program, name, changes)
             found |= Changes(shapes=shapes, outputs=outputs)
         _refuse_idle(changes, found)
@@ -114,7 +116,7 @@ def _shapes_changed(run: FakeRun, nodes: set[fx.Node], changes: Changes) -> froz
     changed = set()
     for node in nodes:
         value, shapes = run.values[node], node.meta.get(SHAPES)
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or node.op == "output":
             continue
         shape = tuple(value.shape)
         if shapes is not None and shape != shapes[0]:

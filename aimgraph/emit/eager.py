@@ -19,6 +19,8 @@ def why_not_eager(aim: nn.Module) -> str:
     """Why `eager_forward` can't stand for `aim`; empty if it can."""
     if record_of(aim).concat_sites:
         return "its read weights are part of the base's own weights"
+    if record_of(aim).other_passes:
+        return f"its graph is changed by other passes ({', '.join(record_of(aim).other_passes)})"
     if any(memory.updates for memory in record_of(aim).plan.memories):
         return "it reads what the features have written"
     if not all(call.name for memory in record_of(aim).plan.memories for read in memory.reads for call in read.calls):

@@ -11,17 +11,24 @@ from aimgraph.compiler.signature import layer_paths
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import EXTRA_STATE, ConcatSite, Record
 from aimgraph.inputs.examples import recorded
+from aimgraph.passes import EMITTING, PLANNING
+
+_OF_MEMORY = frozenset(step.name for step in (*PLANNING, *EMITTING))
 
 
 def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -> AimModule:
     """The module of a compiled program."""
     root, kind = program.root, type(model)
+    if AIM not in root._modules:
+        root.add_module(AIM, nn.Module())
     for module in root.get_submodule(AIM).modules():
         module.training = root.training
     internal = set(vars(nn.Module()))
     attributes = tuple(name for name in vars(model) if name not in internal)
     lost = _lost_members(kind)
-    notes = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
+    notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
+    others = tuple(entry for entry in program.history if entry.name not in _OF_MEMORY)
+    notes += tuple(f"{entry.name} left {item.path}: {item.reason}" for entry in others for item in entry.skipped)
     record = Record(
         plan=replace(program.plan, notes=program.plan.notes + notes),
         base_class=kind,
@@ -34,6 +41,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         concat_sites=_concat_sites(program),
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
+        other_passes=tuple(entry.name for entry in others if entry.modified),
     )
     return AimModule(root, record)
 

@@ -103,6 +103,7 @@ class Record:
         chosen: The set in use.
         samples: The set of every sample, where each has its own.
         layers: Paths of the base's convolutions and linear layers whose calls count as theirs.
+        other_passes: Names of the passes that changed the graph besides those that insert a memory.
         set_graphs: Set -> its graphs, made when it is first used.
     """
 
@@ -129,6 +130,7 @@ class Record:
     chosen: str = DEFAULT
     samples: tuple[str, ...] | None = None
     layers: frozenset[str] = frozenset()
+    other_passes: tuple[str, ...] = ()
     set_graphs: dict[str, dict[str, fx.Graph]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
