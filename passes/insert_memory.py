@@ -36,7 +36,7 @@ from aimgraph.compiler.graph_tools import (
     submodule_at,
     with_argument,
 )
-from aimgraph.compiler.node_keys import ADDED, AIM, CONCAT, OPAQUE, OPAQUE_READS, READ
+from aimgraph.compiler.node_keys import ADDED, AIM, CONCAT, OPAQUE, OPAQUE_READS, READ, VALUE
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.compiler.signature import FunctionCall, layer_paths
 from aimgraph.config import AimConfig
@@ -96,7 +96,7 @@ def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Mo
         like: Tensor | FunctionCall = made
     else:
         layer = site_layer(program.root, call, program.signature.batch)
-        like = options(call)["weight"].meta["val"]
+        like = options(call)["weight"].meta[VALUE]
     wm = read_weight(layer, read.channels, init).to(device=like.device, dtype=like.dtype)
     return FunctionRead(read.kind, nn.Parameter(wm), bound=read_bound(layer, read.channels, init))
 
@@ -113,7 +113,7 @@ def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
         return _inner_call(program, read)
     if read.function:
         call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
-        weight: Tensor = options(call)["weight"].meta["val"]
+        weight: Tensor = options(call)["weight"].meta[VALUE]
         return weight
     site = program.root.get_submodule(read.site)
     assert isinstance(site, AffineLayer)

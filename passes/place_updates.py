@@ -19,7 +19,7 @@ import networkx as nx
 from torch import fx
 
 from aimgraph.compiler.graph_tools import data_flow, module_path
-from aimgraph.compiler.node_keys import OUTPUT_OF, SHAPES
+from aimgraph.compiler.node_keys import OUTPUT_OF, OVERWRITTEN_BY, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
@@ -116,7 +116,7 @@ def _module_outputs(
 def _after_overwrites(node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
     """The result of the last operation that overwrites `node` in place; itself if there is none."""
     while True:
-        later = [w for w in node.meta.get("aim_overwritten_by", ()) if w is not node and SHAPES in w.meta]
+        later = [w for w in node.meta.get(OVERWRITTEN_BY, ()) if w is not node and SHAPES in w.meta]
         if not later:
             return node
         node = max(later, key=lambda n: order[n])

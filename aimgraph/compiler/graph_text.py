@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import fx
 
+from aimgraph.compiler.node_keys import VALUE
 from aimgraph.compiler.pipeline import Watch
 from aimgraph.compiler.program import Pass, Program
 
@@ -28,7 +29,7 @@ def graph_text(graph: fx.Graph) -> str:
     """The graph, one node a line, with shapes where they are known."""
     lines = []
     for node in graph.nodes:
-        value = node.meta.get("val")
+        value = node.meta.get(VALUE)
         line = node.format_node() or f"return {node.args[0]}"
         lines.append(line if value is None else f"{line}  # {list(value.shape)}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import networkx as nx
 from torch import Tensor, fx, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from aimgraph.compiler.node_keys import ADDED, AIM, NUMBERS, SHAPES
+from aimgraph.compiler.node_keys import ADDED, AIM, HAS_TENSORS, NUMBERS, SHAPES
 from aimgraph.compiler.program import Program
 from aimgraph.fake.tensors import fake_inputs
 from aimgraph.runtime.accumulate import accumulate
@@ -105,7 +105,7 @@ def data_flow(graph: fx.Graph) -> "nx.DiGraph[fx.Node]":
 
 def carries_data(node: fx.Node) -> bool:
     """Whether `node` gives a tensor, or a collection with a tensor in it."""
-    return SHAPES in node.meta or bool(node.meta.get("aim_has_tensors"))
+    return SHAPES in node.meta or bool(node.meta.get(HAS_TENSORS))
 
 
 def insert_call(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Node:

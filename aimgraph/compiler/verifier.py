@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from aimgraph.compiler.graph_tools import nodes_differ, output_shapes
-from aimgraph.compiler.node_keys import SHAPES
+from aimgraph.compiler.node_keys import SHAPES, VALUE
 from aimgraph.compiler.program import Changes, Program
 from aimgraph.compiler.signature import Signature, base_names, graph_inputs
 from aimgraph.errors import PassError
@@ -124,7 +124,7 @@ def _shapes_changed(run: FakeRun, nodes: set[fx.Node], changes: Changes) -> froz
                 raise PassError(f"{node.name} gave {list(shapes[0])} before and gives {list(shape)} now")
             changed.add(node.name)
             node.meta[SHAPES] = (shape, _at_other_batch(shape, *shapes))
-        node.meta["val"] = value
+        node.meta[VALUE] = value
     return frozenset(changed)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from aimgraph.compiler.node_keys import BY_BATCH, GUARDS, NUMBERS, SHAPES
+from aimgraph.compiler.node_keys import BY_BATCH, GUARDS, HAS_TENSORS, NUMBERS, OVERWRITTEN_BY, SHAPES, VALUE
 from aimgraph.errors import ExampleInputError, TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation, Recorder
@@ -153,9 +153,9 @@ def derive_shapes(
 def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
     for node in graph.nodes:
         value, other = first.values[node], second.values[node]
-        node.meta.pop("aim_overwritten_by", None)
+        node.meta.pop(OVERWRITTEN_BY, None)
         if isinstance(value, Tensor) and isinstance(other, Tensor):
-            node.meta["val"] = value
+            node.meta[VALUE] = value
             node.meta[SHAPES] = (tuple(value.shape), tuple(other.shape))
         elif isinstance(value, int | float | torch.Size):
             if type(value) is int and type(other) is int:
@@ -163,6 +163,6 @@ def _annotate(graph: fx.Graph, first: FakeRun, second: FakeRun) -> None:
             if value != other:
                 node.meta[BY_BATCH] = True
         elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
-            node.meta["aim_has_tensors"] = True
+            node.meta[HAS_TENSORS] = True
     for writer, written in first.writes:
-        written.meta.setdefault("aim_overwritten_by", []).append(writer)
+        written.meta.setdefault(OVERWRITTEN_BY, []).append(writer)

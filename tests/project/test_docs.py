@@ -3,10 +3,12 @@
 import ast
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from aimgraph.compiler.program import Changes, Program
 from benchmarks import performance
 from benchmarks.coverage import MARKS, PAGE, table
 
@@ -67,6 +69,25 @@ def test_the_tables_of_costs_are_those_of_the_result_files() -> None:
     assert names >= {"cost_cpu", "onnx_cost", "transform_time", "depth", "serve", "round_trips"}
     for found in shown:
         assert found.group(0) == f"{found.group(1)}{performance.table(found.group(2))}{found.group(3)}"
+
+
+def test_the_page_on_passes_is_the_example_line_by_line() -> None:
+    example = (ROOT / "examples" / "bottleneck_adapters.py").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "writing_passes.md").read_text(), flags=re.DOTALL)
+    places = [example.index(block) for block in blocks]
+    assert places == sorted(places)
+    pass_lines = example.partition("    def run(")[2].partition("def main")[0].split("\n")
+    assert set(pass_lines[1:]) <= {line for block in blocks for line in block.split("\n")}
+
+
+def test_the_page_on_passes_has_every_key_and_field() -> None:
+    page = (ROOT / "docs" / "writing_passes.md").read_text()
+    keys = re.findall(
+        r'^(\w+) = .*\n"""Key in ``node.meta``', (ROOT / "aimgraph/compiler/node_keys.py").read_text(), re.M
+    )
+    assert len(keys) == 13
+    for name in (*keys, *(item.name for item in (*fields(Program), *fields(Changes)))):
+        assert f"| `{name}` |" in page, name
 
 
 def test_links_lead_somewhere() -> None:
