@@ -7,12 +7,11 @@ is a generator around the call.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
-from torch.utils import checkpoint
 
-Function: TypeAlias = Callable[..., Any]
+from aimgraph.torch_private import Function, checkpoint_replaced
 
 
 @contextmanager
@@ -31,7 +30,7 @@ def checkpointed_as(wrap: Callable[[Function], Function], values: list[Tensor]) 
             lambda function, *rest, **named: generator(partial(wrap(function), *values), *rest, **named),
         )
 
-    with _replaced(variants):
+    with checkpoint_replaced(variants):
         yield
 
 
@@ -47,22 +46,5 @@ def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
         seen()
         yield
 
-    with _replaced(lambda *_: (enter, around)):
+    with checkpoint_replaced(lambda *_: (enter, around)):
         yield
-
-
-@contextmanager
-def _replaced(variants: Callable[[Function, Function], tuple[Function, Function]]) -> Iterator[None]:
-    function: Any = checkpoint.CheckpointFunction
-    module: Any = checkpoint
-    before = vars(function).get("apply"), module._checkpoint_without_reentrant_generator
-    apply, generator = variants(function.apply, before[1])
-    function.apply, module._checkpoint_without_reentrant_generator = staticmethod(apply), generator
-    try:
-        yield
-    finally:
-        module._checkpoint_without_reentrant_generator = before[1]
-        if before[0] is None:
-            del function.apply
-        else:
-            function.apply = before[0]
