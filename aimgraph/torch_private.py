@@ -96,14 +96,15 @@ def active_fake_mode() -> Any:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 
+def is_exporting() -> bool:
+    """Whether torch.export runs this; torch 2.6 has no such question, and one flag for it and the compiler."""
+    asked = getattr(torch.compiler, "is_exporting", None)
+    return bool(torch.compiler._is_compiling_flag if asked is None else asked())
+
+
 def in_backward() -> bool:
     """Whether a backward pass runs, and this inside it."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def saves_elsewhere() -> bool:
-    """Whether ``saved_tensors_hooks`` take what is saved for the backward pass."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def is_view(tensor: Tensor) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aimgraph.torch_private import Function, checkpoint_replaced
@@ -36,7 +37,9 @@ def checkpointed_as(wrap: Callable[[Function], Function], values: list[Tensor]) 
 
 @contextmanager
 def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
-    """Run what is checkpointed as if it were not, and call `seen` each time."""
+    """Run what is checkpointed as if it were not; call `seen` each time, and where hooks take what is saved."""
+    hooks: Any = torch.autograd.graph.saved_tensors_hooks
+    enter_hooks = hooks.__enter__
 
     def enter(function: Function, _preserved: bool, *args: Any) -> Any:
         seen()
@@ -46,5 +49,13 @@ def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
         seen()
         yield
 
-    with checkpoint_replaced(lambda *_: (enter, around)):
-        yield
+    def hooked(context: Any) -> Any:
+        seen()
+        return enter_hooks(context)
+
+    hooks.__enter__ = hooked
+    try:
+        with checkpoint_replaced(lambda *_: (enter, around)):
+            yield
+    finally:
+        hooks.__enter__ = enter_hooks

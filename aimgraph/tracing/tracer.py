@@ -16,7 +16,6 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Argument
 from aimgraph.runtime.call_names import CallNames, input_name
 from aimgraph.runtime.layers import FUNCTIONS
-from aimgraph.torch_private import saves_elsewhere
 from aimgraph.tracing.placeholders import check_placeholder, placeholder_default
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.side_effects import refuse_assigned
@@ -118,7 +117,6 @@ class LayerTracer(ValueTracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record one operation; name it, if it is a convolution or linear function."""
-        self.checkpoints |= saves_elsewhere()
         posing, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE  # torch.fx asks it of every argument
         try:
             node = super().create_node(*args, **kwargs)
