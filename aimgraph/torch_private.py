@@ -35,6 +35,7 @@ TESTED = ((2, 13), (2, 14))
 # Nested containers of tensors: leaves, structure, and a function applied to all leaves or those of a type.
 tree_flatten, tree_unflatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_unflatten, _pytree.tree_leaves
 tree_map, tree_map_only = _pytree.tree_map, _pytree.tree_map_only
+_LISTS_KEYS = torch.__version__.startswith("2.6.")
 
 # Tensors of a shape, strides, a dtype and a device, without values; and what fails because there are none.
 FakeTensor = fake_tensor.FakeTensor
@@ -89,6 +90,11 @@ GRAPH_NAMES = (
     *("_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks"),
 )
 """All that a `torch.fx.GraphModule` keeps on itself besides what an `nn.Module` does, of any version."""
+
+
+def structure_key(structure: Any) -> Any:
+    """What stands for a structure in a key; that of a dict holds a list in torch 2.6, and has no hash."""
+    return repr(structure) if _LISTS_KEYS else structure
 
 
 def active_fake_mode() -> Any:
