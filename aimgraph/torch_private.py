@@ -28,14 +28,13 @@ from torch.nn.modules import module as nn_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _python_dispatch, _pytree, checkpoint
 
-TESTED = ((2, 13), (2, 14))
+TESTED = ((2, 6), (2, 9), (2, 13), (2, 14))
 """Versions of torch with which all tests pass; `docs/compatibility.md` has the results."""
 
 
 # Nested containers of tensors: leaves, structure, and a function applied to all leaves or those of a type.
 tree_flatten, tree_unflatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_unflatten, _pytree.tree_leaves
 tree_map, tree_map_only = _pytree.tree_map, _pytree.tree_map_only
-_LISTS_KEYS = torch.__version__.startswith("2.6.")
 
 # Tensors of a shape, strides, a dtype and a device, without values; and what fails because there are none.
 FakeTensor = fake_tensor.FakeTensor
@@ -93,8 +92,12 @@ GRAPH_NAMES = (
 
 
 def structure_key(structure: Any) -> Any:
-    """What stands for a structure in a key; that of a dict holds a list in torch 2.6, and has no hash."""
-    return repr(structure) if _LISTS_KEYS else structure
+    """What stands for a structure in a key; that of a dict has no hash in torch 2.6."""
+    try:
+        hash(structure)
+    except TypeError:
+        return repr(structure)
+    return structure
 
 
 def active_fake_mode() -> Any:
