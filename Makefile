@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test check install bench table performance coverage transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test check compat install bench table performance coverage transform-time zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -21,6 +21,18 @@ demo: $(INSTALLED)
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q
 	$(MAKE) zoo-ci
+
+# All tests with another version of torch: `make compat TORCH=2.9.1`. What depends on torch's version is not pinned
+# then: torchvision asks for one torch, and torch may ask for one sympy.
+COMPAT := $(CURDIR)/.venv-compat-$(TORCH)
+compat:
+	test -n "$(TORCH)" || { echo "which torch? make compat TORCH=2.9.1"; exit 2; }
+	$(PYTHON) -m venv $(COMPAT)
+	grep -vE "^(torch|torchvision|sympy)==" constraints.txt > $(COMPAT)/constraints.txt
+	echo "torch==$(TORCH)" >> $(COMPAT)/constraints.txt
+	PIP_CONSTRAINT=$(COMPAT)/constraints.txt $(COMPAT)/bin/python -m pip install --quiet setuptools torch
+	PIP_CONSTRAINT=$(COMPAT)/constraints.txt $(COMPAT)/bin/python -m pip install --quiet --editable ".[dev]"
+	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n $(JOBS) -q
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -68,4 +80,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-compat-* out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -24,6 +24,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.planning.plan import Plan
+from aimgraph.torch_private import warn_if_untested
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.frontend import build_program, clone
 from aimgraph.tracing.wrapped import check_wrapped
@@ -77,6 +78,7 @@ def transform(
     Example:
         >>> aim = aimgraph.transform(torchvision.models.resnet50())  # doctest: +SKIP
     """
+    warn_if_untested()
     configs = _configs(config, overrides)
     if inplace and any(c.lowering == "concat" for c in configs):
         raise ConfigError(

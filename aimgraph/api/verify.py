@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
@@ -25,6 +24,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import drawn_like, plain_attention, seeded
+from aimgraph.torch_private import tree_leaves
 
 BATCH_SIZES = (2, 3)
 """Batch sizes at which outputs are compared."""

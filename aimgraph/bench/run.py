@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from aimgraph.api.transform import plan
@@ -22,6 +21,7 @@ from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
 from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
+from aimgraph.torch_private import tree_leaves, tree_map_only
 
 
 @dataclass(frozen=True)

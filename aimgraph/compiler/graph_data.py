@@ -5,16 +5,14 @@ operators into out-of-place ones. Here nodes are written down one by one instead
 """
 
 import importlib
-import keyword
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch.fx.graph
 from torch import fx
 from torch.fx.node import map_aggregate
+
+from aimgraph.torch_private import codegen_of
 
 
 @dataclass(frozen=True)
@@ -44,26 +42,6 @@ class NodeData:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     name: str
-
-
-@contextmanager
-def keywords_quoted() -> Iterator[None]:
-    """Let torch.fx print names that are keywords of Python, as ``getattr(self.layers, "class")``."""
-    original = torch.fx.graph._format_target
-
-    def quoted(base: str, target: str) -> str:
-        if not any(keyword.iskeyword(name) for name in target.split(".")):
-            return original(base, target)
-        for name in target.split("."):
-            plain = name.isidentifier() and not keyword.iskeyword(name)
-            base = f"{base}.{name}" if plain else f'getattr({base}, "{name}")'
-        return base
-
-    torch.fx.graph._format_target = quoted
-    try:
-        yield
-    finally:
-        torch.fx.graph._format_target = original
 
 
 def dump_graph(graph: fx.Graph) -> list[NodeData]:
@@ -106,5 +84,5 @@ def _target(data: Any) -> Any:
 def plain_copy(graph: fx.Graph) -> fx.Graph:
     """A copy without the compiler's notes, which hold fake tensors."""
     copy = load_graph(dump_graph(graph))
-    copy._codegen = graph._codegen
+    copy.set_codegen(codegen_of(graph))
     return copy

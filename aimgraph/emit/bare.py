@@ -4,11 +4,11 @@ from collections import OrderedDict
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
 
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
 from aimgraph.emit.record import GRAPH_STATE, MODULE_DICTS, record_of
+from aimgraph.torch_private import WrappedHook
 
 
 def bare(aim: nn.Module) -> nn.Module:
@@ -39,7 +39,7 @@ def rebind_hooks(module: nn.Module) -> None:
     """Wrap the load hooks that `_hooks_of_the_base` took apart for `module`."""
     hooks: dict[int, Any] = module._load_state_dict_pre_hooks
     for key, (hook, with_module) in list(hooks.items()):
-        hooks[key] = _WrappedHook(hook, module if with_module else None)
+        hooks[key] = WrappedHook(hook, module if with_module else None)
 
 
 def base_parts(aim: nn.Module) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_flatten
 
 from aimgraph.copies import USUAL
 from aimgraph.emit.bare import bare
@@ -22,6 +20,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, bound_arguments
 from aimgraph.runtime.guards import GuardError, argument_kind, other_kind
+from aimgraph.torch_private import dispatch_modes_disabled, structure_key, tree_flatten
 
 MOST_EAGER = 1024
 """Kinds of inputs that a module remembers what its graph says to."""
@@ -99,7 +98,7 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _sizes(args: Any, kwargs: Any) -> Any:
     """What a forward can decide by: sizes and kinds of tensors, numbers, flags, and what they stand in."""
     leaves, structure = tree_flatten((args, kwargs))
-    return structure, tuple(
+    return structure_key(structure), tuple(
         (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf if type(leaf) in USUAL else None)
         for leaf in leaves
     )
@@ -108,7 +107,7 @@ def _sizes(args: Any, kwargs: Any) -> Any:
 def _refused(aim: nn.Module, args: Any, kwargs: Any) -> GuardError | None:
     """What the train graph says to these inputs, if it does not stand for them."""
     try:
-        with _disable_current_modes(), quiet(), Outside(aim).kept():  # a counter of operations would count these, too
+        with dispatch_modes_disabled(), quiet(), Outside(aim).kept():  # a counter of operations would count these, too
             FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(record_of(aim).graph)
     except GuardError as error:
         return error.with_traceback(None)

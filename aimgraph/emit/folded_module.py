@@ -6,12 +6,12 @@ from typing import Any, Self
 
 from torch import fx, nn
 
-from aimgraph.compiler.graph_data import NodeData, dump_graph, keywords_quoted, load_graph
+from aimgraph.compiler.graph_data import NodeData, dump_graph, load_graph
 from aimgraph.copies import copy_results
 from aimgraph.emit.forwards import contexts_closed
-from aimgraph.emit.record import COMPILED
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.regions import enter_context
+from aimgraph.torch_private import COMPILED, keywords_quoted
 
 
 @dataclass(frozen=True)

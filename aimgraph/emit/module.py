@@ -8,15 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import PythonCode
-from torch.utils._pytree import tree_map
 
-from aimgraph.compiler.graph_data import keywords_quoted
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights, without_concat
 from aimgraph.emit.forwards import by_sample, contexts_closed, dispatched, mode_checked
-from aimgraph.emit.record import COMPILED, EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
+from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
 from aimgraph.emit.set_names import graphs_of
 from aimgraph.emit.sets import add_set, remove_set
@@ -25,6 +23,7 @@ from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.runtime.regions import enter_context
 from aimgraph.runtime.state import StateCarry
+from aimgraph.torch_private import COMPILED, keywords_quoted, own_call, tree_map
 
 
 class AimModule(fx.GraphModule):
@@ -73,10 +72,7 @@ class AimModule(fx.GraphModule):
 
     def recompile(self) -> PythonCode:
         """Make the forward of the present mode from its graph."""
-        kind = type(self)
-        if "_wrapped_call" not in vars(kind) and hasattr(kind, "_wrapped_call"):
-            # a class derived from this one's, by `fully_shard`: torch would give it a call that calls itself
-            kind._wrapped_call = kind._wrapped_call
+        own_call(type(self))
         with keywords_quoted():
             code = super().recompile()
         if record := vars(self).get("_record"):

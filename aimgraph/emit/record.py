@@ -11,27 +11,12 @@ from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.guards import GuardError, Kind, argument_kind
+from aimgraph.torch_private import GRAPH_NAMES
 
 MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
-COMPILED = ("_code", "_lineno_map", "_prologue_start")
-"""What torch keeps on a module about the forward that it has compiled."""
-
-
-GRAPH_STATE = (
-    *COMPILED,
-    "_graph",
-    "_tracer_cls",
-    "_tracer_extras",
-    "meta",
-    "shape_env",
-    "_replace_hooks",
-    "_create_node_hooks",
-    "_erase_node_hooks",
-    "_deepcopy_hooks",
-    "_record",
-)
+GRAPH_STATE = (*GRAPH_NAMES, "_record")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.emit.record import record_of
@@ -13,6 +12,7 @@ from aimgraph.emit.set_names import SETS, check_known, member
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.source import SampleSources
+from aimgraph.torch_private import tree_flatten, tree_unflatten
 
 SAMPLES = "*"
 """Stands for the graph in which every sample has a set of its own."""

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils._pytree import tree_map
 
 from aimgraph.copies import copy_module
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.outcomes import Derived
 from aimgraph.fake.tensors import GIVEN, faked
 from aimgraph.reproducible import drawn_like, kept_python_randomness
+from aimgraph.torch_private import FakeTensorMode, tree_map, unset_fake_temporarily
 
 
 class Faker:

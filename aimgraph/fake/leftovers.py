@@ -15,9 +15,9 @@ from types import FunctionType
 from typing import Any
 
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from aimgraph.copies import USUAL
+from aimgraph.torch_private import FakeTensor
 from aimgraph.user_code import is_users
 
 _Cached = functools._lru_cache_wrapper

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from aimgraph.torch_private import TorchDispatchMode, tree_leaves
 
 Source = tuple[int, int]
 """Which tensor: the number of the operation that gave it and its place there; `HELD` and its place among the tensors

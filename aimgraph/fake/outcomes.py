@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 from aimgraph.copies import OWN, is_constant
 from aimgraph.fake.operations import HELD, Operation, Recorder, Source, leaves
+from aimgraph.torch_private import (
+    FakeTensor,
+    FakeTensorMode,
+    active_fake_mode,
+    is_any_autocast_enabled,
+    storage_of,
+    unset_fake_temporarily,
+    version_of,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Derived:
             run: Calls it with these arguments; by default it calls itself.
         """
         run = run or target
-        if target in self._barren or _in_context() or not _is_active(mode):
+        if target in self._barren or _in_context() or active_fake_mode() is not mode:
             return run(*args, **kwargs)
         is_layer = isinstance(target, nn.Module)
         asked = ("call_module" if is_layer else "call_function"), target, args, kwargs, recorder
@@ -310,12 +318,7 @@ def _describe(value: Any, seen: dict[int, int], recorder: Recorder | None) -> An
 
 def _in_context() -> bool:
     """Whether a forward has changed what operations do, beyond their arguments."""
-    return torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch._C._is_any_autocast_enabled()
-
-
-def _is_active(mode: FakeTensorMode) -> bool:
-    """Whether what is made now is fake."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is mode
+    return torch.is_grad_enabled() or torch.is_inference_mode_enabled() or is_any_autocast_enabled()
 
 
 def _is_ordinary(tensor: FakeTensor) -> bool:
@@ -335,18 +338,9 @@ def own_tensors(module: nn.Module) -> list[Tensor]:
     return [tensor for _, tensor in named]
 
 
-def version_of(value: Any) -> int:
-    """How often a tensor has been overwritten; 0 for anything else."""
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
-
-
 def _metadata(tensor: Tensor) -> tuple[Any, ...]:
     device = tensor.fake_device if type(tensor) is FakeTensor else tensor.device
     return tuple(tensor.shape), tensor.stride(), tensor.dtype, device
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _tensors(given: Any) -> list[Tensor]:
@@ -355,8 +349,8 @@ def _tensors(given: Any) -> list[Tensor]:
 
 def _is_shared(tensor: Tensor, others: Iterable[Tensor]) -> bool:
     """Whether another tensor is in the same memory."""
-    storage = _storage(tensor)
-    return any(_storage(other) == storage for other in others if other is not tensor)
+    storage = storage_of(tensor)
+    return any(storage_of(other) == storage for other in others if other is not tensor)
 
 
 def _configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] = ()) -> Any:

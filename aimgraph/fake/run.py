@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from aimgraph.copies import copy_module, is_of_torch, modules_of
 from aimgraph.fake.faker import Faker, run_for_real
 from aimgraph.fake.operations import Recorder
-from aimgraph.fake.outcomes import Derived, own_tensors, version_of
+from aimgraph.fake.outcomes import Derived, own_tensors
 from aimgraph.fake.tensors import fake_inputs, faked
 from aimgraph.reproducible import kept_python_randomness
 from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.regions import closed_contexts, enter_context, leave_context
+from aimgraph.torch_private import FakeTensorMode, unset_fake_temporarily, version_of
 
 
 class FakeRun:

@@ -9,10 +9,17 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._pytree import tree_map
 
 from aimgraph.copies import copy_module
+from aimgraph.torch_private import (
+    PARAMETER_MARKS,
+    FakeTensor,
+    FakeTensorMode,
+    is_view,
+    storage_of,
+    tree_map,
+    unset_fake_temporarily,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,10 +34,10 @@ def fake_copy(module: M, mode: FakeTensorMode) -> M:
 def faked(tensors: Sequence[Tensor], mode: FakeTensorMode) -> dict[int, Tensor]:
     """The identity of each tensor -> a fake one like it; what shares memory shares it still."""
     dense = {id(tensor): tensor for tensor in tensors if tensor.layout is torch.strided and type(tensor) in _OF_TORCH}
-    storages = Counter(tensor.untyped_storage()._cdata for tensor in dense.values())
+    storages = Counter(storage_of(tensor) for tensor in dense.values())
     made: dict[int, Tensor] = {}
     for tensor in tensors:
-        alone = id(tensor) in dense and storages[tensor.untyped_storage()._cdata] == 1
+        alone = id(tensor) in dense and storages[storage_of(tensor)] == 1
         made[id(tensor)] = _fake_plain(tensor, mode) if alone and _is_plain(tensor) else mode.from_tensor(tensor)
     return made
 
@@ -42,7 +49,7 @@ def _is_plain(tensor: Tensor) -> bool:
     """Whether a dense tensor is a leaf that fills its memory, and has but shape, strides, dtype and device to it."""
     return (
         tensor.is_leaf
-        and not (tensor._is_view() or tensor.is_conj() or tensor.is_neg() or tensor.is_inference())
+        and not (is_view(tensor) or tensor.is_conj() or tensor.is_neg() or tensor.is_inference())
         and not (tensor.is_quantized or vars(tensor))
         and tensor.grad is None
         and not tensor.storage_offset()
@@ -56,7 +63,7 @@ def _fake_plain(tensor: Tensor, mode: FakeTensorMode) -> FakeTensor:
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         made = FakeTensor(mode, empty.requires_grad_(tensor.requires_grad), tensor.device)
     if type(tensor) is nn.Parameter:
-        made._is_param = True
+        setattr(made, PARAMETER_MARKS[0], True)
     mode.fake_tensor_converter.set_tensor_memo(tensor, made)
     return made
 
@@ -82,7 +89,7 @@ GIVEN = "aim_given"
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch from logging an operation that fails on fake tensors: the caller reports it."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger = logging.getLogger(FakeTensor.__module__)
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import ExampleInputError
+from aimgraph.torch_private import tree_leaves
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 

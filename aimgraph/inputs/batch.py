@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.reproducible import drawn_like
+from aimgraph.torch_private import tree_leaves, tree_map
 
 
 def with_rows(tensor: Tensor, rows: int) -> Tensor:

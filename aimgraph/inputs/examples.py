@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.layers import is_layer
+from aimgraph.torch_private import ConvNd, FakeTensorMode, tree_map
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),
@@ -106,7 +104,7 @@ def _candidates(base: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype,
         size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
         if size:
             yield (1, *size), weight.dtype, weight.device
-    if isinstance(first, _ConvNd):
+    if isinstance(first, ConvNd):
         for grid in SIZES[len(first.kernel_size)]:
             yield (1, first.in_channels, *grid), weight.dtype, weight.device
     else:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import AimgraphError, ExportError
 from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.inputs.batch import random_inputs
 from aimgraph.onnx.file import SAMPLED
 from aimgraph.onnx.session import METADATA, MemorySession
+from aimgraph.torch_private import tree_leaves
 
 
 @dataclass(frozen=True)

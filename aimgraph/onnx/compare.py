@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.api.verify import tensors_in
 from aimgraph.errors import ExportError
@@ -16,6 +15,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, random_inputs
 from aimgraph.onnx.file import BATCH_SIZES, told
 from aimgraph.onnx.prepare import Prepared, torch_steps
+from aimgraph.torch_private import tree_leaves, tree_map
 
 STEPS = 3
 """Steps that are compared where a file has state."""

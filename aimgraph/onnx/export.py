@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from aimgraph.api.strip import strip
 from aimgraph.emit.folded_module import FoldedModule
@@ -30,6 +29,7 @@ from aimgraph.onnx.file import BATCH_SIZES, add_metadata, name_ends
 from aimgraph.onnx.prepare import Memory, Prepared, half, has_memory, prepare
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
+from aimgraph.torch_private import tree_map
 
 TOLERANCE = 1e-4
 """Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""

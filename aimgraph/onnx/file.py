@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.as_json import inputs_to_json
@@ -16,6 +15,7 @@ from aimgraph.inputs.batch import batch_size
 from aimgraph.inputs.examples import recorded
 from aimgraph.onnx.prepare import Prepared
 from aimgraph.onnx.session import INITIAL, METADATA
+from aimgraph.torch_private import tree_leaves
 from aimgraph.version import __version__
 
 BATCH_SIZES = (1, 3)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from aimgraph.api.fold import exposed, fold
 from aimgraph.compiler.node_keys import AIM
@@ -18,6 +17,7 @@ from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
+from aimgraph.torch_private import tree_map
 
 Memory = Literal["constant", "input", "state", "inside"]
 

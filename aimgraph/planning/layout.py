@@ -3,10 +3,10 @@
 import math
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
 from aimgraph.planning.sites import SiteCall
 from aimgraph.runtime.layers import AffineLayer, is_transposed, read_weight_shape
+from aimgraph.torch_private import ConvNd
 
 
 def call_channels(layer: AffineLayer) -> tuple[int, int]:
@@ -18,7 +18,7 @@ def call_channels(layer: AffineLayer) -> tuple[int, int]:
 
 def kernel_places(layer: AffineLayer, call: SiteCall, output: tuple[int, ...]) -> int:
     """Positions of a sample at which a kernel is applied: those of the output, of a transposed one's input."""
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, ConvNd):
         return math.prod(call.grid if is_transposed(layer) else output[len(output) - len(layer.kernel_size) :])
     return math.prod(call.grid)
 
@@ -47,7 +47,7 @@ def call_layout(
     shape, other = shapes
     if len(shape) != len(other):
         return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
-    rank = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
+    rank = len(layer.kernel_size) if isinstance(layer, ConvNd) else 0
     channel_axis = len(shape) - 1 - rank
     varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     outer = range(channel_axis) if rank else range(len(shape) - 1)

@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor
 
-_FRESH = frozenset(
-    {"ConvolutionBackward0", "AddmmBackward0", "MmBackward0", "LinearBackward0", "UnsafeViewBackward0", "AddBackward0"}
-)
-"""Backward nodes of a convolution, a linear layer, and a term added before: none saves its output."""
+from aimgraph.torch_private import FRESH_NODES, is_batchedtensor, is_view
 
 
 def accumulate(output: Tensor, term: Tensor) -> Tensor:
@@ -40,11 +37,11 @@ def _laid_out(term: Tensor, output: Tensor) -> Tensor:
 
 
 def _may_overwrite(output: Tensor, term: Tensor) -> bool:
-    if output.grad_fn is not None and output.grad_fn.name() not in _FRESH:
+    if output.grad_fn is not None and output.grad_fn.name() not in FRESH_NODES:
         return False
-    if torch._C._functorch.is_batchedtensor(term) and not torch._C._functorch.is_batchedtensor(output):
+    if is_batchedtensor(term) and not is_batchedtensor(output):
         return False
-    return not output._is_view() and _fits_into(term.shape, output.shape)
+    return not is_view(output) and _fits_into(term.shape, output.shape)
 
 
 def _fits_into(term: torch.Size, output: torch.Size) -> bool:

@@ -173,9 +173,9 @@ class WatchFunctions(TorchFunctionMode):
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread or cls.__module__.startswith("torch."):
-                return apply_function.__func__(cls, *args, **kwargs)
+                return apply_function.__get__(None, cls)(*args, **kwargs)
             with names.inside_function(cls.__name__):
-                return apply_function.__func__(cls, *args, **kwargs)
+                return apply_function.__get__(None, cls)(*args, **kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]

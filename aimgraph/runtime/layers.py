@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-AffineLayer = _ConvNd | nn.Linear
+from aimgraph.torch_private import ConvNd, ConvTransposeNd
+
+AffineLayer = ConvNd | nn.Linear
 
 
 TORCH_KINDS: tuple[type[AffineLayer], ...] = (
@@ -64,12 +65,12 @@ def torch_kind(layer: AffineLayer) -> type[AffineLayer]:
 
 def is_transposed(layer: nn.Module) -> bool:
     """Whether `layer` is a transposed convolution, whose weight is [C, O / g, ...]."""
-    return isinstance(layer, _ConvTransposeNd)
+    return isinstance(layer, ConvTransposeNd)
 
 
 def groups_of(layer: nn.Module) -> int:
     """g; 1 for a linear layer."""
-    return int(layer.groups) if isinstance(layer, _ConvNd) else 1
+    return int(layer.groups) if isinstance(layer, ConvNd) else 1
 
 
 def read_weight_shape(layer: AffineLayer, channels: int) -> tuple[int, ...]:
@@ -175,7 +176,7 @@ def stand_in(function: Callable[..., Any], weight: tuple[int, ...], groups: int)
     if function is F.linear:
         return nn.Linear(weight[1], weight[0], bias=False, device="meta")
     kind = _KINDS[function]
-    transposed = issubclass(kind, _ConvTransposeNd)
+    transposed = issubclass(kind, ConvTransposeNd)
     first, second = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
     layer: AffineLayer = kind(first, second, weight[2:], groups=groups, bias=False, device="meta")
     return layer

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.call_names import OPAQUE_BASE, CallNames, Frame, WatchFunctions, first_input, input_name
@@ -16,6 +15,7 @@ from aimgraph.runtime.function_read import FunctionRead, group_batch
 from aimgraph.runtime.layers import AffineLayer, call_options, given_to
 from aimgraph.runtime.read import ReadSpec, at_rank, batch_mean, fit, read_view
 from aimgraph.runtime.recompute import checkpointed_as
+from aimgraph.torch_private import disable_dynamo
 
 _SWAP = threading.RLock()
 """One thread at a time has the layers of an opaque module swapped."""
@@ -132,7 +132,7 @@ class OpaqueCall(nn.Module):
         )
         yield from (tensor for tensor in _tensors_of(root) if inside and id(tensor) not in inside)
 
-    @_disable_dynamo
+    @disable_dynamo
     def forward(self, values: list[Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """What the module gives, its sites' outputs summed with their reads.
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 
 from aimgraph.runtime.layers import (
     AffineLayer,
@@ -19,9 +18,10 @@ from aimgraph.runtime.layers import (
     torch_kind,
     weight_shape,
 )
+from aimgraph.torch_private import ConvNd
 
 
-class _Pointwise(_ConvNd):
+class _Pointwise(ConvNd):
     """A convolution of one tap over one group, without padding and bias: a product of two matrices.
 
     For one sample that takes less time than a convolution does. And oneDNN reads beyond the end of channels-last maps
@@ -90,7 +90,7 @@ POINTWISE: dict[type[nn.Module], type[AffineLayer]] = {
 
 def _is_pointwise(layer: AffineLayer) -> bool:
     return (
-        isinstance(layer, _ConvNd)
+        isinstance(layer, ConvNd)
         and all(size == 1 for size in layer.kernel_size)
         and (layer.padding == "valid" or not any(map(bool, layer.padding)))
     )

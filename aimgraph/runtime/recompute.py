@@ -7,12 +7,12 @@ is a generator around the call.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.utils import checkpoint
 
-Function: TypeAlias = Callable[..., Any]
+from aimgraph.torch_private import Function, checkpoint_replaced
 
 
 @contextmanager
@@ -31,13 +31,15 @@ def checkpointed_as(wrap: Callable[[Function], Function], values: list[Tensor]) 
             lambda function, *rest, **named: generator(partial(wrap(function), *values), *rest, **named),
         )
 
-    with _replaced(variants):
+    with checkpoint_replaced(variants):
         yield
 
 
 @contextmanager
 def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
-    """Run what is checkpointed as if it were not, and call `seen` each time."""
+    """Run what is checkpointed as if it were not; call `seen` each time, and where hooks take what is saved."""
+    hooks: Any = torch.autograd.graph.saved_tensors_hooks
+    enter_hooks = hooks.__enter__
 
     def enter(function: Function, _preserved: bool, *args: Any) -> Any:
         seen()
@@ -47,22 +49,13 @@ def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
         seen()
         yield
 
-    with _replaced(lambda *_: (enter, around)):
-        yield
+    def hooked(context: Any) -> Any:
+        seen()
+        return enter_hooks(context)
 
-
-@contextmanager
-def _replaced(variants: Callable[[Function, Function], tuple[Function, Function]]) -> Iterator[None]:
-    function: Any = checkpoint.CheckpointFunction
-    module: Any = checkpoint
-    before = vars(function).get("apply"), module._checkpoint_without_reentrant_generator
-    apply, generator = variants(function.apply, before[1])
-    function.apply, module._checkpoint_without_reentrant_generator = staticmethod(apply), generator
+    hooks.__enter__ = hooked
     try:
-        yield
+        with checkpoint_replaced(lambda *_: (enter, around)):
+            yield
     finally:
-        module._checkpoint_without_reentrant_generator = before[1]
-        if before[0] is None:
-            del function.apply
-        else:
-            function.apply = before[0]
+        hooks.__enter__ = enter_hooks

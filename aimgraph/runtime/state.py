@@ -7,7 +7,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+
+from aimgraph.torch_private import active_ddp, in_backward, is_exporting, is_jit_tracing
 
 
 class StateCarry(nn.Module):
@@ -94,7 +95,7 @@ class StateCarry(nn.Module):
         return value
 
     def _writes(self) -> bool:
-        if torch.compiler.is_exporting() or torch.jit._trace.is_tracing() or _recomputing():
+        if is_exporting() or is_jit_tracing() or _recomputing():
             return False
         return self.training or self.write_in_eval
 
@@ -139,8 +140,8 @@ def _wrapped_group() -> dist.ProcessGroup | None:
     """
     if not dist.is_available() or not dist.is_initialized():
         return None
-    wrapper = DistributedDataParallel._get_active_ddp_module()
-    if wrapper is None or not wrapper.require_backward_grad_sync or wrapper._join_config.enable:
+    wrapper = active_ddp()
+    if wrapper is None or not wrapper.require_backward_grad_sync:
         return None
     group: dist.ProcessGroup = wrapper.process_group
     return group
@@ -160,6 +161,4 @@ class _Pending:
 
 def _recomputing() -> bool:
     """Whether this runs inside a backward pass, where only activation checkpointing runs forwards."""
-    if torch.compiler.is_compiling():
-        return False
-    return bool(torch._C._current_graph_task_id() != -1)
+    return not torch.compiler.is_compiling() and in_backward()

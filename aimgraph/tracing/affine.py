@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.compiler.signature import LayerKind
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
+from aimgraph.torch_private import ConvNd, FakeTensorMode, tree_leaves
 
 
 def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
@@ -69,7 +67,7 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> LayerKin
 
 def _inherits_forward(layer: AffineLayer) -> bool:
     kind = torch_kind(layer)
-    names = ("forward", "_conv_forward") if isinstance(layer, _ConvNd) else ("forward",)
+    names = ("forward", "_conv_forward") if isinstance(layer, ConvNd) else ("forward",)
     return all(getattr(type(layer), name, None) is getattr(kind, name, None) for name in names)
 
 

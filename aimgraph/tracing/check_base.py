@@ -9,23 +9,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.errors import PlanError
 from aimgraph.runtime.layers import is_layer
+from aimgraph.torch_private import GRAPH_NAMES
 from aimgraph.tracing.wrapped import check_wrapped
 
-RESERVED = (
-    *(
-        "graph",
-        "code",
-        "meta",
-        "recompile",
-        "_graph",
-        "_code",
-        "_record",
-        "shape_env",
-        "_lineno_map",
-        "_prologue_start",
-    ),
-    *("_tracer_cls", "_tracer_extras", "_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks"),
-)
+RESERVED = ("graph", "code", "recompile", "_record", *GRAPH_NAMES)
 """Names that a torch.fx.GraphModule needs for itself."""
 
 

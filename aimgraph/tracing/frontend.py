@@ -5,7 +5,6 @@ from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import LayerKind, Opaque, Signature, base_names, graph_inputs
@@ -19,6 +18,7 @@ from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.inputs.batch import batch_size, example_batch, with_batch
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.call_names import OPAQUE_BASE
+from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful

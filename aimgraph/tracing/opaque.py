@@ -1,7 +1,6 @@
 """Modules that can't be traced and are kept as one call, the innermost one first."""
 
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from aimgraph.compiler.signature import Opaque
 from aimgraph.errors import AimgraphError, ExampleInputError, TraceError
@@ -12,6 +11,7 @@ from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layers import is_layer
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.opaque import OpaqueBase
+from aimgraph.torch_private import DataDependentOutputException, DynamicOutputShapeException
 from aimgraph.tracing.observe import Observed
 from aimgraph.tracing.shapes import shapes_of
 from aimgraph.user_code import place_of

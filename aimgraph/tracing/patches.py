@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.nn.attention
 from torch import Tensor, fx, nn
-from torch.fx import _symbolic_trace
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.errors import TraceError
+from aimgraph.torch_private import CHECK, KERNEL_CHOICES, WRAPPED_FUNCTIONS, WRAPPED_METHODS, tree_leaves
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.values import PLAIN_ISINSTANCE, ValueTracer
 from aimgraph.user_code import is_users
@@ -22,7 +21,7 @@ from aimgraph.user_code import is_users
 @contextmanager
 def nothing_hidden() -> Iterator[None]:
     """Look into functions that were marked with ``torch.fx.wrap``: some of them call layers."""
-    functions, methods = _symbolic_trace._wrapped_fns_to_patch, _symbolic_trace._wrapped_methods_to_patch
+    functions, methods = WRAPPED_FUNCTIONS, WRAPPED_METHODS
     kept = dict(functions), list(methods)
     functions.clear()
     methods.clear()
@@ -41,7 +40,7 @@ def autograd_functions_refused() -> Iterator[None]:
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
             raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
-        return original.__func__(cls, *args, **kwargs)
+        return original.__get__(None, cls)(*args, **kwargs)
 
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]
     try:
@@ -97,7 +96,7 @@ def functions_on_proxies(tracer: ValueTracer) -> Iterator[None]:
         return ask
 
     with _patched(
-        (torch, "_check_with", checking),
+        (torch, CHECK, checking),
         (torch, "is_grad_enabled", asking),
         *((torch, name, recording) for name in ("empty", "ones", "rand", "randn", "zeros")),
         *((torch, name, recording) for name in ("finfo", "iinfo", "promote_types")),
@@ -130,7 +129,7 @@ def random_states_refused(tracer: ValueTracer) -> Iterator[None]:
     with _patched(
         *((module, name, refusing) for module in (torch, torch.random) for name in names),
         (torch.random, "fork_rng", refusing),
-        *((torch.nn.attention, name, choosing) for name in ("_sdpa_kernel",) if hasattr(torch.nn.attention, name)),
+        *((torch.nn.attention, name, choosing) for name in KERNEL_CHOICES),
     ):
         yield
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
 from aimgraph.runtime.call_names import COMPOSITE, opened
 from aimgraph.runtime.inplace import INPLACE
+from aimgraph.torch_private import PARAMETER_MARKS, tree_leaves
 from aimgraph.tracing.values import UNKNOWN, ValueTracer
 
 
@@ -30,7 +30,7 @@ class LayerProxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__array") or name in ("__cuda_array_interface__", "__dlpack__"):
             raise AttributeError(f"a proxy has no {name}: numpy goes by its items and its value instead")
-        if name in ("_is_param", "_is_buffer"):  # how torch tells an nn.Parameter, an nn.Buffer
+        if name in PARAMETER_MARKS:
             return getattr(self.tracer.known(self), name, False)
         if not self.tracer.has(self, name):
             raise AttributeError(f"{self.node.name} has no attribute {name!r}")

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from aimgraph.runtime.regions import CONTEXTS, enter_context, leave_context
+from aimgraph.torch_private import autocast_options
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.values import ValueTracer
 
@@ -117,8 +118,7 @@ class _ContextRecorder:
 def _made_with(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a context that was made before the forward, as a decorator or an attribute."""
     if isinstance(context, torch.autocast):
-        named = {"dtype": context.fast_dtype, "enabled": context._enabled, "cache_enabled": context._cache_enabled}
-        return (context.device,), named
+        return (context.device,), autocast_options(context)
     return ((context.mode,), {}) if isinstance(context, torch.inference_mode | torch.set_grad_enabled) else ((), {})
 
 

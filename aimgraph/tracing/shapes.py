@@ -4,7 +4,6 @@ from itertools import chain, count
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from aimgraph.compiler.node_keys import BY_BATCH, GUARDS, HAS_TENSORS, NUMBERS, OVERWRITTEN_BY, SHAPES, VALUE
 from aimgraph.errors import ExampleInputError, TraceError
@@ -15,6 +14,7 @@ from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size, example_batch, with_batch, with_rows
 from aimgraph.runtime.guards import GuardError, guard
+from aimgraph.torch_private import tree_flatten, tree_leaves, tree_unflatten
 from aimgraph.tracing.trace import Traced
 
 

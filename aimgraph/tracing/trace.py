@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten
 
 from aimgraph.compiler.signature import LayerKind
 from aimgraph.copies import USUAL
@@ -22,6 +21,7 @@ from aimgraph.reproducible import plain_attention
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.recompute import checkpoints_entered
 from aimgraph.runtime.regions import closed_contexts
+from aimgraph.torch_private import tree_flatten
 from aimgraph.tracing.patches import (
     autograd_functions_refused,
     functions_on_proxies,

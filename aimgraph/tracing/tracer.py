@@ -5,7 +5,6 @@ import operator
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
 
@@ -118,7 +117,6 @@ class LayerTracer(ValueTracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record one operation; name it, if it is a convolution or linear function."""
-        self.checkpoints |= torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         posing, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE  # torch.fx asks it of every argument
         try:
             node = super().create_node(*args, **kwargs)

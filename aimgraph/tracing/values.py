@@ -10,8 +10,7 @@ from typing import Any
 import torch
 import torch.nn.attention
 from torch import Tensor, fx
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 from aimgraph.compiler.graph_text import told
 from aimgraph.compiler.node_keys import GUARDS
@@ -20,6 +19,7 @@ from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.guards import QUESTIONS, guard
+from aimgraph.torch_private import current_function_mode, function_mode_popped, tree_leaves
 from aimgraph.user_code import asking_line
 
 PLAIN_ISINSTANCE = isinstance
@@ -190,10 +190,10 @@ class ValueTracer(fx.Tracer):
         """While the base's own code runs for its shapes."""
         # as fast as ever: no proxies are met, and no mode has to see the sizes that are asked for
         asked, builtins.isinstance = builtins.isinstance, PLAIN_ISINSTANCE
-        watched = isinstance(_get_current_function_mode(), RecordFactories)
+        watched = isinstance(current_function_mode(), RecordFactories)
         self.aside = True
         try:
-            with _pop_mode_temporarily() if watched else nullcontext():
+            with function_mode_popped() if watched else nullcontext():
                 yield
         finally:
             self.aside = False

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 
 from aimgraph.compiler.signature import Calls, FunctionCall, LayerKind, layer_paths
 from aimgraph.copies import is_of_torch
 from aimgraph.fake.faker import real_twins
 from aimgraph.runtime.call_names import CallNames, WatchFunctions, first_input
 from aimgraph.runtime.layers import given_to, is_layer
+from aimgraph.torch_private import current_function_mode, function_mode_popped
 
 
 def names_in(
@@ -87,7 +87,7 @@ class WatchCalls(WatchFunctions):
 
     def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make the call of a module."""
-        if is_layer(module) or not is_of_torch(module) or _get_current_function_mode() is not self:
+        if is_layer(module) or not is_of_torch(module) or current_function_mode() is not self:
             return call(module, *args, **kwargs)
-        with _pop_mode_temporarily():  # which would see every size that is asked for
+        with function_mode_popped():  # which would see every size that is asked for
             return self._run(module, args, kwargs, partial(call, module))

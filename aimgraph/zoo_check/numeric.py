@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from aimgraph.api.fold import fold
 from aimgraph.api.transform import plan
@@ -19,6 +18,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import plain_attention, seeded
+from aimgraph.torch_private import tree_leaves, tree_map
 
 SEED = 7
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
-    ignore = shutil.ignore_patterns(".git", ".venv", "out", "__pycache__", "*.egg-info", "build", "dist", ".*_cache")
+    ignore = shutil.ignore_patterns(".git", ".venv*", "out", "__pycache__", "*.egg-info", "build", "dist", ".*_cache")
     tree = source / "tree"
     shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(source / "dist"), str(tree)]

@@ -1,0 +1,218 @@
+"""Every name of torch that is not public, and how each supported version has it.
+
+The rest of aimgraph takes these names from here, so a new version of torch is looked into in one file. Unless a line
+says otherwise, every version in `TESTED` has the name in the same place, with the same meaning.
+
+Names that only ever stand behind the dot of a user's object are not wrapped. On `nn.Module`: ``_modules``,
+``_parameters``, ``_buffers``, ``_non_persistent_buffers_set``, ``_forward_hooks``, ``_forward_pre_hooks``,
+``_state_dict_hooks``, ``_load_state_dict_pre_hooks``, ``_apply``, ``_conv_forward``. On `torch.fx.GraphModule`:
+``_graph``. ``_is_impure`` marks a module whose calls dead-code elimination keeps; ``_orig_mod`` and
+``_fsdp_wrapped_module`` are the names that wrappers register a module under.
+"""
+
+import keyword
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.attention
+from torch import Tensor, _compile, fx, overrides
+from torch._subclasses import fake_tensor
+from torch.fx import _symbolic_trace
+from torch.fx import graph as fx_graph
+from torch.nn.modules import conv
+from torch.nn.modules import module as nn_module
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _python_dispatch, _pytree, checkpoint
+
+TESTED = ((2, 6), (2, 9), (2, 13), (2, 14))
+"""Versions of torch with which all tests pass; `docs/compatibility.md` has the results."""
+
+
+# Nested containers of tensors: leaves, structure, and a function applied to all leaves or those of a type.
+tree_flatten, tree_unflatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_unflatten, _pytree.tree_leaves
+tree_map, tree_map_only = _pytree.tree_map, _pytree.tree_map_only
+
+# Tensors of a shape, strides, a dtype and a device, without values; and what fails because there are none.
+FakeTensor = fake_tensor.FakeTensor
+FakeTensorMode = fake_tensor.FakeTensorMode
+DataDependentOutputException = fake_tensor.DataDependentOutputException
+DynamicOutputShapeException = fake_tensor.DynamicOutputShapeException
+unset_fake_temporarily = fake_tensor.unset_fake_temporarily
+
+# Modes that see each operation of the dispatcher, or each function of torch that is called.
+TorchDispatchMode = _python_dispatch.TorchDispatchMode
+dispatch_modes_disabled = _python_dispatch._disable_current_modes
+current_function_mode: Callable[[], Any] = overrides._get_current_function_mode
+function_mode_popped: Any = overrides._pop_mode_temporarily
+
+ConvNd = conv._ConvNd  # what every convolution inherits from
+ConvTransposeNd = conv._ConvTransposeNd
+WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak reference to its module
+
+is_jit_tracing: Callable[[], bool] = torch.jit._trace.is_tracing  # by torch.jit.trace
+disable_dynamo = _compile._disable_dynamo  # as torch.compiler.disable, which imports the compiler for seconds
+is_any_autocast_enabled = torch._C._is_any_autocast_enabled  # on any device
+is_batchedtensor = torch._C._functorch.is_batchedtensor  # what a function sees below torch.vmap
+
+# Functions and methods that were marked with ``torch.fx.wrap``, in all files: changed in place.
+WRAPPED_FUNCTIONS = _symbolic_trace._wrapped_fns_to_patch
+WRAPPED_METHODS = _symbolic_trace._wrapped_methods_to_patch
+
+PARAMETER_MARKS = ("_is_param", "_is_buffer")
+"""Attributes by which torch tells an instance of `nn.Parameter` or `nn.Buffer` that is of another class."""
+
+
+CHECK = "_check_with"
+"""Name in `torch` of the function below ``torch._check``: error class, condition, message."""
+
+
+KERNEL_CHOICES = tuple(name for name in ("_sdpa_kernel",) if hasattr(torch.nn.attention, name))
+"""Names in `torch.nn.attention` of what ``sdpa_kernel`` calls, also inside functions that it decorates."""
+
+
+FRESH_NODES = frozenset(
+    {"ConvolutionBackward0", "AddmmBackward0", "MmBackward0", "LinearBackward0", "UnsafeViewBackward0", "AddBackward0"}
+)
+"""Backward nodes of a convolution, a linear layer, and a sum: none saves its output."""
+
+
+COMPILED = ("_code", "_lineno_map", *(("_prologue_start",) if hasattr(fx_graph.PythonCode, "_prologue_start") else ()))
+"""What a `torch.fx.GraphModule` keeps about the forward that it has compiled; the last one from torch 2.10 on."""
+
+
+GRAPH_NAMES = (
+    *("_graph", "_code", "_lineno_map", "_prologue_start", "_tracer_cls", "_tracer_extras", "meta", "shape_env"),
+    *("_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks"),
+)
+"""All that a `torch.fx.GraphModule` keeps on itself besides what an `nn.Module` does, of any version."""
+
+
+def structure_key(structure: Any) -> Any:
+    """What stands for a structure in a key; that of a dict has no hash in torch 2.6."""
+    try:
+        hash(structure)
+    except TypeError:
+        return repr(structure)
+    return structure
+
+
+def active_fake_mode() -> Any:
+    """The mode in which what is made now is fake; None outside of one."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs this; torch 2.6 has no such question, and one flag for it and the compiler."""
+    asked = getattr(torch.compiler, "is_exporting", None)
+    return bool(torch.compiler._is_compiling_flag if asked is None else asked())
+
+
+def in_backward() -> bool:
+    """Whether a backward pass runs, and this inside it."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether autograd knows it as a view of another tensor."""
+    return tensor._is_view()
+
+
+def version_of(value: Any) -> int:
+    """How often a tensor has been overwritten; 0 for anything else."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The identity of the memory that a tensor is in, of fake ones, too."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def autocast_options(context: torch.autocast) -> dict[str, Any]:
+    """The keyword arguments that an autocast was made with."""
+    return {"dtype": context.fast_dtype, "enabled": context._enabled, "cache_enabled": context._cache_enabled}
+
+
+def active_ddp() -> Any:
+    """The `DistributedDataParallel` around the forward that runs, None without one or where inputs are uneven."""
+    wrapper = DistributedDataParallel._get_active_ddp_module()
+    return None if wrapper is None or wrapper._join_config.enable else wrapper
+
+
+def codegen_of(graph: fx.Graph) -> Any:
+    """What prints the code of a graph."""
+    return graph._codegen
+
+
+def own_call(kind: Any) -> None:
+    """Give a class derived from that of a `torch.fx.GraphModule` its call: torch would make it one that calls itself.
+
+    ``fully_shard`` derives such classes.
+    """
+    if "_wrapped_call" not in vars(kind) and hasattr(kind, "_wrapped_call"):
+        kind._wrapped_call = kind._wrapped_call
+
+
+@contextmanager
+def keywords_quoted() -> Iterator[None]:
+    """Let torch.fx print names that are keywords of Python, as ``getattr(self.layers, "class")``."""
+    module: Any = fx_graph
+    original = module._format_target
+
+    def quoted(base: str, target: str) -> Any:
+        if not any(keyword.iskeyword(name) for name in target.split(".")):
+            return original(base, target)
+        for name in target.split("."):
+            plain = name.isidentifier() and not keyword.iskeyword(name)
+            base = f"{base}.{name}" if plain else f'getattr({base}, "{name}")'
+        return base
+
+    module._format_target = quoted
+    try:
+        yield
+    finally:
+        module._format_target = original
+
+
+Function: TypeAlias = Callable[..., Any]
+
+
+@contextmanager
+def checkpoint_replaced(variants: Callable[[Function, Function], tuple[Function, Function]]) -> Iterator[None]:
+    """Replace what ``torch.utils.checkpoint`` is made of.
+
+    Args:
+        variants: Given ``CheckpointFunction.apply``, which the reentrant variant calls with the function, whether to
+            keep random states, and the arguments; and the generator around the call, which takes the function first.
+            torch 2.14 has a new name for the one that it calls.
+    """
+    function: Any = checkpoint.CheckpointFunction
+    module: Any = checkpoint
+    name = "_checkpoint_without_reentrant_generator"
+    name = f"{name}_impl" if hasattr(module, f"{name}_impl") else name
+    own, generator = vars(function).get("apply"), getattr(module, name)
+    apply, around = variants(function.apply, generator)
+    function.apply = staticmethod(apply)
+    setattr(module, name, around)
+    try:
+        yield
+    finally:
+        setattr(module, name, generator)
+        if own is None:
+            del function.apply
+        else:
+            function.apply = own
+
+
+@cache
+def warn_if_untested() -> None:
+    """Say once per process, to the caller of the caller, that this version of torch is not in `TESTED`."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) not in TESTED:
+        tested = ", ".join(f"{major}.{minor}" for major, minor in TESTED)
+        warnings.warn(
+            f"aimgraph is not tested with torch {torch.__version__}: if something fails, try one of {tested}",
+            stacklevel=3,
+        )
