@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.attention
-from torch import Tensor, _compile, fx, overrides
+from torch import Tensor, _compile, _ops, fx, overrides
 from torch._subclasses import fake_tensor
 from torch.fx import _symbolic_trace
 from torch.fx import graph as fx_graph
@@ -35,6 +35,7 @@ TESTED = ((2, 6), (2, 9), (2, 13), (2, 14))
 # Nested containers of tensors: leaves, structure, and a function applied to all leaves or those of a type.
 tree_flatten, tree_unflatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_unflatten, _pytree.tree_leaves
 tree_map, tree_map_only = _pytree.tree_map, _pytree.tree_map_only
+tree_flatten_with_path, keystr = _pytree.tree_flatten_with_path, _pytree.keystr  # with the place of each leaf
 
 # Tensors of a shape, strides, a dtype and a device, without values; and what fails because there are none.
 FakeTensor = fake_tensor.FakeTensor
@@ -48,6 +49,9 @@ TorchDispatchMode = _python_dispatch.TorchDispatchMode
 dispatch_modes_disabled = _python_dispatch._disable_current_modes
 current_function_mode: Callable[[], Any] = overrides._get_current_function_mode
 function_mode_popped: Any = overrides._pop_mode_temporarily
+
+# Operators that are registered, as `torch.ops` has them: one overload, and all of a name.
+OpOverload, OpOverloadPacket = _ops.OpOverload, _ops.OpOverloadPacket
 
 ConvNd = conv._ConvNd  # what every convolution inherits from
 ConvTransposeNd = conv._ConvTransposeNd

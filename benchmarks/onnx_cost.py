@@ -30,6 +30,7 @@ import aimgraph
 from aimgraph import AimConfig
 from aimgraph.bench.forms import build_forms
 from aimgraph.bench.measure import compare, measured, ratio
+from aimgraph.distance import distance
 from aimgraph.models_zoo.loader import load_model
 
 VALUES = (28, 28, 4)
@@ -155,7 +156,7 @@ def row(files: Mapping[str, Path], batch: int, rounds: int, progress: Any) -> di
         sessions[name] = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
     outputs = {name: session.run(None, {session.get_inputs()[0].name: x})[0] for name, session in sessions.items()}
     for name in HANDS:
-        apart = np.abs(outputs[name] - outputs["folded"]).max() / np.abs(outputs["folded"]).max()
+        _, apart = distance(outputs[name], outputs["folded"])
         if not apart <= TOLERANCE:
             raise RuntimeError(f"{name} does not compute what the folded graph does: max|d| / max|y| = {apart:.2g}")
     tasks = {name: partial(seconds, session, x, 8 // batch) for name, session in sessions.items()}

@@ -30,6 +30,7 @@ from torch import nn
 import aimgraph
 from aimgraph.api.fold import exposed
 from aimgraph.bench.measure import compare, measured, ratio
+from aimgraph.distance import distance
 from aimgraph.emit.record import record_of
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
@@ -240,7 +241,7 @@ def row(files: dict[str, Path], batch: int, rounds: int, progress: Any) -> dict[
     outputs = {name: [sessions[name].run(None, feed)[0] for feed in feeds[name]] for name in files}
     for name in HANDS:
         for ours, theirs in zip(outputs["exported"], outputs[name], strict=True):
-            apart = np.abs(ours - theirs).max() / np.abs(ours).max()
+            _, apart = distance(theirs, ours)
             if not apart <= TOLERANCE:
                 raise RuntimeError(
                     f"{name} does not compute what the exported graph does: max|d| / max|y| = {apart:.2g}"

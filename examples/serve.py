@@ -21,6 +21,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 import aimgraph
+from aimgraph.distance import distance
 from aimgraph.models_zoo.pretrained import efficientnet_lite0, lite0_input
 from aimgraph.onnx.session import MemorySession
 
@@ -127,7 +128,7 @@ def disagreement(aim: aimgraph.AimModule, server: Server, requests: Sequence[Req
     images = torch.from_numpy(np.stack([request.image for request in requests]))
     with torch.no_grad(), aim.using([request.customer for request in requests]):
         wanted = aim(images).numpy()
-    return float(np.abs(answers - wanted).max() / np.abs(wanted).max())
+    return distance(answers, wanted)[1]
 
 
 def timed(

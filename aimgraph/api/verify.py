@@ -16,6 +16,7 @@ from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
+from aimgraph.distance import farthest
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
@@ -131,7 +132,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
                 checks.append(_gradients(base, aim, inputs))
         checks += _reads(base, aim, inputs)
         first = BATCH_SIZES[0]
-        return Report(tuple(checks), _gap(expected[False].outputs[first], seen[False].outputs[first]))
+        return Report(tuple(checks), farthest(seen[False].outputs[first], expected[False].outputs[first])[0])
 
 
 def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check]:
@@ -146,7 +147,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check
         samples = [random_inputs(inputs, batch, seed=batch, device=_device(base)) for _ in range(2)]
         expected, seen = outputs(by_hand, samples[0]), outputs(copy_module(module).train(train), samples[1])
         alike = _all_same(expected, seen)
-        detail = "bit-identical" if alike else f"differs by {_gap(expected, seen):.3g}"
+        detail = "bit-identical" if alike else f"differs by {farthest(seen, expected)[0]:.3g}"
         yield Check(name, alike, f"{detail} at batch size {batch}")
 
 
@@ -225,7 +226,7 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
     for batch, other in seen.outputs.items():
         one = expected.outputs[batch]
         if not _all_same(one, other):
-            return Check(label, False, f"differs at batch size {batch} by {_gap(one, other):.3g}")
+            return Check(label, False, f"differs at batch size {batch} by {farthest(other, one)[0]:.3g}")
         buffers = seen.buffers[batch]
         moved = [key for key, value in expected.buffers[batch].items() if not same(value, buffers[key])]
         if moved:
@@ -358,13 +359,3 @@ def _same_optional(a: Tensor | None, b: Tensor | None) -> bool:
 
 def _all_same(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(map(same, a, b))
-
-
-def _gap(a: list[Tensor], b: list[Tensor]) -> float:
-    gaps: list[float] = [0.0]
-    for one, other in zip(a, b, strict=False):
-        if one.shape != other.shape:
-            return float("inf")
-        if one.numel():
-            gaps.append(float((one.double() - other.double()).abs().max()))
-    return max(gaps)

@@ -1,5 +1,6 @@
 """Builds the forms of a model and measures them."""
 
+import itertools
 import math
 import platform
 import time
@@ -156,36 +157,25 @@ def bench(
         aimgraph.AimgraphError: The model can't be transformed.
     """
     setting = setting or Setting()
-    device = _device(setting.device)
-    model = copy_module(model).to(device)
-    if setting.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = copy_module(model).to(_device(setting.device))
     inputs = resolve_inputs(model, example_inputs)
     wanted = tuple(forms or (TRAINING if not setting.inference else (*INFERENCE, *FUSED)))
-    args, kwargs = random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=device)
+    args, kwargs = random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=_device(setting.device))
     if setting.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         args, kwargs = tree_map_only(Tensor, _channels_last, (args, kwargs))
     torch.manual_seed(setting.seed)
     progress("building the forms", 0, 1)
     modules = build_forms(model, inputs, configs, wanted)
-    runs = {form: _Run(module, args, kwargs, setting) for form, module in modules.items()}
+    runs = {form: _Run(modules[form], args, kwargs, setting) for form in wanted}
     costs: dict[str, dict[str, Any]] = {}
     for done, (form, run) in enumerate(runs.items()):
         progress("counting", done, len(runs))
         costs[form] = run.counted(trains=setting.training and form in TRAINING)
     seconds: dict[str, dict[str, list[float]]] = {form: {} for form in wanted}
     for what, those, asked in (("training", TRAINING, setting.training), ("inference", wanted, setting.inference)):
-        tasks = {form: getattr(runs[form], what) for form in wanted if form in those and asked}
-        total, done = len(tasks) * (setting.rounds + 1), 0
-
-        def count(what: str = what, total: int = total) -> None:
-            nonlocal done
-            done += 1
-            progress(what, done, total)
-
-        for form in tasks:
-            runs[form].prepare(train=what == "training")
-        for form, found in compare(tasks, setting.rounds, seed=setting.seed, progress=count).items():
+        measuring = {form: run for form, run in runs.items() if form in those and asked}
+        for form, found in _timed(what, measuring, setting, progress).items():
             seconds[form] |= found
     planned = plan(modules["split"]) if "split" in modules else plan(model, inputs, config=list(configs))
     return BenchReport(
@@ -196,6 +186,18 @@ def bench(
         setting=setting,
         forms={form: Cost(**costs[form], seconds=seconds[form]) for form in wanted},
     )
+
+
+def _timed(
+    what: str, runs: dict[str, "_Run"], setting: Setting, progress: Callable[[str, int, int], None]
+) -> dict[str, dict[str, list[float]]]:
+    """Form -> the seconds of every round of ``training`` or ``inference``, all forms in turn."""
+    done = itertools.count(1)
+    total = len(runs) * (setting.rounds + 1)
+    for run in runs.values():
+        run.prepare(train=what == "training")
+    tasks = {form: getattr(run, what) for form, run in runs.items()}
+    return compare(tasks, setting.rounds, seed=setting.seed, progress=lambda: progress(what, next(done), total))
 
 
 def _device(name: str) -> torch.device:

@@ -124,14 +124,7 @@ def _transformed(
     inplace: bool,
 ) -> nn.Module:
     """`model` with the memories of `part`, whose values are still to come."""
-    inputs = example_inputs
-    if inputs is None and part.inputs is not None:
-        inputs = inputs_from_json(part.inputs, str(place))
-    if inputs is None:
-        raise CheckpointError(
-            f"{place}: the example inputs of {part.path or spec.base.name} are of a kind that no file can hold: give "
-            "them to load as example_inputs"
-        )
+    inputs = _inputs_of(place, part, spec) if example_inputs is None else example_inputs
     configs = [_config(place, entry, part.path) for entry in part.memories]
     concat = any(config.lowering == "concat" for config in configs)
     check = PlanCheck(place, part, tensors)
@@ -155,6 +148,15 @@ def _transformed(
     except ConfigError as error:
         raise CheckpointError(f"{place}: {error}") from error
     return made
+
+
+def _inputs_of(place: Path, part: PartEntry, spec: Spec) -> Any:
+    if part.inputs is None:
+        raise CheckpointError(
+            f"{place}: the example inputs of {part.path or spec.base.name} are of a kind that no file can hold: give "
+            "them to load as example_inputs"
+        )
+    return inputs_from_json(part.inputs, str(place))
 
 
 def _part(model: nn.Module, path: str) -> AimModule:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from aimgraph.bench import Setting, bench, draw_bench, print_bench
+from aimgraph.bench import BenchReport, Setting, bench, draw_bench, print_bench
 from aimgraph.cli.options import configs, example_inputs, model_options
 from aimgraph.emit.parts import submodule
 from aimgraph.models_zoo.loader import load_model
@@ -66,14 +66,16 @@ def bench_command(
             forms=forms or None,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
-    data = report.to_dict()
     if out:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bench.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        draw_bench({f"{report.model}\n{sum(report.values):,} values": report}, folder / "bench.png")
+        _write(report, Path(out))
     if as_json:
-        click.echo(json.dumps(data, indent=2))
+        click.echo(json.dumps(report.to_dict(), indent=2))
         return
     shown = Console()
     print_bench(report, shown if shown.is_terminal else Console(width=140))
+
+
+def _write(report: BenchReport, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    draw_bench({f"{report.model}\n{sum(report.values):,} values": report}, folder / "bench.png")

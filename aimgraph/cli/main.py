@@ -22,7 +22,7 @@ from aimgraph.checkpoint.load import load
 from aimgraph.checkpoint.save import save as save_checkpoint
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
-from aimgraph.cli.options import configs, example_inputs, model_options
+from aimgraph.cli.options import configs, example_inputs, model_options, replaced
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.compiler.program import HistoryEntry, Pass, Program
 from aimgraph.emit.module import AimModule
@@ -30,7 +30,7 @@ from aimgraph.emit.parts import submodule
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.onnx.check import verify_onnx
-from aimgraph.onnx.export import export_onnx
+from aimgraph.onnx.export import OnnxReport, export_onnx
 from aimgraph.onnx.prepare import Memory
 from aimgraph.planning.picture import draw
 from aimgraph.planning.plan import Plan
@@ -72,7 +72,7 @@ def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: 
 @cli.command("transform", epilog=_EPILOG)
 @model_options
 @click.option("--dump", type=click.Path(file_okay=False), help="Write the graph after every pass into this folder.")
-@click.option("--save", type=click.Path(dir_okay=False), help="Write the state dict as safetensors.")
+@replaced("--save", "--checkpoint FOLDER", type=click.Path(dir_okay=False))
 @click.option("--checkpoint", type=click.Path(file_okay=False), help="Save the memory into this folder.")
 @click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
 def transform_command(
@@ -139,7 +139,7 @@ def _verify_file(path: str, as_json: bool) -> None:
 @cli.command("export", epilog=_EPILOG)
 @model_options
 @click.option("--onnx", "path", type=click.Path(dir_okay=False), required=True, help="The ONNX file to write.")
-@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="safetensors state dict to load first.")
+@replaced("--weights", "--checkpoint FOLDER", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--checkpoint",
     type=click.Path(exists=True, file_okay=False),
@@ -150,7 +150,7 @@ def _verify_file(path: str, as_json: bool) -> None:
     type=click.Choice(get_args(Memory)),
     help="Where the memory is in the file: folded, an input, a state that goes in and out, or computed inside.",
 )
-@click.option("--fold", "folds", is_flag=True, help="The same as --memory constant.")
+@replaced("--fold", "--memory constant", "folds", is_flag=True)
 @click.option("--fuse-batchnorm", is_flag=True, help="And batch normalisation into the layers before it.")
 @click.option("--opset", type=int, help="ONNX opset; by default the exporter's own.")
 @click.option("--float16", is_flag=True, help="Write in half precision.")
@@ -181,12 +181,8 @@ def export_command(
         if weights:
             _load_state(aim, Path(weights))
         if fuse_batchnorm:
-            if memory not in (None, "constant"):
-                raise ConfigError(
-                    f"--fuse-batchnorm folds the memory, and --memory {memory} does not: give one of them"
-                )
             step("folding")
-            aim = fold(aim, fuse_batchnorm=True)
+            aim = _fused(aim, memory)
         step(f"exporting to {path} and comparing in onnxruntime")
         report = export_onnx(
             aim,
@@ -198,7 +194,17 @@ def export_command(
         )
     if as_json:
         _print_json(report.to_dict())
-        return
+    else:
+        _print_export(report)
+
+
+def _fused(aim: nn.Module, memory: Memory | None) -> nn.Module:
+    if memory not in (None, "constant"):
+        raise ConfigError(f"--fuse-batchnorm folds the memory, and --memory {memory} does not: give one of them")
+    return fold(aim, fuse_batchnorm=True)
+
+
+def _print_export(report: OnnxReport) -> None:
     click.echo(f"{report.path}: {report.bytes / 1e6:.1f} MB, opset {report.opset}")
     click.echo("operators: " + ", ".join(f"{count} {name}" for name, count in report.operators.items()))
     click.echo(

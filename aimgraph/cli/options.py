@@ -43,6 +43,24 @@ _MEMORY = (
 )
 
 
+def replaced(option: str, by: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    """An option that says what another one says: it is taken, with a line on stderr, and stands in no help.
+
+    Args:
+        option: Its name.
+        by: What to give instead.
+        *names: Of its parameter.
+        **settings: As for `click.option`.
+    """
+
+    def told(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        if value:
+            click.echo(f"aimgraph: {option}: give {by} instead", err=True)
+        return value
+
+    return click.option(option, *names, hidden=True, callback=told, **settings)
+
+
 def model_options(command: F) -> F:
     """MODEL, --input, the memory's options and --json."""
     options = (

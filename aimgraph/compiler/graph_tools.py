@@ -5,7 +5,6 @@ from typing import Any
 
 import networkx as nx
 from torch import Tensor, fx, nn
-from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from aimgraph.compiler.node_keys import ADDED, AIM, HAS_TENSORS, NUMBERS, SHAPES
 from aimgraph.compiler.program import Program
@@ -13,6 +12,7 @@ from aimgraph.fake.tensors import fake_inputs
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layers import AffineLayer, call_options, given_to, stand_in
+from aimgraph.torch_private import keystr, tree_flatten_with_path
 
 
 def argument(node: fx.Node, keyword: str) -> Any:

@@ -5,16 +5,16 @@ often transformed again, with another memory: what functions and layers of torch
 """
 
 import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aimgraph.copies import OWN, is_constant
+from aimgraph.fake.keys import UnclearError, configuration, describe, is_known, is_ordinary, metadata, surroundings
 from aimgraph.fake.operations import HELD, Operation, Recorder, Source, leaves
 from aimgraph.torch_private import (
     FakeTensor,
@@ -65,7 +65,7 @@ class Derived:
 
     def __init__(self) -> None:
         self._outcomes: dict[Any, _Outcome] = {}
-        self._surroundings = _surroundings()
+        self._surroundings = surroundings()
         self._shared = _SHARED.setdefault((self._surroundings, torch.backends.mha.get_fastpath_enabled()), {})
         self._barren: set[Any] = set()
 
@@ -124,13 +124,13 @@ class Derived:
             recorder: What lists its operations; it depends on which arguments the recorder watches.
             train: The mode, of a module.
         """
-        if op not in ("call_module", "call_function", "call_method") or _surroundings() != self._surroundings:
+        if op not in ("call_module", "call_function", "call_method") or surroundings() != self._surroundings:
             return None  # a forward may change settings on its way
         try:
             seen: dict[int, int] = {}
-            given = _describe(args, seen, recorder), _describe(kwargs, seen, recorder)
-            return op, target if train is None else _configuration(target, train), given
-        except _UnclearError:
+            given = describe(args, seen, recorder), describe(kwargs, seen, recorder)
+            return op, target if train is None else configuration(target, train), given
+        except UnclearError:
             return None
 
     def recall(
@@ -191,7 +191,7 @@ class Derived:
             own: The module's own tensors, as for `recall`.
             writes: Whether it may have overwritten what it gave, and nothing else.
         """
-        if type(value) is not FakeTensor or not _is_ordinary(value):
+        if type(value) is not FakeTensor or not is_ordinary(value):
             return False
         tensors = _tensors(given)
         like = next((place for place, one in enumerate(tensors) if one is value), None)
@@ -199,69 +199,50 @@ class Derived:
             return False
         if _is_shared(value, (*tensors, *own)):
             return False
-        operations, source = None, None
-        if recorder is not None:
-            made = recorder.operations[start:]
-            held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own]
-            if any(one is not None and one[0] >= start for one in held):
-                return False  # a constant before, written to
-            places = {one: (HELD, place) for place, one in enumerate(held) if one is not None}
-            source = recorder.known.get(id(value))
-            taken = chain([source], *(operation.sources for operation in made))
-            if any(one is not None and one[0] < start and one not in places for one in taken):
-                return False  # tensors that the key says nothing of
-            if len(places) < len(held):
-                return False  # it says nothing of which of them are the same, either
-            operations = [one.take(_relative, start, places) for one in made]
-            source = _relative(source, start, places)
-        alias = like is not None
-        outcome = _Outcome(_metadata(value) if like is None else like, alias and writes, operations, source)
-        if not _is_known(key[1]):
-            self._outcomes[key] = outcome
-            return True
-        if len(self._shared) >= _MOST_SHARED:
-            self._shared.clear()
-        self._shared[key] = outcome
+        recorded = (None, None) if recorder is None else _since(recorder, start, given, own, value)
+        if recorded is None:
+            return False
+        outcome = _Outcome(metadata(value) if like is None else like, like is not None and writes, *recorded)
+        outcomes = self._shared if is_known(key[1]) else self._outcomes
+        if outcomes is self._shared and len(outcomes) >= _MOST_SHARED:
+            outcomes.clear()
+        outcomes[key] = outcome
         return True
 
 
 _SHARED: dict[Any, dict[Any, _Outcome]] = {}
+
 """What is set around a transform -> the outcomes of functions and layers of torch, whoever called them."""
 
-
 _MOST_SHARED = 2**14
+
 """How many of them are remembered, at most: some 2 KiB each."""
 
 
-def _surroundings() -> Any:
-    """The settings of torch that decide which operations its functions are made of, and what types these give."""
-    cuda, mkldnn = torch.backends.cuda, torch.backends.mkldnn
-    return (
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.are_deterministic_algorithms_enabled(),
-        mkldnn.enabled,
-        torch.backends.cudnn.enabled,
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-    )
+def _since(
+    recorder: Recorder, start: int, given: Any, own: Sequence[Tensor], value: Tensor
+) -> tuple[list[Operation], Source | None] | None:
+    """The operations since `start` and the source of `value`, as they are kept; None if a key says too little of them.
 
-
-def _is_known(part: Any) -> bool:
-    """Whether whatever is called, or is an instance of a class, in a key is of torch, Python, or our own.
-
-    No user can redefine that.
+    Args:
+        recorder: What listed them.
+        start: How many operations there were before.
+        given: The arguments.
+        own: The module's own tensors.
+        value: What came of it.
     """
-    if type(part) is tuple:
-        return all(map(_is_known, part))
-    if not callable(part):
-        return True
-    home = getattr(part, "__module__", None) or getattr(getattr(part, "__objclass__", part), "__module__", None) or ""
-    return home.startswith("aimgraph.runtime.") or home.partition(".")[0] in _KNOWN
-
-
-_KNOWN = frozenset(("torch", "_operator", "math", "builtins"))
+    made = recorder.operations[start:]
+    held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own]
+    if any(one is not None and one[0] >= start for one in held):
+        return None  # a constant before, written to
+    places = {one: (HELD, place) for place, one in enumerate(held) if one is not None}
+    source = recorder.known.get(id(value))
+    taken = chain([source], *(operation.sources for operation in made))
+    if any(one is not None and one[0] < start and one not in places for one in taken):
+        return None  # tensors that the key says nothing of
+    if len(places) < len(held):
+        return None  # it says nothing of which of them are the same, either
+    return [one.take(_relative, start, places) for one in made], _relative(source, start, places)
 
 
 def _relative(source: Source | None, start: int, places: dict[Source, Source]) -> Source | None:
@@ -283,51 +264,9 @@ def _sources(given: Any, recorder: Recorder) -> list[Source | None]:
     return list(dict.fromkeys(source for source in known if source is not None))
 
 
-class _UnclearError(Exception):
-    """An argument whose influence can't be told from the outside."""
-
-
-_CONSTANTS = frozenset(
-    (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
-)
-
-
-def _describe(value: Any, seen: dict[int, int], recorder: Recorder | None) -> Any:
-    """What an operation can see of a value, as something that can be looked up.
-
-    Args:
-        value: An argument, or part of one.
-        seen: Identity of a tensor -> its place among those in the arguments; extended.
-        recorder: What lists the operations; it knows nothing of constants.
-    """
-    if isinstance(value, Tensor):
-        if type(value) is not FakeTensor or not _is_ordinary(value):
-            raise _UnclearError
-        known = recorder is None or id(value) in recorder.known
-        return Tensor, _metadata(value), seen.setdefault(id(value), len(seen)) if known else None
-    if type(value) in _CONSTANTS:
-        return type(value), value
-    if type(value) in (tuple, list, torch.Size):
-        return type(value), tuple(_describe(item, seen, recorder) for item in value)
-    if type(value) is dict:
-        return dict, tuple((key, _describe(item, seen, recorder)) for key, item in value.items())
-    if type(value) is slice:
-        return slice, _describe((value.start, value.stop, value.step), seen, recorder)
-    raise _UnclearError
-
-
 def _in_context() -> bool:
     """Whether a forward has changed what operations do, beyond their arguments."""
     return torch.is_grad_enabled() or torch.is_inference_mode_enabled() or is_any_autocast_enabled()
-
-
-def _is_ordinary(tensor: FakeTensor) -> bool:
-    """Whether metadata is all there is to a tensor."""
-    return (
-        tensor.layout is torch.strided
-        and tensor.constant is None
-        and not (tensor.is_conj() or tensor.is_neg() or tensor.is_inference())
-    )
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
@@ -338,11 +277,6 @@ def own_tensors(module: nn.Module) -> list[Tensor]:
     return [tensor for _, tensor in named]
 
 
-def _metadata(tensor: Tensor) -> tuple[Any, ...]:
-    device = tensor.fake_device if type(tensor) is FakeTensor else tensor.device
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, device
-
-
 def _tensors(given: Any) -> list[Tensor]:
     return [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
 
@@ -351,49 +285,3 @@ def _is_shared(tensor: Tensor, others: Iterable[Tensor]) -> bool:
     """Whether another tensor is in the same memory."""
     storage = storage_of(tensor)
     return any(storage_of(other) == storage for other in others if other is not tensor)
-
-
-def _configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] = ()) -> Any:
-    """Everything that decides what a module does to shapes, for one that holds constants, tensors and such modules."""
-    attributes = vars(module)
-    if "forward" in attributes or isinstance(module, torch.jit.ScriptModule):
-        raise _UnclearError
-    if any(module is one for one in above):  # what holds itself has no end
-        raise _UnclearError
-    above = (*above, module)
-    kind: Hashable = type(module)  # type: ignore[assignment]
-    found: list[Any] = [kind, kind.forward, train if _looks_at_mode(kind) else None]  # type: ignore[attr-defined]
-    for key, value in attributes.items():
-        if key in _TENSORS:
-            found += [(name, None if tensor is None else _metadata(tensor)) for name, tensor in value.items()]
-        elif key == "_modules":
-            found += [(name, _setting(child, train, above)) for name, child in value.items()]
-        elif key in OWN and not (value and "hooks" in key):
-            continue
-        elif key != "training":
-            found += [key, _setting(value, train, above)]
-    return tuple(found)
-
-
-_TENSORS = ("_parameters", "_buffers")
-
-
-def _setting(value: Any, train: bool, above: tuple[nn.Module, ...]) -> Any:
-    if isinstance(value, nn.Module):
-        return _configuration(value, train, above)
-    if type(value) is tuple:
-        return tuple(_setting(item, train, above) for item in value)
-    if not is_constant(value):
-        raise _UnclearError
-    return type(value), value  # True, 1 and 1.0 are equal, and not the same
-
-
-def _looks_at_mode(kind: Any) -> bool:
-    """Whether a module may look at its training flag: any but a layer of torch none of whose methods mentions it."""
-    return not kind.__module__.startswith("torch.nn.modules.") or _mentions_mode(kind)
-
-
-@cache  # of torch's own classes: those made for one parametrised module would keep it
-def _mentions_mode(kind: Any) -> bool:
-    methods = [value for base in kind.__mro__ if base is not nn.Module for value in vars(base).values()]
-    return any("training" in method.__code__.co_names for method in methods if hasattr(method, "__code__"))

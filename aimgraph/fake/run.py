@@ -1,6 +1,7 @@
 """Running modules and graphs on fake tensors: shapes without arithmetic, and without side effects."""
 
 import copy
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -113,12 +114,10 @@ class FakeRun:
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1
         written = [(node, n) for n, version in before.items() if version_of(self.values[n]) != version]
-        if key is not None and self.draws == draws and all(self.values[n] is value for _, n in written):
-            sets_nothing = key == self._key(node, module, args, kwargs, recorder) and all(
-                one is other for one, other in zip(own, self._own(module), strict=True)
-            )
-            if sets_nothing:
-                self._derived.keep(key, (args, kwargs), value, recorder, start, own, writes=bool(written))
+        alone = self.draws == draws and all(self.values[n] is value for _, n in written)
+        same = alone and key is not None and key == self._key(node, module, args, kwargs, recorder)
+        if same and all(map(operator.is_, own, self._own(module))):
+            self._derived.keep(key, (args, kwargs), value, recorder, start, own, writes=bool(written))
         self.writes += written
         return value
 

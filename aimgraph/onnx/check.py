@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aimgraph.distance import LEAST, distance, farthest, largest
 from aimgraph.errors import AimgraphError, ExportError
 from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.inputs.batch import random_inputs
@@ -117,8 +118,8 @@ def _runs(session: MemorySession, sample: list[Any], expected: dict[str, Any], t
         if shapes and given.size:
             flat = torch.as_tensor(given.astype(np.float64)).reshape(-1)
             taken = flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED]
-            difference = (taken - torch.tensor(wanted["values"], dtype=torch.float64)).abs().max().item()
-            worst = max(worst, difference / max(wanted["max"], 1e-30))
+            difference, _ = distance(taken, torch.tensor(wanted["values"], dtype=torch.float64))
+            worst, _ = largest([(worst, 0.0), (difference / max(wanted["max"], LEAST), 0.0)])
     seen = f"max|d| / max|y| = {worst:.2e} at batch size {expected['batch']}" if shapes else "other shapes"
     checks = [FileCheck("gives what torch gave", shapes and worst <= tolerance, seen)]
     if any(item["rows"] == "any" for item in session.memories.values()):
@@ -127,19 +128,10 @@ def _runs(session: MemorySession, sample: list[Any], expected: dict[str, Any], t
             for name, item in session.memories.items()
             if item["rows"] == "any"
         }
-        far = _apart(session.run(*sample, memories=rows), first)
+        _, far = farthest(session.run(*sample, memories=rows), first)
         checks.append(FileCheck("a row for each sample", far <= tolerance, f"max|d| / max|y| = {far:.2e} to one row"))
     if after:
         session.reset()
-        far = _apart(session.run(*sample), first)
+        _, far = farthest(session.run(*sample), first)
         checks.append(FileCheck("starts again after reset", far <= tolerance, f"max|d| / max|y| = {far:.2e}"))
     return checks
-
-
-def _apart(given: list[Any], wanted: list[Any]) -> float:
-    found = [
-        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max() / max(float(np.abs(b).max()), 1e-30))
-        for a, b in zip(given, wanted, strict=True)
-        if b.size
-    ]
-    return max(found, default=0.0)

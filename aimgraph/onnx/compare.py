@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.verify import tensors_in
+from aimgraph.distance import farthest, largest
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, random_inputs
@@ -77,13 +78,8 @@ class Comparison:
         count = len(self.prepared.exposed)
         declared = session.get_inputs()
         self._check_sizes(declared[: len(declared) - count])
-        worst, relative = 0.0, 0.0
         with torch.no_grad():
-            for expected, given in self._pairs(session, declared):
-                for reference, result in zip(expected, given, strict=True):
-                    difference, scale = apart(reference, result)
-                    worst, relative = max(worst, difference), max(relative, difference / scale)
-        return worst, relative
+            return largest(farthest(given, expected) for expected, given in self._pairs(session, declared))
 
     def _pairs(self, session: Any, declared: list[Any]) -> Iterator[tuple[list[Tensor], list[Any]]]:
         for one in (self.inputs, *self.others):
@@ -162,15 +158,6 @@ class Comparison:
                     f"the sizes of input {item.name!r} can't vary: the base's own computation fixes them at "
                     f"{item.shape[2:]}; export without dynamic_size"
                 )
-
-
-def apart(reference: Tensor, result: Any) -> tuple[float, float]:
-    """max|d| and max|y|."""
-    if not reference.numel():
-        return 0.0, 1.0
-    reference = reference.cpu().double()
-    difference = (reference - torch.as_tensor(result).double()).abs().max().item()
-    return difference, max(reference.abs().max().item(), 1e-30)
 
 
 def load_session(path: Path) -> Any:

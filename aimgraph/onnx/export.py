@@ -125,7 +125,6 @@ def export_onnx(
         aim = strip(aim)  # a disabled memory leaves the base
     if tolerance is None:
         tolerance = TOLERANCE_HALF if float16 else TOLERANCE
-    device = next((t.device for t in aim.parameters()), torch.device("cpu"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
@@ -135,24 +134,29 @@ def export_onnx(
         program = _export(aim, written, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
         name_ends(program, written, inputs)
         draft = Path(folder) / path.name
-        check = Comparison(aim, prepared, inputs, device, half=float16, sizes=dynamic_size)
+        check = Comparison(aim, prepared, inputs, _device(aim), half=float16, sizes=dynamic_size)
         add_metadata(program, prepared, inputs, check.expected(), half=float16)
         program.save(str(draft), external_data=_needs_external_data(written.module))
-        difference, relative = check.run(draft)
-        if not relative <= tolerance:
-            raise ExportError(
-                f"{path}: onnxruntime disagrees with torch by max|d| = {difference:.3g}, max|d| / max|y| = "
-                f"{relative:.3g} > {tolerance:.3g}; nothing was written"
-            )
-        report = replace(
-            _report(path, draft, difference, relative),
-            memory=prepared.memory,
-            memories=prepared.exposed,
-            sizes=check.shapes,
-        )
+        report = _compared(check, prepared, path, draft, tolerance)
         for file in sorted(Path(folder).iterdir(), reverse=True):
             file.replace(path.parent / file.name)
     return report
+
+
+def _compared(check: Comparison, prepared: Prepared, path: Path, draft: Path, tolerance: float) -> OnnxReport:
+    """The report on a file that is to be at `path`, once it agrees with torch."""
+    difference, relative = check.run(draft)
+    if not relative <= tolerance:
+        raise ExportError(
+            f"{path}: onnxruntime disagrees with torch by max|d| = {difference:.3g}, max|d| / max|y| = "
+            f"{relative:.3g} > {tolerance:.3g}; nothing was written"
+        )
+    report = _report(path, draft, difference, relative)
+    return replace(report, memory=prepared.memory, memories=prepared.exposed, sizes=check.shapes)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def _require_onnx() -> None:
@@ -201,8 +205,24 @@ def _run_exporter(
     prepared: Prepared, inputs: Arguments, opset: int | None, *, optimize: bool, dynamic_size: bool
 ) -> Any:
     module = prepared.module
-    device = next((t.device for t in module.parameters()), torch.device("cpu"))
-    args, kwargs = prepared.cast(random_inputs(inputs, _EXPORTED_AT, seed=0, device=device))
+    args, kwargs = prepared.cast(random_inputs(inputs, _EXPORTED_AT, seed=0, device=_device(module)))
+    given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
+    with _quiet(), torch.no_grad():
+        return torch.onnx.export(
+            module,
+            (*given, *args),
+            kwargs=kwargs or None,
+            dynamo=True,
+            dynamic_shapes=_dynamic_shapes(prepared, inputs, dynamic_size=dynamic_size),
+            opset_version=opset,
+            optimize=optimize,
+            verbose=False,
+            custom_translation_table=translations(),
+        )
+
+
+def _dynamic_shapes(prepared: Prepared, inputs: Arguments, *, dynamic_size: bool) -> Any:
+    """Which dimensions of memories and inputs vary: a tuple, or a dict by argument where some are given by keyword."""
     size = batch_size(inputs)
     batch = torch.export.Dim("batch")
 
@@ -214,24 +234,9 @@ def _run_exporter(
         further = range(2, leaf.dim()) if dynamic_size and leaf.is_floating_point() else ()
         return {0: batch} | dict.fromkeys(further, torch.export.Dim.AUTO)
 
-    given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
-    rows = {"any": {0: batch}, "batch": {0: batch}, "one": {}, "none": {}}
-    of_args, of_kwargs = tree_map(dimensions, inputs)
-    of_args = (*(rows[item.rows] for item in prepared.exposed), *of_args)
-    args = (*given, *args)
-    bound = inspect.signature(module.forward).bind(*of_args, **of_kwargs) if of_kwargs else None
-    with _quiet(), torch.no_grad():
-        return torch.onnx.export(
-            module,
-            args,
-            kwargs=kwargs or None,
-            dynamo=True,
-            dynamic_shapes=dict(bound.arguments) if bound else of_args,
-            opset_version=opset,
-            optimize=optimize,
-            verbose=False,
-            custom_translation_table=translations(),
-        )
+    args, kwargs = tree_map(dimensions, inputs)
+    args = (*({0: batch} if item.rows in ("any", "batch") else {} for item in prepared.exposed), *args)
+    return dict(inspect.signature(prepared.module.forward).bind(*args, **kwargs).arguments) if kwargs else args
 
 
 @contextlib.contextmanager

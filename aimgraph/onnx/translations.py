@@ -16,36 +16,43 @@ def translations() -> dict[Any, Callable[..., Any]]:
         return op.Add(output, op.CastLike(term, output))
 
     def resize(view: Any, like: Any, channel_axis: int, batch_axis: int | None = None, site: str = "") -> Any:
-        rank = len(view.shape)
         outer = [channel_axis] if batch_axis is None else [batch_axis, channel_axis]
-        grid = [axis for axis in range(rank) if axis not in outer]
-        view = op.CastLike(view, like)
-        if not grid:
-            return view
-        order = [*outer, *grid]
-        moved = op.Transpose(view, perm=order)
-        wanted = op.Gather(op.Shape(like), op.Constant(value_ints=grid))
-        own = op.Gather(op.Shape(view), op.Constant(value_ints=outer))
-        missing = [1] * (2 - len(outer)), [1] * max(0, 2 - len(grid))  # Resize takes [B, C, H, W] or [B, C, D, H, W]
-        sizes = [op.Constant(value_ints=missing[0])] if missing[0] else []
-        sizes += [own, *([op.Constant(value_ints=missing[1])] if missing[1] else []), wanted]
-        full = op.Concat(*sizes, axis=0)
-        before = op.Concat(
-            *([op.Constant(value_ints=missing[0])] if missing[0] else []),
-            own,
-            *([op.Constant(value_ints=missing[1])] if missing[1] else []),
-            op.Gather(op.Shape(view), op.Constant(value_ints=grid)),
-            axis=0,
-        )
-        shaped = op.Resize(
-            op.Reshape(moved, before),
-            None,
-            None,
-            full,
-            mode="linear",
-            coordinate_transformation_mode="half_pixel",
-        )
-        back = op.Reshape(shaped, op.Concat(own, wanted, axis=0))
-        return op.Transpose(back, perm=[order.index(axis) for axis in range(rank)])
+        return _resize(op, op.CastLike(view, like), like, outer)
 
     return {ADD_TERM: add, FIT_TO: resize}
+
+
+def _resize(op: Any, view: Any, like: Any, outer: list[int]) -> Any:
+    """`view` resized linearly to the grid of `like`.
+
+    Args:
+        op: The ONNX opset.
+        view: Features, of one sample or a batch.
+        like: Features of the same rank.
+        outer: The axes of batch and channels; all others are the grid.
+    """
+    rank = len(view.shape)
+    grid = [axis for axis in range(rank) if axis not in outer]
+    if not grid:
+        return view
+    order = [*outer, *grid]
+
+    def shape(*parts: Any) -> Any:
+        """Resize takes [B, C, H, W] or [B, C, D, H, W]: ones stand in for what is missing."""
+        missing = [1] * (2 - len(outer)), [1] * max(0, 2 - len(grid))
+        ones = [[op.Constant(value_ints=axes)] if axes else [] for axes in missing]
+        return op.Concat(*ones[0], parts[0], *ones[1], parts[1], axis=0)
+
+    wanted = op.Gather(op.Shape(like), op.Constant(value_ints=grid))
+    own = op.Gather(op.Shape(view), op.Constant(value_ints=outer))
+    present = op.Gather(op.Shape(view), op.Constant(value_ints=grid))
+    resized = op.Resize(
+        op.Reshape(op.Transpose(view, perm=order), shape(own, present)),
+        None,
+        None,
+        shape(own, wanted),
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
+    back = op.Reshape(resized, op.Concat(own, wanted, axis=0))
+    return op.Transpose(back, perm=[order.index(axis) for axis in range(rank)])

@@ -118,43 +118,66 @@ def _trace_around(
     opaque: dict[str, Opaque] = {}
     while True:
         faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values), outside)
-        places = frozenset(path or OPAQUE_BASE for path in opaque)
-        observed = observe(faker, kinds, sample, opaque_paths=places)
+        observed = observe(faker, kinds, sample, opaque_paths=_places(opaque))
         failed = next((seen for seen in observed.values() if seen.error is not None), None)
-        if failed is not None and keep_as_call(
-            root, opaque, failed.calls.failed or "", failed.error, needs_values=True
-        ):
-            continue
         if failed is not None:
-            raise refusal_of(root, sample, failed.error)
+            if not keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
+                raise refusal_of(root, sample, failed.error)
+            continue
         callers = {path for seen in observed.values() for path in seen.calls.callers}
         try:
             entered = frozenset(map(root.get_submodule, callers))
-            traced = trace(faker, kinds, sample, entered, places, observed["train"].operations)
+            traced = trace(faker, kinds, sample, entered, _places(opaque), observed["train"].operations)
+            return _checked(faker, kinds, sample, inputs, opaque, observed, traced)
         except TraceError as error:
-            if keep_as_call(root, opaque, error.where or "", error, needs_values=False):
-                continue
-            raise
-        try:
-            sources = draws_nothing(traced.runs) and OPAQUE_BASE not in places
-            check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
-            check_forgets(faker, sample, traced.setters)
-            canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
-            larger = example_batch(canonical) + 1
-            modes = MODES if opaque else operations
-            again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
-            check_faithful(root, operations, again, larger, sources=sources and draws_nothing(runs))
-            check_one_sample(faker, traced, canonical)
-        except TraceError as error:
-            if keep_as_call(root, opaque, error.where or "", error, needs_values=False):
-                continue
-            raise
+            if not keep_as_call(root, opaque, error.where or "", error, needs_values=False):
+                raise
         except ExampleInputError as error:
             larger_ones = with_batch(inputs, batch_size(inputs), example_batch(inputs) + 1)
-            if keep_larger(root, opaque, observe(faker, kinds, larger_ones), error):
-                continue
-            raise
-        return _Found(traced, observed, opaque, canonical, runs, again)
+            if not keep_larger(root, opaque, observe(faker, kinds, larger_ones), error):
+                raise
+
+
+def _places(opaque: dict[str, Opaque]) -> frozenset[str]:
+    """Paths of what is kept as one call, as they stand in a graph."""
+    return frozenset(path or OPAQUE_BASE for path in opaque)
+
+
+def _checked(
+    faker: Faker,
+    kinds: dict[nn.Module, LayerKind],
+    sample: Arguments,
+    inputs: Arguments,
+    opaque: dict[str, Opaque],
+    observed: dict[str, Observed],
+    traced: Traced,
+) -> _Found:
+    """What was traced, once its graphs do what the base does, on the sample and at a second batch size.
+
+    Args:
+        faker: Of the base.
+        kinds: The kind of each of its convolutions and linear layers.
+        sample: The inputs that it was traced with.
+        inputs: The example inputs.
+        opaque: What is kept as one call.
+        observed: What the base does on the sample.
+        traced: Its graphs.
+
+    Raises:
+        ExampleInputError: It does not run at a second batch size.
+        TraceError: A graph does something else.
+    """
+    root, places = faker.root, _places(opaque)
+    sources = draws_nothing(traced.runs) and OPAQUE_BASE not in places
+    check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
+    check_forgets(faker, sample, traced.setters)
+    canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
+    larger = example_batch(canonical) + 1
+    modes = MODES if opaque else operations
+    again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
+    check_faithful(root, operations, again, larger, sources=sources and draws_nothing(runs))
+    check_one_sample(faker, traced, canonical)
+    return _Found(traced, observed, opaque, canonical, runs, again)
 
 
 def clone(base: nn.Module, *, share: bool) -> nn.Module:

@@ -81,12 +81,6 @@ def functions_on_proxies(tracer: ValueTracer) -> Iterator[None]:
 
         return call
 
-    def checking(function: Callable[..., Any]) -> Callable[..., Any]:
-        def check(error: type[Exception], condition: Any, message: Any) -> None:
-            function(error, bool(condition) if isinstance(condition, fx.Proxy) else condition, message)
-
-        return check
-
     def asking(function: Callable[..., Any]) -> Callable[..., Any]:
         def ask() -> Any:
             if not tracer.aside and is_users(sys._getframe(1).f_code.co_filename):
@@ -96,13 +90,20 @@ def functions_on_proxies(tracer: ValueTracer) -> Iterator[None]:
         return ask
 
     with _patched(
-        (torch, CHECK, checking),
+        (torch, CHECK, _checking),
         (torch, "is_grad_enabled", asking),
         *((torch, name, recording) for name in ("empty", "ones", "rand", "randn", "zeros")),
         *((torch, name, recording) for name in ("finfo", "iinfo", "promote_types")),
         *((math, name, recording) for name in ("ceil", "exp", "floor", "log", "log2", "pow", "sqrt", "trunc")),
     ):
         yield
+
+
+def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
+    def check(error: type[Exception], condition: Any, message: Any) -> None:
+        function(error, bool(condition) if isinstance(condition, fx.Proxy) else condition, message)
+
+    return check
 
 
 @contextmanager

@@ -211,24 +211,31 @@ def _seen_of(leaf: Any) -> tuple[Any, ...]:
     return (leaf if type(leaf) in USUAL or isinstance(leaf, torch.dtype | torch.device) else id(leaf),)
 
 
+@contextmanager
+def _surroundings(tracer: LayerTracer) -> Iterator[None]:
+    """What behaves otherwise while a forward is traced."""
+    with (
+        quiet(),
+        closed_contexts(),
+        RecordFactories(tracer),
+        functions_on_proxies(tracer),
+        random_states_refused(tracer),
+        parameters_as_proxies(tracer),
+        plain_attention(),
+        nothing_hidden(),
+        contexts_recorded(tracer),
+        autograd_functions_refused(),
+        checkpoints_entered(tracer.note_checkpoint),
+        posing(),
+    ):
+        yield
+
+
 def _trace_once(root: nn.Module, tracer: LayerTracer, notes: list[str]) -> fx.Graph:
     if OPAQUE_BASE in tracer.opaque:
         return _whole_graph(tracer)
     try:
-        with (
-            quiet(),
-            closed_contexts(),
-            RecordFactories(tracer),
-            functions_on_proxies(tracer),
-            random_states_refused(tracer),
-            parameters_as_proxies(tracer),
-            plain_attention(),
-            nothing_hidden(),
-            contexts_recorded(tracer),
-            autograd_functions_refused(),
-            checkpoints_entered(tracer.note_checkpoint),
-            posing(),
-        ):
+        with _surroundings(tracer):
             graph = tracer.trace(root)
             refuse_assigned(root)
         drop_empty_contexts(graph)

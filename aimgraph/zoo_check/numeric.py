@@ -1,6 +1,5 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from aimgraph.api.transform import plan
 from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in, verify
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.copies import copy_module
+from aimgraph.distance import farthest
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.inputs.arguments import Arguments
@@ -201,13 +201,13 @@ def _folded(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[st
     if not all(bool(one.isfinite().all()) for found in expected.values() for one in found):
         without.append("folded: the output is not finite")
         return ""
-    rounding = _apart(*expected.values()) if len(expected) == 2 else 0.0
+    _, rounding = farthest(*expected.values()) if len(expected) == 2 else (0.0, 0.0)
     for dtype, those in expected.items():
         sample, what = _as(dtype, inputs), f"folded in {_name(dtype)}"
         these = outputs(fold(copy_module(alive).to(dtype), sample, fuse_batchnorm=True), sample)
         if [one.shape for one in these] != [one.shape for one in those]:
             return f"{what}: outputs of other shapes"
-        found, bound = _apart(these, those), FOLDED[dtype]
+        found, bound = farthest(these, those)[1], FOLDED[dtype]
         own = ROUNDINGS * rounding * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
         if not found <= max(bound, own):
             return f"{what}: max|d| / max|y| = {found:.2g} > {bound:g}"
@@ -223,18 +223,6 @@ def _as(dtype: torch.dtype, inputs: Arguments) -> Arguments:
         random_inputs(inputs, 2, seed=SEED),
     )
     return result
-
-
-def _apart(these: list[Tensor], those: list[Tensor]) -> float:
-    """The largest max|d| / max|y| over all outputs, y in the second list."""
-    found = 0.0
-    for one, other in zip(these, those, strict=True):
-        wide = torch.complex128 if other.is_complex() else torch.float64
-        if other.numel() and not math.isnan(found):
-            gap, size = (one.to(wide) - other.to(wide)).abs().max(), other.to(wide).abs().max()
-            apart = float(gap / size.clamp_min(1e-30))
-            found = apart if math.isnan(apart) else max(found, apart)
-    return found
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -119,6 +119,27 @@ def test_a_checkpoint_is_saved_and_exported(folder: Path) -> None:
     assert "CheckpointError: notes was made with another base" in other.stderr
 
 
+def test_options_that_say_what_another_says_are_taken_with_a_warning(folder: Path) -> None:
+    model = ("usernet:net", "--input", "2x3x16x16")
+    saved = call("transform", *model, "--save", "w.safetensors")
+    assert saved.exit_code == 0, saved.output
+    assert "aimgraph: --save: give --checkpoint FOLDER instead\n" in saved.stderr
+    assert "--save" not in saved.stdout
+    exported = call("export", *model, "--onnx", "a.onnx", "--weights", "w.safetensors", "--fold", "--json")
+    assert exported.exit_code == 0, exported.output
+    assert json.loads(exported.stdout)["memory"] == "constant"
+    for line in ("--weights: give --checkpoint FOLDER instead", "--fold: give --memory constant instead"):
+        assert f"aimgraph: {line}\n" in exported.stderr
+    assert "instead" not in call("export", *model, "--onnx", "b.onnx", "--memory", "constant").stderr
+
+
+@pytest.mark.parametrize(("command", "options"), [("transform", ("--save",)), ("export", ("--fold", "--weights"))])
+def test_options_that_say_what_another_says_are_in_no_help(command: str, options: tuple[str, ...]) -> None:
+    shown = call(command, "--help").stdout
+    assert "--checkpoint" in shown
+    assert not [option for option in options if f"{option} " in shown]
+
+
 @pytest.mark.parametrize("damage", ["garbage", "other model"])
 def test_weights_that_do_not_fit(damage: str, folder: Path) -> None:
     if damage == "garbage":

@@ -378,6 +378,28 @@ def test_copies_are_copies() -> None:
     assert again[0][0].weight is not tied[0].weight
 
 
+class Sized(nn.Module):
+    """Calls an operator of the user's, whose sizes can change between two transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.aimgraph_tests.sized(self.layer(x))
+        return y
+
+
+def test_operators_of_the_user_are_not_remembered_by_the_process() -> None:
+    rows = [2]
+    with torch.library._scoped_library("aimgraph_tests", "DEF") as library:
+        library.define("sized(Tensor x) -> Tensor")
+        library.impl("sized", lambda x: x[:, :, : rows[0]].clone(), "CompositeExplicitAutograd")
+        for rows[0] in (2, 3):
+            steps = program(Sized())[1]["find-sites both"]
+            assert [shape for name, (shape, _), *_ in steps if "aimgraph_tests" in name] == [(2, 4, rows[0], 5)]
+
+
 def test_the_collector_is_put_back() -> None:
     @paused_collection()
     def fails() -> None:

@@ -1,0 +1,44 @@
+"""How far outputs are from what they should be: `max|d|` and `max|d| / max|y|`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEAST = 1e-30
+"""What `max|y|` is taken for where all of y is zero."""
+
+
+def distance(given: Any, wanted: Any) -> tuple[float, float]:
+    """`max|d|` and `max|d| / max|y|` of two tensors or arrays, `d = given - wanted` and `y = wanted`.
+
+    Computed in double precision on the CPU. Where both hold not-a-number, or the same infinity, they don't differ;
+    where only one does, the result is not-a-number or infinite. It is infinite for tensors of two shapes.
+    """
+    one, other = _wide(given), _wide(wanted)
+    if one.shape != other.shape:
+        return float("inf"), float("inf")
+    same = (one == other) | (one.isnan() & other.isnan())
+    sizes = other.abs()[other.isfinite()]
+    gap = (one - other).abs().masked_fill(same, 0.0)
+    largest = gap.max().item() if gap.numel() else 0.0
+    return largest, largest / max(sizes.max().item() if sizes.numel() else 0.0, LEAST)
+
+
+def farthest(given: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, float]:
+    """The largest of each `distance` over a list of outputs; infinite where there are more in one list."""
+    if len(given) != len(wanted):
+        return float("inf"), float("inf")
+    return largest(map(distance, given, wanted))
+
+
+def largest(distances: Any) -> tuple[float, float]:
+    """The largest of each number in pairs; not-a-number if one is, (0, 0) of none."""
+    gap, ratio = torch.tensor([(0.0, 0.0), *distances], dtype=torch.float64).max(dim=0).values.tolist()
+    return gap, ratio
+
+
+def _wide(value: Any) -> Tensor:
+    tensor = torch.as_tensor(value).detach().cpu()
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
