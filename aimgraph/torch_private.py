@@ -50,7 +50,6 @@ current_function_mode: Callable[[], Any] = overrides._get_current_function_mode
 function_mode_popped: Any = overrides._pop_mode_temporarily
 
 ConvNd = conv._ConvNd  # what every convolution inherits from
-ConvTransposeNd = conv._ConvTransposeNd
 WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak reference to its module
 
 is_jit_tracing: Callable[[], bool] = torch.jit._trace.is_tracing  # by torch.jit.trace

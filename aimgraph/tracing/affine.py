@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from aimgraph.compiler.signature import LayerKind
 from aimgraph.fake.tensors import fake_copy, quiet
-from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
-from aimgraph.torch_private import ConvNd, FakeTensorMode, tree_leaves
+from aimgraph.runtime.layer_kinds import FUNCTIONS, AffineLayer, is_layer, kind_of
+from aimgraph.runtime.layers import given_to, stored_weight
+from aimgraph.torch_private import FakeTensorMode, tree_leaves
 
 
 def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
@@ -28,7 +29,7 @@ def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
     seen: dict[Any, LayerKind] = {}
     kinds: dict[nn.Module, LayerKind] = {}
     for module in root.modules():
-        if isinstance(module, TORCH_KINDS):
+        if is_layer(module):
             key = _build_of(module)
             if key not in seen:
                 seen[key] = classify(module, mode)
@@ -66,16 +67,17 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> LayerKin
 
 
 def _inherits_forward(layer: AffineLayer) -> bool:
-    kind = torch_kind(layer)
-    names = ("forward", "_conv_forward") if isinstance(layer, ConvNd) else ("forward",)
-    return all(getattr(type(layer), name, None) is getattr(kind, name, None) for name in names)
+    kind = kind_of(layer)
+    return all(getattr(type(layer), name, None) is getattr(kind.layer, name, None) for name in kind.methods)
 
 
 def _watch(layer: AffineLayer, mode: FakeTensorMode) -> LayerKind:
     name = type(layer).__name__
     try:
         copy = fake_copy(layer, mode)
-        with quiet(), mode, torch.no_grad(), _Watcher(copy, _probe_input(layer)) as watcher:
+        weight = stored_weight(layer)
+        probe = torch.empty(kind_of(layer).probe(layer), dtype=weight.dtype, device=weight.device)
+        with quiet(), mode, torch.no_grad(), _Watcher(copy, probe) as watcher:
             output = copy.forward(watcher.stream)
     except Exception as error:  # any code may stand in a forward; the reason is reported
         return LayerKind(
@@ -85,15 +87,6 @@ def _watch(layer: AffineLayer, mode: FakeTensorMode) -> LayerKind:
     if watcher.raw and (watcher.padded or watcher.deviates):
         reason = reason or "its own forward transforms its weight and calls the layer with other arguments than its own"
     return LayerKind(name, not reason, watcher.raw, bool(reason), reason)
-
-
-def _probe_input(layer: AffineLayer) -> Tensor:
-    weight = stored_weight(layer)
-    if isinstance(layer, nn.Linear):
-        return torch.empty(2, layer.in_features, dtype=weight.dtype, device=weight.device)
-    reach = max(d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    grid = [max(16, 2 * reach)] * len(layer.kernel_size)
-    return torch.empty(2, layer.in_channels, *grid, dtype=weight.dtype, device=weight.device)
 
 
 class _Watcher(TorchFunctionMode):

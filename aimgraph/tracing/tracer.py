@@ -15,7 +15,7 @@ from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Argument
 from aimgraph.runtime.call_names import CallNames, input_name
-from aimgraph.runtime.layers import FUNCTIONS
+from aimgraph.runtime.layer_kinds import FUNCTIONS
 from aimgraph.tracing.placeholders import check_placeholder, placeholder_default
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.side_effects import refuse_assigned
