@@ -116,16 +116,9 @@ def register_layer_kind(kind: LayerKind) -> None:
         FUNCTIONS[kind.function] = kind
 
 
-def _find(layer: object) -> LayerKind | None:
-    for base in type(layer).__mro__:
-        if base in _KINDS:
-            return _KINDS[base]
-    return None
-
-
 def is_layer(module: object) -> TypeGuard[AffineLayer]:
     """Whether `module` is a layer of a registered kind, of whatever subclass."""
-    return _find(module) is not None
+    return any(base in _KINDS for base in type(module).__mro__)
 
 
 def kind_of(layer: nn.Module) -> LayerKind:
@@ -134,7 +127,7 @@ def kind_of(layer: nn.Module) -> LayerKind:
     Raises:
         TypeError: None has.
     """
-    kind = _find(layer)
-    if kind is None:
-        raise TypeError(f"no layer kind is registered for {type(layer).__name__}")
-    return kind
+    for base in type(layer).__mro__:
+        if base in _KINDS:
+            return _KINDS[base]
+    raise TypeError(f"no layer kind is registered for {type(layer).__name__}")
