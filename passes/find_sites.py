@@ -27,7 +27,7 @@ from aimgraph.compiler.graph_text import target_name
 from aimgraph.compiler.graph_tools import argument, function_layer, groups_batch, options, site_layer
 from aimgraph.compiler.node_keys import CALL, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.compiler.signature import FunctionCall, LayerKind
+from aimgraph.compiler.signature import Classified, FunctionCall
 from aimgraph.planning.layout import call_layout, grouped_batch_call, kernel_taps, unfit
 from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
@@ -80,7 +80,7 @@ class _Finder:
     """Collects the calls of one program by the layer or function that they belong to."""
 
     program: Program
-    kinds: dict[nn.Module, LayerKind]
+    kinds: dict[nn.Module, Classified]
     calls: dict[str, list[SiteCall]] = field(default_factory=dict)
     layers: dict[str, nn.Module] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
@@ -341,7 +341,7 @@ def _unreadable(node: fx.Node) -> str:
     return unfit(shapes, grouped_batch=groups_batch(node))
 
 
-def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:
+def _split_only(kind: Classified, partly: bool, elsewhere: str) -> str:
     """Why the layer's weight can't be widened; empty if it can."""
     if kind.raw:
         return "its weight is transformed before use, so it can't be widened"
@@ -350,7 +350,7 @@ def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:
     return elsewhere
 
 
-def _used_elsewhere(program: Program, kinds: dict[nn.Module, LayerKind]) -> dict[nn.Module, str]:
+def _used_elsewhere(program: Program, kinds: dict[nn.Module, Classified]) -> dict[nn.Module, str]:
     """Layers whose weight something else needs as it is: another module, or the forward itself."""
     owners = Counter(id(p) for m in program.root.modules() for p in m._parameters.values() if p is not None)
     fetched = {str(node.target) for graph in program.graphs.values() for node in graph.find_nodes(op="get_attr")}
@@ -365,7 +365,7 @@ def _used_elsewhere(program: Program, kinds: dict[nn.Module, LayerKind]) -> dict
     return found
 
 
-def _why_not(program: Program, path: str, kind: LayerKind | None) -> str:
+def _why_not(program: Program, path: str, kind: Classified | None) -> str:
     if kind is not None and not kind.affine:
         inside = f"{path}." if kind.enter else None
         calls = {name for seen in program.signature.calls.values() for name in seen.counts}

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
-from aimgraph.compiler.signature import Calls, FunctionCall, LayerKind, layer_paths
+from aimgraph.compiler.signature import Calls, Classified, FunctionCall, layer_paths
 from aimgraph.copies import is_of_torch
 from aimgraph.fake.faker import real_twins
 from aimgraph.runtime.call_names import CallNames, WatchFunctions, first_input
@@ -19,13 +19,13 @@ from aimgraph.torch_private import current_function_mode, function_mode_popped
 
 
 def names_in(
-    root: nn.Module, kinds: Mapping[nn.Module, LayerKind], opaque_paths: frozenset[str] = frozenset()
+    root: nn.Module, kinds: Mapping[nn.Module, Classified], opaque_paths: frozenset[str] = frozenset()
 ) -> CallNames:
     """Names by the paths of `root`; those of its convolutions and linear layers whose calls count as theirs.
 
     Args:
         root: The module that runs.
-        kinds: The kind of each of its convolutions and linear layers.
+        kinds: How each of its convolutions and linear layers can read.
         opaque_paths: Paths of modules that are kept as one call.
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
