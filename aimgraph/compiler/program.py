@@ -46,7 +46,7 @@ class Program:
     Attributes:
         root: The copy of the base, with what passes added below ``aim``.
         graphs: ``both``, or ``train`` and ``eval``.
-        kinds: How each convolution and linear layer can read of the root.
+        kinds: How each convolution and linear layer of the root can read.
         runs: Graph -> what each of its nodes gives at the example batch size, on fake tensors.
         signature: What must not change.
         configs: What was asked for, one per memory.
