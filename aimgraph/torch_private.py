@@ -54,7 +54,6 @@ function_mode_popped: Any = overrides._pop_mode_temporarily
 OpOverload, OpOverloadPacket = _ops.OpOverload, _ops.OpOverloadPacket
 
 ConvNd = conv._ConvNd  # what every convolution inherits from
-ConvTransposeNd = conv._ConvTransposeNd
 WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak reference to its module
 
 is_jit_tracing: Callable[[], bool] = torch.jit._trace.is_tracing  # by torch.jit.trace

@@ -15,7 +15,8 @@ from torch import nn
 from aimgraph.compiler.node_keys import AIM, CONCAT
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
-from aimgraph.runtime.layers import AffineLayer, concat_weight, groups_of
+from aimgraph.runtime.layer_kinds import kind_of
+from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,9 @@ class ConcatLayers(BasePass):
 
 
 def _widen(root: nn.Module, site: str, read_paths: list[str]) -> None:
-    layer = root.get_submodule(site)
-    assert isinstance(layer, AffineLayer)
-    reads = [root.get_submodule(path) for path in read_paths]
-    weights = [read.weight.detach() for read in reads]  # type: ignore[operator]
-    wide = concat_weight(layer, layer.weight.detach(), weights)
-    channels = sum(read.in_features if isinstance(read, nn.Linear) else read.in_channels for read in reads)  # type: ignore[misc]
-    layer.weight = nn.Parameter(wide, requires_grad=layer.weight.requires_grad)
-    if isinstance(layer, nn.Linear):
-        layer.in_features += channels
-    else:
-        layer.in_channels += groups_of(layer) * channels
+    layer, reads = layer_at(root, site), [layer_at(root, path) for path in read_paths]
+    wide = concat_weight(layer, layer.weight.detach(), [read.weight.detach() for read in reads])
+    replace_weight(layer, wide, sum(kind_of(read).channels(read)[0] for read in reads))
     for path in read_paths:
         _remove(root, path)
 

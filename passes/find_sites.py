@@ -27,11 +27,12 @@ from aimgraph.compiler.graph_text import target_name
 from aimgraph.compiler.graph_tools import argument, function_layer, groups_batch, options, site_layer
 from aimgraph.compiler.node_keys import CALL, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
-from aimgraph.compiler.signature import FunctionCall, LayerKind
-from aimgraph.planning.layout import call_channels, call_layout, grouped_batch_call, kernel_places, kernel_taps, unfit
+from aimgraph.compiler.signature import Classified, FunctionCall
+from aimgraph.planning.layout import call_layout, grouped_batch_call, kernel_taps, unfit
 from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
-from aimgraph.runtime.layers import FUNCTIONS, AffineLayer, groups_of, read_weight_shape
+from aimgraph.runtime.layer_kinds import FUNCTIONS, is_layer, kind_of
+from aimgraph.runtime.layers import groups_of, read_weight_shape
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",
@@ -79,16 +80,16 @@ class _Finder:
     """Collects the calls of one program by the layer or function that they belong to."""
 
     program: Program
-    kinds: dict[nn.Module, LayerKind]
+    kinds: dict[nn.Module, Classified]
     calls: dict[str, list[SiteCall]] = field(default_factory=dict)
-    layers: dict[str, AffineLayer] = field(default_factory=dict)
+    layers: dict[str, nn.Module] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     turns: Counter[tuple[str, str]] = field(default_factory=Counter)
     made: Counter[tuple[str, str, int]] = field(default_factory=Counter)
-    stand_ins: dict[str, AffineLayer] = field(default_factory=dict)
+    stand_ins: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.program.root.named_modules())
@@ -127,7 +128,8 @@ class _Finder:
             return
         layer = site_layer(self.program.root, node, self.program.signature.batch)
         output = node.meta[SHAPES][0]
-        call = replace(call, name=path, turn=turn, output=output, places=kernel_places(layer, call, output))
+        places = kind_of(layer).places(layer, call.grid, output)
+        call = replace(call, name=path, turn=turn, output=output, places=places)
         if node.op == "call_function":
             path = self._place(path, node, layer)
         self.layers.setdefault(path, layer)
@@ -162,7 +164,7 @@ class _Finder:
     ) -> None:
         self.reached.add(name)
         module = self.modules.get(name)
-        layer = module if isinstance(module, AffineLayer) else None
+        layer = module if is_layer(module) else None
         called = made[0].function if layer is None else self.kinds[layer].name
         known = Counter(self.calls.get(name, ()))
         for call in self._inner_calls(graph, node, name, made, others, layer):
@@ -181,7 +183,7 @@ class _Finder:
         name: str,
         made: list[FunctionCall],
         others: list[FunctionCall],
-        layer: AffineLayer | None,
+        layer: nn.Module | None,
     ) -> list[SiteCall | str]:
         """The calls of a layer or function inside a module that is kept as one call, or why they can't read."""
         if layer is not None and not self.kinds[layer].affine:
@@ -197,7 +199,7 @@ class _Finder:
         name: str,
         one: FunctionCall,
         other: FunctionCall,
-        layer: AffineLayer | None,
+        layer: nn.Module | None,
     ) -> SiteCall | str:
         opaque, batch = str(node.target), self.program.signature.batch
         if one.hidden:
@@ -220,10 +222,10 @@ class _Finder:
         assert one.opaque is not None
         if isinstance(call, str):
             return call
-        places = kernel_places(layer, call, one.output)
+        places = kind_of(layer).places(layer, call.grid, one.output)
         return replace(call, opaque=opaque, name=name, turn=one.opaque[1], output=one.output, places=places)
 
-    def _place(self, path: str, node: fx.Node, layer: AffineLayer) -> str:
+    def _place(self, path: str, node: fx.Node, layer: nn.Module) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
         key = (target_name(node), read_weight_shape(layer, 1), _origin(options(node)["weight"]))
         number, place = 0, path
@@ -238,7 +240,8 @@ class _Finder:
         elsewhere = _used_elsewhere(self.program, self.kinds)
         found = []
         for path, layer in self.layers.items():
-            calls, size = tuple(self.calls[path]), (call_channels(layer), groups_of(layer), kernel_taps(layer))
+            calls = tuple(self.calls[path])
+            size = kind_of(layer).channels(layer), groups_of(layer), kernel_taps(layer)
             opaque = next((call.opaque for call in calls if call.opaque), "")
             if path in self.functions:
                 name, why = self.functions[path][0], "a function is called, there is no layer to widen"
@@ -338,7 +341,7 @@ def _unreadable(node: fx.Node) -> str:
     return unfit(shapes, grouped_batch=groups_batch(node))
 
 
-def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:
+def _split_only(kind: Classified, partly: bool, elsewhere: str) -> str:
     """Why the layer's weight can't be widened; empty if it can."""
     if kind.raw:
         return "its weight is transformed before use, so it can't be widened"
@@ -347,7 +350,7 @@ def _split_only(kind: LayerKind, partly: bool, elsewhere: str) -> str:
     return elsewhere
 
 
-def _used_elsewhere(program: Program, kinds: dict[nn.Module, LayerKind]) -> dict[nn.Module, str]:
+def _used_elsewhere(program: Program, kinds: dict[nn.Module, Classified]) -> dict[nn.Module, str]:
     """Layers whose weight something else needs as it is: another module, or the forward itself."""
     owners = Counter(id(p) for m in program.root.modules() for p in m._parameters.values() if p is not None)
     fetched = {str(node.target) for graph in program.graphs.values() for node in graph.find_nodes(op="get_attr")}
@@ -362,7 +365,7 @@ def _used_elsewhere(program: Program, kinds: dict[nn.Module, LayerKind]) -> dict
     return found
 
 
-def _why_not(program: Program, path: str, kind: LayerKind | None) -> str:
+def _why_not(program: Program, path: str, kind: Classified | None) -> str:
     if kind is not None and not kind.affine:
         inside = f"{path}." if kind.enter else None
         calls = {name for seen in program.signature.calls.values() for name in seen.counts}

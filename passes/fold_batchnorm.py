@@ -15,7 +15,7 @@ torch's own nor sites, transposed, or used elsewhere; and features between the t
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,7 +26,7 @@ from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, St
 from aimgraph.passes.fold_memory import is_plain, untouched, uses
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
-from aimgraph.runtime.layers import AffineLayer, is_transposed
+from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -76,13 +76,9 @@ class _Fuser:
             return False
         before, maps, terms = found
         layer = self._module(before)
-        if (
-            not isinstance(layer, AffineLayer)
-            or is_transposed(layer)
-            or not self._scales(layer, before, [*maps, *terms])
-        ):
+        if not _by_rows(layer) or not self._scales(layer, before, [*maps, *terms]):
             return False
-        if isinstance(layer, nn.Linear) and dimensions != 2:  # the norm's channels are another dimension
+        if not kind_of(layer).kernel(layer) and dimensions != 2:  # the norm's channels are another dimension
             return False
         if any(self.uses[id(parameter)] != 1 for parameter in layer.parameters()):
             return False
@@ -119,7 +115,7 @@ class _Fuser:
         if not isinstance(node, fx.Node) or not is_read(node) or len(node.users) != 1:
             return None
         module = self._module(node)
-        if not isinstance(module, AffineLayer) or is_transposed(module) or "weight" not in module._parameters:
+        if not _by_rows(module) or "weight" not in module._parameters:
             return None
         if self.uses[id(module.weight)] != 1:
             return None
@@ -152,6 +148,11 @@ class _Fuser:
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _by_rows(module: nn.Module | None) -> TypeGuard[AffineLayer]:
+    """Whether a module is a layer with a row of its weight for each output channel."""
+    return is_layer(module) and kind_of(module).in_axis == 1
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ that are kept as one call.
 from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,7 +27,7 @@ from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
 from aimgraph.runtime.function_read import group_batch
-from aimgraph.runtime.layers import TORCH_KINDS, AffineLayer
+from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.read import fit
@@ -175,14 +175,11 @@ class _Folder:
             return False
         path = str(output.target)
         layer = self.root.get_submodule(path)
-        if (
-            not isinstance(layer, AffineLayer)
-            or not is_plain(layer)
-            or any(self.uses[id(p)] != 1 for p in layer.parameters())
-        ):
+        if not is_plain(layer) or any(self.uses[id(p)] != 1 for p in layer.parameters()):
             return False
-        axis = value.dim() - 1 - (0 if isinstance(layer, nn.Linear) else len(layer.kernel_size))
-        if value.numel() == value.shape[axis] and not (isinstance(layer, nn.Linear) and value.dim() <= 2):
+        rank = len(kind_of(layer).kernel(layer))
+        axis = value.dim() - 1 - rank
+        if value.numel() == value.shape[axis] and (rank or value.dim() > 2):
             return False  # the only place at this size, one of many at another
         number = constant_over_grid(value, axis)
         if number is None:
@@ -196,9 +193,11 @@ class _Folder:
         return True
 
 
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is one of torch's own, as it was made: its bias is added to its output, and that is all."""
-    return type(layer) in TORCH_KINDS and untouched(layer) and "weight" in layer._parameters
+def is_plain(layer: nn.Module) -> TypeGuard[AffineLayer]:
+    """Whether a layer is of the class of its kind, as it was made: its bias is added to its output, and that is all."""
+    if not is_layer(layer) or type(layer) is not kind_of(layer).layer:
+        return False
+    return untouched(layer) and {"weight", "bias"} <= layer._parameters.keys()
 
 
 def untouched(module: nn.Module) -> bool:

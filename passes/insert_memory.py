@@ -43,7 +43,8 @@ from aimgraph.config import AimConfig
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
-from aimgraph.runtime.layers import AffineLayer, Widened, groups_of, stored_weight
+from aimgraph.runtime.layer_kinds import AffineLayer
+from aimgraph.runtime.layers import Widened, groups_of, layer_at, stored_weight
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
@@ -86,9 +87,7 @@ def build_memory(program: Program, memory: MemoryPlan) -> Memory:
 
 def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Module:
     if not read.function:
-        module = program.root.get_submodule(read.site)
-        assert isinstance(module, AffineLayer)
-        return read_layer(module, read.channels, init, raw=read.raw)
+        return read_layer(layer_at(program.root, read.site), read.channels, init, raw=read.raw)
     if read.calls[0].opaque:
         made = _inner_call(program, read)
         samples = program.signature.batch if read.calls[0].grouped_batch else 1
@@ -115,9 +114,7 @@ def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
         call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
         weight: Tensor = options(call)["weight"].meta[VALUE]
         return weight
-    site = program.root.get_submodule(read.site)
-    assert isinstance(site, AffineLayer)
-    return stored_weight(site)
+    return stored_weight(layer_at(program.root, read.site))
 
 
 def _source(config: AimConfig, memory: MemoryPlan) -> nn.Module:
@@ -206,8 +203,7 @@ class _GraphInserter:
             paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
             add_terms(self.graph, node, list(zip(paths, fitted, strict=True)), grouped_batch=reads[0][2].grouped_batch)
             return
-        layer = self.program.root.get_submodule(str(node.target))
-        assert isinstance(layer, AffineLayer)
+        layer = layer_at(self.program.root, str(node.target))
         with self.graph.inserting_before(node):
             parts = [insert_call(self.graph, expand_batch, view, x, spec.batch_axis) for view in fitted]
             groups = groups_of(layer)
@@ -224,8 +220,8 @@ class _GraphInserter:
         path = f"{CONCAT}.{reads[0][1].name}"
         root = self.program.root
         if not isinstance(submodule_at(root, path), Widened):
-            layers = [root.get_submodule(f"{AIM}.{memory}.reads.{read.name}") for memory, read in reads]
-            put_module(root, path, Widened(layer, layers))  # type: ignore[arg-type]
+            layers = [layer_at(root, f"{AIM}.{memory}.reads.{read.name}") for memory, read in reads]
+            put_module(root, path, Widened(layer, layers))
         return path
 
 

@@ -25,7 +25,7 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.inplace import INPLACE, NAMES
-from aimgraph.runtime.layers import AffineLayer
+from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.runtime.memory import put_module
 
 _IN_PLACE = {
@@ -127,7 +127,7 @@ class _Merger:
     def _is_fresh(self, node: fx.Node) -> bool:
         """Whether nothing else sees the tensor that `node` gives: a layer's output that is used once."""
         module = submodule_at(self.root, str(node.target)) if node.op == "call_module" else None
-        fresh = isinstance(module, AffineLayer | BiasMap) or node.target is accumulate
+        fresh = is_layer(module) or isinstance(module, BiasMap) or node.target is accumulate
         return fresh and len(node.users) == 1
 
     def _merge(self, node: fx.Node, user: fx.Node, features: fx.Node) -> fx.Node | None:

@@ -6,7 +6,7 @@ After:   y = layer(x);  y += layer_m(m)
     layer([x ; m]; [Wx | Wm], b)  =  layer(x; Wx, b)  +  layer(m; Wm)
 
 The addition is in place on the layer's fresh output, which keeps its memory layout: with Wm = 0
-the sum is the layer's output bit for bit. See `aimgraph.runtime.layers.accumulate` for when it is
+the sum is the layer's output bit for bit. See `aimgraph.runtime.accumulate.accumulate` for when it is
 not.
 
 Declines: sites planned in concat form.

@@ -8,7 +8,7 @@ from aimgraph.emit.concat import narrow
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module
 from aimgraph.emit.record import record_of
-from aimgraph.runtime.layers import AffineLayer
+from aimgraph.runtime.layers import layer_at
 
 
 def strip(aim: nn.Module) -> nn.Module:
@@ -38,6 +38,4 @@ def strip(aim: nn.Module) -> nn.Module:
 
 def _narrow(base: nn.Module, aim: AimModule) -> None:
     for site in record_of(aim).concat_sites:
-        layer = base.get_submodule(site.site)
-        assert isinstance(layer, AffineLayer)
-        narrow(layer, site)
+        narrow(layer_at(base, site.site), site)

@@ -11,7 +11,8 @@ from aimgraph.compiler.program import Program
 from aimgraph.fake.tensors import fake_inputs
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.function_read import group_batch
-from aimgraph.runtime.layers import AffineLayer, call_options, given_to, stand_in
+from aimgraph.runtime.layer_kinds import FUNCTIONS
+from aimgraph.runtime.layers import call_options, given_to
 from aimgraph.torch_private import keystr, tree_flatten_with_path
 
 
@@ -33,7 +34,7 @@ def options(node: fx.Node) -> dict[str, Any]:
     return given_to(node.target, node.args, node.kwargs)
 
 
-def site_layer(root: nn.Module, node: fx.Node, batch: int) -> AffineLayer:
+def site_layer(root: nn.Module, node: fx.Node, batch: int) -> nn.Module:
     """The layer that `node` calls; for a function, a stand-in of torch's without values.
 
     Args:
@@ -42,16 +43,14 @@ def site_layer(root: nn.Module, node: fx.Node, batch: int) -> AffineLayer:
         batch: The example batch size; where groups grow with it, the stand-in has those of one sample.
     """
     if node.op == "call_module":
-        layer = root.get_submodule(str(node.target))
-        assert isinstance(layer, AffineLayer)
-        return layer
+        return root.get_submodule(str(node.target))
     given = options(node)
     shape, groups = given["weight"].meta[SHAPES][0], groups_at(given.get("groups", 1))[0]
     assert callable(node.target)
     return function_layer(node.target, shape, groups, batch if groups_batch(node) else 1)
 
 
-def function_layer(function: Callable[..., Any], weight: tuple[int, ...], groups: int, samples: int = 1) -> AffineLayer:
+def function_layer(function: Callable[..., Any], weight: tuple[int, ...], groups: int, samples: int = 1) -> nn.Module:
     """The layer that a function's call is, as a stand-in of torch's without values.
 
     Args:
@@ -60,7 +59,7 @@ def function_layer(function: Callable[..., Any], weight: tuple[int, ...], groups
         groups: g.
         samples: The batch size where groups grow with it; the stand-in has those of one sample.
     """
-    return stand_in(function, (weight[0] // samples, *weight[1:]), groups // samples)  # first axis: O, or C
+    return FUNCTIONS[function].stand_in((weight[0] // samples, *weight[1:]), groups // samples)  # first axis: O, or C
 
 
 def groups_at(groups: Any) -> tuple[int, int]:

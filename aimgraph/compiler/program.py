@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import fx, nn
 
-from aimgraph.compiler.signature import LayerKind, Signature
+from aimgraph.compiler.signature import Classified, Signature
 from aimgraph.config import AimConfig
 from aimgraph.fake.run import FakeRun
 from aimgraph.planning.plan import Plan
@@ -46,7 +46,7 @@ class Program:
     Attributes:
         root: The copy of the base, with what passes added below ``aim``.
         graphs: ``both``, or ``train`` and ``eval``.
-        kinds: The kind of each convolution and linear layer of the root.
+        kinds: How each convolution and linear layer of the root can read.
         runs: Graph -> what each of its nodes gives at the example batch size, on fake tensors.
         signature: What must not change.
         configs: What was asked for, one per memory.
@@ -57,7 +57,7 @@ class Program:
 
     root: nn.Module
     graphs: dict[str, fx.Graph]
-    kinds: dict[nn.Module, LayerKind]
+    kinds: dict[nn.Module, Classified]
     runs: dict[str, FakeRun]
     signature: Signature
     configs: tuple[AimConfig, ...]

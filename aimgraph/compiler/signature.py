@@ -12,8 +12,8 @@ from aimgraph.compiler.node_keys import AIM
 
 
 @dataclass(frozen=True)
-class LayerKind:
-    """What find_sites needs to know of a convolution or linear layer.
+class Classified:
+    """Whether a layer can read a memory, and how: what classifying it gave.
 
     Attributes:
         name: Name of the class, e.g. ``Conv2d``.
@@ -31,7 +31,7 @@ class LayerKind:
     reason: str = ""
 
 
-def layer_paths(root: nn.Module, kinds: Mapping[nn.Module, LayerKind]) -> frozenset[str]:
+def layer_paths(root: nn.Module, kinds: Mapping[nn.Module, Classified]) -> frozenset[str]:
     """Paths of the convolutions and linear layers of `root` whose calls count as theirs: those that are not entered."""
     return frozenset(path for path, part in root.named_modules() if part in kinds and not kinds[part].enter)
 

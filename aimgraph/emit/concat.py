@@ -7,24 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.emit.record import ConcatSite, record_of
-from aimgraph.runtime.layers import AffineLayer, concat_weight, split_weight
+from aimgraph.runtime.layer_kinds import AffineLayer
+from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight, split_weight
 
 
 def narrow(layer: AffineLayer, widened: ConcatSite) -> None:
     """Give a widened layer its own weight and channel count back."""
     weight, _ = split_weight(layer, layer.weight.detach(), list(widened.channels))
-    layer.weight = nn.Parameter(weight.clone(), requires_grad=layer.weight.requires_grad)
-    if isinstance(layer, nn.Linear):
-        layer.in_features -= sum(widened.channels)
-    else:
-        layer.in_channels -= layer.groups * sum(widened.channels)
+    replace_weight(layer, weight.clone(), -sum(widened.channels))
 
 
 def split_concat_weights(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     """State-dict hook: a widened weight is written as the base's weight and the read weights."""
     for site in record_of(module).concat_sites:
-        layer = module.get_submodule(site.site)
-        assert isinstance(layer, AffineLayer)
+        layer = layer_at(module, site.site)
         for key in (f"{prefix}{path}.weight" for path in site.paths):
             weight, reads = split_weight(layer, state[key], list(site.channels))
             state[key] = weight
@@ -43,8 +39,7 @@ def join_concat_weights(
 ) -> None:
     """Load hook: a base-shaped weight and ``aim`` keys are put together into the widened weight."""
     for site in record_of(module).concat_sites:
-        layer = module.get_submodule(site.site)
-        assert isinstance(layer, AffineLayer)
+        layer = layer_at(module, site.site)
         keys = [f"{prefix}{path}.weight" for path in site.paths]
         base, reads = split_weight(layer, layer.weight.detach(), list(site.channels))
         parts = dict(zip((keys[0], *(f"{prefix}{name}" for name in site.keys)), (base, *reads), strict=True))
@@ -70,8 +65,7 @@ def without_concat(forward: Any) -> Any:
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         weights: dict[str, Tensor] = {}
         for site in record_of(self).concat_sites:
-            layer = self.get_submodule(site.site)
-            assert isinstance(layer, AffineLayer)
+            layer = layer_at(self, site.site)
             weights[f"{site.site}.weight"] = split_weight(layer, layer.weight, list(site.channels))[0]
         shell = _Shell(self, forward)
         return torch.func.functional_call(shell, {f"inner.{k}": v for k, v in weights.items()}, args, kwargs)

@@ -20,7 +20,7 @@ from aimgraph.errors import ConfigError
 from aimgraph.planning.reads import MemoryPlan, Read
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
-from aimgraph.runtime.layers import AffineLayer
+from aimgraph.runtime.layers import layer_at
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.read_layers import read_weight
@@ -122,9 +122,7 @@ def _draw(aim: nn.Module, memory: MemoryPlan, made: Memory) -> None:
 def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, init: str) -> Tensor:
     if isinstance(layer, FunctionRead):
         return torch.empty(layer.weight.shape).uniform_(-layer.bound, layer.bound)
-    site = aim.get_submodule(read.site)
-    assert isinstance(site, AffineLayer)
-    return read_weight(site, read.channels, init)
+    return read_weight(layer_at(aim, read.site), read.channels, init)
 
 
 def _add_opaque_calls(aim: nn.Module, name: str) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.runtime.layers import is_layer
-from aimgraph.torch_private import ConvNd, FakeTensorMode, tree_map
+from aimgraph.runtime.layer_kinds import is_layer, kind_of
+from aimgraph.torch_private import FakeTensorMode, tree_map
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),
@@ -104,11 +104,12 @@ def _candidates(base: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype,
         size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
         if size:
             yield (1, *size), weight.dtype, weight.device
-    if isinstance(first, ConvNd):
-        for grid in SIZES[len(first.kernel_size)]:
-            yield (1, first.in_channels, *grid), weight.dtype, weight.device
+    channels, rank = kind_of(first).channels(first)[0], len(kind_of(first).kernel(first))
+    if rank:
+        for grid in SIZES[rank]:
+            yield (1, channels, *grid), weight.dtype, weight.device
     else:
-        yield (1, int(first.in_features)), weight.dtype, weight.device  # type: ignore[arg-type]
+        yield (1, channels), weight.dtype, weight.device
         for grid in SIZES[2]:
             yield (1, 3, *grid), weight.dtype, weight.device
 

@@ -17,6 +17,7 @@ from fractions import Fraction
 
 from aimgraph.planning.reads import FORMS, FormCost, MemoryPlan, Read, ReadCall
 from aimgraph.planning.sites import Site, SiteCall
+from aimgraph.runtime.layer_kinds.conv import KEEPS_WINDOWS
 
 NUMBER_BYTES = 4
 
@@ -47,7 +48,7 @@ def _costs(
         differ = rows if call.value and not (call.mean or pooled) else 1
         product, total = 2 * read.channels * site.taps * positions, rows * outputs
         view, taps = 0, site.taps * positions // max(1, outputs)
-        if site.kind == "Conv2d" and len(made.grid) == 2 and 1 < positions <= taps and differ == 1:
+        if site.kind == KEEPS_WINDOWS and len(made.grid) == 2 and 1 < positions <= taps and differ == 1:
             view = read.channels * taps * positions
         elif (key := (call.value, call.mean, call.spec, made.grid)) not in shown:
             shown.add(key)

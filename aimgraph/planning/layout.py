@@ -5,37 +5,20 @@ import math
 from torch import fx, nn
 
 from aimgraph.planning.sites import SiteCall
-from aimgraph.runtime.layers import AffineLayer, is_transposed, read_weight_shape
-from aimgraph.torch_private import ConvNd
+from aimgraph.runtime.layer_kinds import kind_of
+from aimgraph.runtime.layers import read_weight_shape
 
 
-def call_channels(layer: AffineLayer) -> tuple[int, int]:
-    """(in, out) channels or features of a layer."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    return layer.in_channels, layer.out_channels
-
-
-def kernel_places(layer: AffineLayer, call: SiteCall, output: tuple[int, ...]) -> int:
-    """Positions of a sample at which a kernel is applied: those of the output, of a transposed one's input."""
-    if isinstance(layer, ConvNd):
-        return math.prod(call.grid if is_transposed(layer) else output[len(output) - len(layer.kernel_size) :])
-    return math.prod(call.grid)
-
-
-def kernel_taps(layer: AffineLayer) -> int:
+def kernel_taps(layer: nn.Module) -> int:
     """Parameters of a read weight per memory channel."""
-    taps = 1
-    for size in read_weight_shape(layer, 1):
-        taps *= size
-    return taps
+    return math.prod(read_weight_shape(layer, 1))
 
 
 def call_layout(
     graph: str,
     node: fx.Node,
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    layer: AffineLayer,
+    layer: nn.Module,
     batch: int,
     *,
     chance: bool = False,
@@ -47,7 +30,7 @@ def call_layout(
     shape, other = shapes
     if len(shape) != len(other):
         return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
-    rank = len(layer.kernel_size) if isinstance(layer, ConvNd) else 0
+    rank = len(kind_of(layer).kernel(layer))
     channel_axis = len(shape) - 1 - rank
     varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     outer = range(channel_axis) if rank else range(len(shape) - 1)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from aimgraph.runtime.layers import FUNCTIONS
+from aimgraph.runtime.layer_kinds import FUNCTIONS
 
 
 @dataclass

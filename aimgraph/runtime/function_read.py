@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aimgraph.runtime.layer_kinds import FUNCTIONS
+
 
 class FunctionRead(nn.Module):
     """f(.; Wm): the function that a forward calls, over k memory channels, in one group and without bias.
@@ -35,8 +37,8 @@ class FunctionRead(nn.Module):
             groups: g.
             grouped_batch: Whether its outputs are those of all samples.
         """
-        axis = int("transpose" in self.function)
-        outputs, own = weight.shape[axis] * (groups if axis else 1), self.weight.shape[axis]
+        kind = FUNCTIONS[getattr(F, self.function)]
+        outputs, own = kind.sizes(weight.shape, groups)[1], kind.sizes(self.weight.shape, 1)[1]
         fits = outputs % own == 0 if grouped_batch else outputs == own
         return fits and weight.shape[2:] == self.weight.shape[2:]
 

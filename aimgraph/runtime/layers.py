@@ -11,46 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from aimgraph.torch_private import ConvNd, ConvTransposeNd
-
-AffineLayer = ConvNd | nn.Linear
-
-
-TORCH_KINDS: tuple[type[AffineLayer], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
-
-
-FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    F.linear,
-)
-"""The functions whose calls can read, affine in their input, whatever their weight; as `TORCH_KINDS` call them."""
-
-
-def parameter_names(func: Any) -> tuple[str, ...]:
-    """The parameters of one of `FUNCTIONS`, in order: builtins have no signature."""
-    if func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d):
-        return ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-    return ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+from aimgraph.runtime.layer_kinds import FUNCTIONS, AffineLayer, is_layer, kind_of
 
 
 def given_to(func: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments of a call of one of `FUNCTIONS`, by name."""
-    return dict(zip(parameter_names(func), args, strict=False)) | dict(kwargs)
+    return dict(zip(FUNCTIONS[func].arguments, args, strict=False)) | dict(kwargs)
 
 
 def call_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,27 +25,23 @@ def call_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in ("input", "weight", "bias", "groups")}
 
 
-def torch_kind(layer: AffineLayer) -> type[AffineLayer]:
-    """The torch class that `layer` descends from."""
-    return next(kind for kind in TORCH_KINDS if isinstance(layer, kind))
-
-
-def is_transposed(layer: nn.Module) -> bool:
-    """Whether `layer` is a transposed convolution, whose weight is [C, O / g, ...]."""
-    return isinstance(layer, ConvTransposeNd)
+def layer_at(root: nn.Module, path: str) -> AffineLayer:
+    """The layer at `path`."""
+    layer = root.get_submodule(path)
+    assert is_layer(layer)
+    return layer
 
 
 def groups_of(layer: nn.Module) -> int:
     """g; 1 for a linear layer."""
-    return int(layer.groups) if isinstance(layer, ConvNd) else 1
+    return kind_of(layer).groups(layer)
 
 
-def read_weight_shape(layer: AffineLayer, channels: int) -> tuple[int, ...]:
-    """Shape of Wm: [O, k, ...], or [k, O, ...] for a transposed convolution."""
-    if isinstance(layer, nn.Linear):
-        return (layer.out_features, channels)
-    outer = (channels, layer.out_channels) if is_transposed(layer) else (layer.out_channels, channels)
-    return (*outer, *layer.kernel_size)
+def read_weight_shape(layer: nn.Module, channels: int) -> tuple[int, ...]:
+    """Shape of Wm: [O, k, *K], or [k, O, *K] for a kind with `in_axis` 0."""
+    kind = kind_of(layer)
+    outputs = kind.channels(layer)[1]
+    return (*((outputs, channels) if kind.in_axis else (channels, outputs)), *kind.kernel(layer))
 
 
 def stored_weight(layer: AffineLayer) -> Tensor:
@@ -90,27 +53,32 @@ def stored_weight(layer: AffineLayer) -> Tensor:
     return weight if weight is not None else next(layer.parameters())
 
 
-def weight_shape(layer: AffineLayer) -> tuple[int, ...]:
-    """Shape of Wx."""
-    if isinstance(layer, nn.Linear):
-        return (layer.out_features, layer.in_features)
-    outer, inner = layer.out_channels, layer.in_channels
-    shape = (inner, outer // layer.groups) if is_transposed(layer) else (outer, inner // layer.groups)
-    return (*shape, *layer.kernel_size)
+def weight_shape(layer: nn.Module) -> tuple[int, ...]:
+    """Shape of Wx: [O, C / g, *K], or [C, O / g, *K] for a kind with `in_axis` 0."""
+    kind = kind_of(layer)
+    sizes = kind.channels(layer)
+    return (sizes[kind.in_axis], sizes[1 - kind.in_axis] // kind.groups(layer), *kind.kernel(layer))
 
 
-def concat_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor]) -> Tensor:
+def replace_weight(layer: AffineLayer, weight: Tensor, channels: int) -> None:
+    """Give a layer another weight, for `channels` more input channels in every group; fewer, if negative."""
+    kind, groups = kind_of(layer), groups_of(layer)
+    kind.set_inputs(layer, kind.channels(layer)[0] + groups * channels, groups)
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+
+
+def concat_weight(layer: nn.Module, weight: Tensor, read_weights: list[Tensor]) -> Tensor:
     """[Wx | Wm]: the weight of the layer over [x_g ; m] in every group g.
 
     Args:
         layer: The site; only its kind and groups are used.
-        weight: Wx, [O, C / g, ...], or [C, O / g, ...] for a transposed convolution.
-        read_weights: One Wm per memory, [O, k_i, ...], or [k_i, O, ...].
+        weight: Wx, [O, C / g, *K], or [C, O / g, *K] for a kind with `in_axis` 0.
+        read_weights: One Wm per memory, [O, k_i, *K], or [k_i, O, *K].
 
     Returns:
-        [O, C / g + k, ...], or [C + g * k, O / g, ...], with k = sum(k_i).
+        [O, C / g + k, *K], or [C + g * k, O / g, *K], with k = sum(k_i).
     """
-    if not is_transposed(layer):
+    if kind_of(layer).in_axis == 1:
         return torch.cat([weight, *read_weights], dim=1)
     groups = groups_of(layer)
     rows = []
@@ -119,7 +87,7 @@ def concat_weight(layer: AffineLayer, weight: Tensor, read_weights: list[Tensor]
     return torch.cat(rows, dim=0)
 
 
-def split_weight(layer: AffineLayer, wide: Tensor, channels: list[int]) -> tuple[Tensor, list[Tensor]]:
+def split_weight(layer: nn.Module, wide: Tensor, channels: list[int]) -> tuple[Tensor, list[Tensor]]:
     """The inverse of `concat_weight`: Wx and one Wm for each of the k_i in `channels`.
 
     Args:
@@ -127,7 +95,7 @@ def split_weight(layer: AffineLayer, wide: Tensor, channels: list[int]) -> tuple
         wide: [Wx | Wm].
         channels: k_i of each memory.
     """
-    if not is_transposed(layer):
+    if kind_of(layer).in_axis == 1:
         parts = wide.split([wide.shape[1] - sum(channels), *channels], dim=1)
         return parts[0].contiguous(), [part.contiguous() for part in parts[1:]]
     groups = groups_of(layer)
@@ -158,28 +126,3 @@ class Widened(nn.Module):
         layer, reads = self.aim_borrowed
         weight = concat_weight(layer, layer.weight, [read.weight for read in reads])
         return torch.as_tensor(torch.func.functional_call(layer, {"weight": weight}, args, kwargs))
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether `module` is a convolution or a linear layer, of whatever subclass."""
-    return isinstance(module, TORCH_KINDS)
-
-
-def stand_in(function: Callable[..., Any], weight: tuple[int, ...], groups: int) -> AffineLayer:
-    """A layer of torch's that calls `function` with a weight of that shape; it allocates nothing.
-
-    Args:
-        function: One of `FUNCTIONS`.
-        weight: Shape of the weight: [O, C], [O, C / g, ...], or [C, O / g, ...] for a transposed one.
-        groups: g.
-    """
-    if function is F.linear:
-        return nn.Linear(weight[1], weight[0], bias=False, device="meta")
-    kind = _KINDS[function]
-    transposed = issubclass(kind, ConvTransposeNd)
-    first, second = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
-    layer: AffineLayer = kind(first, second, weight[2:], groups=groups, bias=False, device="meta")
-    return layer
-
-
-_KINDS: dict[Callable[..., Any], Any] = dict(zip(FUNCTIONS, TORCH_KINDS, strict=True))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.call_names import OPAQUE_BASE, CallNames, Frame, WatchFunctions, first_input, input_name
 from aimgraph.runtime.function_read import FunctionRead, group_batch
-from aimgraph.runtime.layers import AffineLayer, call_options, given_to
+from aimgraph.runtime.layer_kinds import is_layer
+from aimgraph.runtime.layers import call_options, given_to
 from aimgraph.runtime.read import ReadSpec, at_rank, batch_mean, fit, read_view
 from aimgraph.runtime.recompute import checkpointed_as
 from aimgraph.torch_private import disable_dynamo
@@ -175,7 +176,7 @@ class OpaqueCall(nn.Module):
         try:
             _RUNNING.add(call)
             for layer, path in watch.names.paths.items():
-                if path not in sites or not isinstance(layer, AffineLayer):
+                if path not in sites or not is_layer(layer):
                     continue
                 swapped.append((layer, vars(layer).get("forward")))
                 vars(layer)["forward"] = _summed(layer, path, watch)

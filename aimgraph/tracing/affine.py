@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from aimgraph.compiler.signature import LayerKind
+from aimgraph.compiler.signature import Classified
 from aimgraph.fake.tensors import fake_copy, quiet
-from aimgraph.runtime.layers import FUNCTIONS, TORCH_KINDS, AffineLayer, given_to, stored_weight, torch_kind
-from aimgraph.torch_private import ConvNd, FakeTensorMode, tree_leaves
+from aimgraph.runtime.layer_kinds import FUNCTIONS, AffineLayer, is_layer, kind_of
+from aimgraph.runtime.layers import given_to, stored_weight
+from aimgraph.torch_private import FakeTensorMode, tree_leaves
 
 
-def classify_layers(root: nn.Module) -> dict[nn.Module, LayerKind]:
-    """The kind of every convolution and linear layer below `root`.
+def classify_layers(root: nn.Module) -> dict[nn.Module, Classified]:
+    """How every convolution and linear layer below `root` can read, if at all.
 
     Asked once, before tracing: inside a trace a layer can't be run for itself. Layers that differ in
     nothing but their values are watched once.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    seen: dict[Any, LayerKind] = {}
-    kinds: dict[nn.Module, LayerKind] = {}
+    seen: dict[Any, Classified] = {}
+    kinds: dict[nn.Module, Classified] = {}
     for module in root.modules():
-        if isinstance(module, TORCH_KINDS):
+        if is_layer(module):
             key = _build_of(module)
             if key not in seen:
                 seen[key] = classify(module, mode)
@@ -52,48 +53,40 @@ def _build_of(layer: AffineLayer) -> Any:
     return type(layer), tuple(options), tuple(shapes)
 
 
-def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> LayerKind:
-    """The kind of one layer; `mode` makes its tensors fake."""
+def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> Classified:
+    """How one layer can read; `mode` makes its tensors fake."""
     name = type(layer).__name__
     if layer._forward_hooks:
         reason = "it has a forward hook, which may change its output: register it on the result instead"
-        return LayerKind(name, affine=False, reason=reason)
+        return Classified(name, affine=False, reason=reason)
     if not _inherits_forward(layer):
         return _watch(layer, mode or FakeTensorMode(allow_non_fake_inputs=True))
     if "weight" not in layer._parameters or layer._forward_pre_hooks:
-        return LayerKind(name, affine=True, raw=True)
-    return LayerKind(name, affine=True)
+        return Classified(name, affine=True, raw=True)
+    return Classified(name, affine=True)
 
 
 def _inherits_forward(layer: AffineLayer) -> bool:
-    kind = torch_kind(layer)
-    names = ("forward", "_conv_forward") if isinstance(layer, ConvNd) else ("forward",)
-    return all(getattr(type(layer), name, None) is getattr(kind, name, None) for name in names)
+    kind = kind_of(layer)
+    return all(getattr(type(layer), name, None) is getattr(kind.layer, name, None) for name in kind.methods)
 
 
-def _watch(layer: AffineLayer, mode: FakeTensorMode) -> LayerKind:
+def _watch(layer: AffineLayer, mode: FakeTensorMode) -> Classified:
     name = type(layer).__name__
     try:
         copy = fake_copy(layer, mode)
-        with quiet(), mode, torch.no_grad(), _Watcher(copy, _probe_input(layer)) as watcher:
+        weight = stored_weight(layer)
+        probe = torch.empty(kind_of(layer).probe(layer), dtype=weight.dtype, device=weight.device)
+        with quiet(), mode, torch.no_grad(), _Watcher(copy, probe) as watcher:
             output = copy.forward(watcher.stream)
     except Exception as error:  # any code may stand in a forward; the reason is reported
-        return LayerKind(
+        return Classified(
             name, False, enter=True, reason=f"its own forward failed on a probe input: {error}".split("\n")[0]
         )
     reason = watcher.objection or ("" if output is watcher.stream else "its own forward goes on after the layer")
     if watcher.raw and (watcher.padded or watcher.deviates):
         reason = reason or "its own forward transforms its weight and calls the layer with other arguments than its own"
-    return LayerKind(name, not reason, watcher.raw, bool(reason), reason)
-
-
-def _probe_input(layer: AffineLayer) -> Tensor:
-    weight = stored_weight(layer)
-    if isinstance(layer, nn.Linear):
-        return torch.empty(2, layer.in_features, dtype=weight.dtype, device=weight.device)
-    reach = max(d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    grid = [max(16, 2 * reach)] * len(layer.kernel_size)
-    return torch.empty(2, layer.in_channels, *grid, dtype=weight.dtype, device=weight.device)
+    return Classified(name, not reason, watcher.raw, bool(reason), reason)
 
 
 class _Watcher(TorchFunctionMode):

@@ -8,7 +8,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.errors import PlanError
-from aimgraph.runtime.layers import is_layer
+from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.torch_private import GRAPH_NAMES
 from aimgraph.tracing.wrapped import check_wrapped
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from aimgraph.compiler.program import Program
-from aimgraph.compiler.signature import LayerKind, Opaque, Signature, base_names, graph_inputs
+from aimgraph.compiler.signature import Classified, Opaque, Signature, base_names, graph_inputs
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError, PlanError, TraceError
@@ -100,13 +100,13 @@ class _Found:
 
 
 def _trace_around(
-    root: nn.Module, kinds: dict[nn.Module, LayerKind], sample: Arguments, inputs: Arguments, outside: Outside
+    root: nn.Module, kinds: dict[nn.Module, Classified], sample: Arguments, inputs: Arguments, outside: Outside
 ) -> _Found:
     """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
 
     Args:
         root: The base.
-        kinds: The kind of each of its convolutions and linear layers.
+        kinds: How each of its convolutions and linear layers can read.
         sample: Inputs to trace it with.
         inputs: The example inputs.
         outside: Of the base.
@@ -145,7 +145,7 @@ def _places(opaque: dict[str, Opaque]) -> frozenset[str]:
 
 def _checked(
     faker: Faker,
-    kinds: dict[nn.Module, LayerKind],
+    kinds: dict[nn.Module, Classified],
     sample: Arguments,
     inputs: Arguments,
     opaque: dict[str, Opaque],

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.compiler.signature import Calls, LayerKind
+from aimgraph.compiler.signature import Calls, Classified
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation, Recorder
@@ -38,7 +38,7 @@ MODES = ("train", "eval")
 
 def observe(
     faker: Faker,
-    kinds: dict[nn.Module, LayerKind],
+    kinds: dict[nn.Module, Classified],
     inputs: Arguments,
     modes: Iterable[str] = MODES,
     opaque_paths: frozenset[str] = frozenset(),
@@ -47,7 +47,7 @@ def observe(
 
     Args:
         faker: Of the module; copies of it run.
-        kinds: The kind of each of its convolutions and linear layers.
+        kinds: How each of its convolutions and linear layers can read.
         inputs: Example inputs.
         modes: Which of the two.
         opaque_paths: Paths of modules that are kept as one call.
@@ -56,7 +56,7 @@ def observe(
 
 
 def _observe_once(
-    faker: Faker, kinds: dict[nn.Module, LayerKind], mode: str, inputs: Arguments, opaque_paths: frozenset[str]
+    faker: Faker, kinds: dict[nn.Module, Classified], mode: str, inputs: Arguments, opaque_paths: frozenset[str]
 ) -> Observed:
     root, fake = faker.root, faker.mode
     copy = faker.copy(train=mode == "train")

@@ -8,7 +8,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size
 from aimgraph.runtime.call_names import OPAQUE_BASE
-from aimgraph.runtime.layers import is_layer
+from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.torch_private import DataDependentOutputException, DynamicOutputShapeException

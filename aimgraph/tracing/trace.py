@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.signature import LayerKind
+from aimgraph.compiler.signature import Classified
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
@@ -62,7 +62,7 @@ class Traced:
 
 def trace(
     faker: Faker,
-    kinds: dict[nn.Module, LayerKind],
+    kinds: dict[nn.Module, Classified],
     inputs: Arguments,
     callers: frozenset[nn.Module] = frozenset(),
     opaque: frozenset[str] = frozenset(),
@@ -74,7 +74,7 @@ def trace(
 
     Args:
         faker: Of the module.
-        kinds: The kind of each of its convolutions and linear layers.
+        kinds: How each of its convolutions and linear layers can read.
         inputs: Example inputs. Sizes derived from them decide control flow; arguments of
             `forward` that they leave at their defaults become constants, and so do None, flags
             and strings that they give.
@@ -123,7 +123,7 @@ class _Tracing:
     def __init__(
         self,
         faker: Faker,
-        kinds: dict[nn.Module, LayerKind],
+        kinds: dict[nn.Module, Classified],
         arguments: list[Argument],
         callers: frozenset[nn.Module],
         opaque: frozenset[str],

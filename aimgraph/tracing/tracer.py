@@ -9,13 +9,13 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
 
 from aimgraph.compiler.node_keys import CALL, OUTPUT_OF
-from aimgraph.compiler.signature import LayerKind
+from aimgraph.compiler.signature import Classified
 from aimgraph.copies import USUAL
 from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Argument
 from aimgraph.runtime.call_names import CallNames, input_name
-from aimgraph.runtime.layers import FUNCTIONS
+from aimgraph.runtime.layer_kinds import FUNCTIONS
 from aimgraph.tracing.placeholders import check_placeholder, placeholder_default
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.side_effects import refuse_assigned
@@ -29,7 +29,7 @@ class LayerTracer(ValueTracer):
     it does with its own `training` flag is not baked into the graph.
 
     Args:
-        kinds: The kind of each convolution and linear layer.
+        kinds: How each convolution and linear layer can read.
         callers: Modules that call a convolution or linear function themselves.
         opaque: Paths of modules that are kept as one call whatever is in them.
         run: Derives what each node gives on the example inputs.
@@ -42,7 +42,7 @@ class LayerTracer(ValueTracer):
 
     def __init__(
         self,
-        kinds: dict[nn.Module, LayerKind],
+        kinds: dict[nn.Module, Classified],
         callers: frozenset[nn.Module],
         opaque: frozenset[str],
         run: FakeRun,

@@ -5,26 +5,27 @@ This is what a plan is measured against, so it must not come from the tracer who
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
 
-from aimgraph.compiler.signature import Calls, FunctionCall, LayerKind, layer_paths
+from aimgraph.compiler.signature import Calls, Classified, FunctionCall, layer_paths
 from aimgraph.copies import is_of_torch
 from aimgraph.fake.faker import real_twins
 from aimgraph.runtime.call_names import CallNames, WatchFunctions, first_input
-from aimgraph.runtime.layers import given_to, is_layer
+from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
+from aimgraph.runtime.layers import given_to, groups_of, stored_weight
 from aimgraph.torch_private import current_function_mode, function_mode_popped
 
 
 def names_in(
-    root: nn.Module, kinds: Mapping[nn.Module, LayerKind], opaque_paths: frozenset[str] = frozenset()
+    root: nn.Module, kinds: Mapping[nn.Module, Classified], opaque_paths: frozenset[str] = frozenset()
 ) -> CallNames:
     """Names by the paths of `root`; those of its convolutions and linear layers whose calls count as theirs.
 
     Args:
         root: The module that runs.
-        kinds: The kind of each of its convolutions and linear layers.
+        kinds: How each of its convolutions and linear layers can read.
         opaque_paths: Paths of modules that are kept as one call.
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
@@ -61,16 +62,27 @@ class WatchCalls(WatchFunctions):
     def called(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make the call, and note it if it works."""
         given = given_to(function, args, kwargs)
-        names, weight, features = self.names, given["weight"], given["input"]
+        names, features = self.names, given["input"]
         result = self.other(function, args, kwargs)
+        if self._counts_itself(names.module):
+            return result
         if name == names.path and name in names.layers:
             features = first_input(names.module, names.stack[-1].args, names.stack[-1].kwargs)
+        self._note(name, function.__name__, features, given["weight"], int(given.get("groups", 1)), result)
+        return result
+
+    def _counts_itself(self, module: nn.Module) -> TypeGuard[AffineLayer]:
+        """Whether the call of a module is what counts, not those of functions that it makes."""
+        return is_layer(module) and kind_of(module).function is None and self.names.path in self.names.layers
+
+    def _note(self, name: str, function: str, features: Tensor, weight: Tensor, groups: int, result: Tensor) -> None:
+        names = self.names
         call = FunctionCall(
-            function.__name__,
+            function,
             tuple(features.shape),
             tuple(weight.shape),
             names.parameters.get(id(weight), ""),
-            int(given.get("groups", 1)),
+            groups,
             weight.dtype,
             weight.device,
             names.opaque,
@@ -79,14 +91,18 @@ class WatchCalls(WatchFunctions):
         )
         self.calls.made.setdefault(name, []).append(call)
         self.calls.callers.add(names.path)
-        return result
 
     def other(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make a call that is not noted."""
         return self._run(function, args, kwargs, function)
 
     def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Make the call of a module."""
+        """Make the call of a module, and note that of a layer that stands for no function."""
+        if self._counts_itself(module):
+            result, features = call(module, *args, **kwargs), first_input(module, args, kwargs)
+            kind, weight = type(module).__name__, stored_weight(module)
+            self._note(self.names.path, kind, features, weight, groups_of(module), result)
+            return result
         if is_layer(module) or not is_of_torch(module) or current_function_mode() is not self:
             return call(module, *args, **kwargs)
         with function_mode_popped():  # which would see every size that is asked for

@@ -17,9 +17,9 @@ from aimgraph.models_zoo import mlp
 from aimgraph.passes import PLANNING, InsertMemory
 from aimgraph.planning.reads import ReadCall
 from aimgraph.reproducible import own_stream
-from aimgraph.runtime.layers import parameter_names
+from aimgraph.runtime.layer_kinds import FUNCTIONS
+from aimgraph.runtime.layer_kinds.conv import FewPlacesConv2d
 from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
-from aimgraph.runtime.read_layers import FewPlacesConv2d
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
 from tests.nets import NETS, build, randomise
@@ -97,7 +97,7 @@ def test_equal_to_the_formula_written_by_hand(name: str) -> None:
             out = super().called(name, function, args, kwargs)
             if name not in functions:
                 return out
-            given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
+            given = dict(zip(FUNCTIONS[function].arguments, args, strict=False)) | kwargs
             own = {key: value for key, value in given.items() if key not in ("input", "weight", "bias", "groups")}
             added = term(name, given["input"], own)
             return out + added.repeat(1, out.shape[1] // added.shape[1], *[1] * (out.dim() - 2))

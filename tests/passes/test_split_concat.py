@@ -52,7 +52,7 @@ def test_golden() -> None:
     assert [line.split("  #")[0] for line in text[-4:]] == [
         "%_2 : [num_users=1] = call_module[target=2](args = (%_1,), kwargs = {})",
         "%aim_memory_reads_2 : [num_users=1] = call_module[target=aim.memory.reads.2](args = (%fit,), kwargs = {})",
-        "%accumulate : [num_users=1] = call_function[target=aimgraph.runtime.layers.accumulate]"
+        "%accumulate : [num_users=1] = call_function[target=aimgraph.runtime.accumulate.accumulate]"
         "(args = (%_2, %aim_memory_reads_2), kwargs = {})",
         "return accumulate",
     ]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from aimgraph.runtime.read_layers import POINTWISE, read_layer
+from aimgraph.runtime.layer_kinds.conv import POINTWISE
+from aimgraph.runtime.read_layers import read_layer
 
 
 def test_read_layer_shares_nothing_with_the_layer() -> None:

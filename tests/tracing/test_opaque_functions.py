@@ -15,7 +15,7 @@ import aimgraph
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.module import AimModule
 from aimgraph.runtime.function_read import group_batch
-from aimgraph.runtime.layers import parameter_names
+from aimgraph.runtime.layer_kinds import FUNCTIONS
 from aimgraph.runtime.read import batch_mean, fit, read_view
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
@@ -122,7 +122,7 @@ class ByHand(WatchCalls):
         out = super().called(name, function, args, kwargs)
         read = self.reads[name]
         layer, call = self.aim.get_submodule(f"aim.memory.reads.{read.name}"), read.calls[0]
-        given = dict(zip(parameter_names(function), args, strict=False)) | kwargs
+        given = dict(zip(FUNCTIONS[function].arguments, args, strict=False)) | kwargs
         own = {key: value for key, value in given.items() if key not in ("input", "weight", "bias", "groups")}
         shown = read_view(batch_mean(self.source) if call.mean else self.source, call.spec)
         view = fit(shown, given["input"], call.spec.channel_axis, call.spec.batch_axis)
