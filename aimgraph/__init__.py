@@ -1,5 +1,7 @@
 """Give any PyTorch network a memory that every layer can read."""
 
+import sys
+
 from aimgraph import models_zoo, presets
 from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters
 from aimgraph.api.fold import fold
@@ -23,8 +25,11 @@ from aimgraph.errors import (
 )
 from aimgraph.onnx.check import verify_onnx
 from aimgraph.onnx.export import export_onnx
+from aimgraph.onnx.session import MemorySession
 from aimgraph.planning.picture import draw
 from aimgraph.version import __version__
+
+sys.modules["aimgraph.runtime.session"] = sys.modules["aimgraph.onnx.session"]  # the path it has been imported from
 
 __all__ = [
     "AimConfig",
@@ -34,6 +39,7 @@ __all__ = [
     "ConfigError",
     "ExampleInputError",
     "ExportError",
+    "MemorySession",
     "Merged",
     "PassError",
     "PlanError",

@@ -21,9 +21,9 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 import aimgraph
+from aimgraph import MemorySession
 from aimgraph.distance import distance
 from aimgraph.models_zoo.pretrained import efficientnet_lite0, lite0_input
-from aimgraph.onnx.session import MemorySession
 
 CUSTOMERS = 100
 REQUESTS = 48

@@ -1,6 +1,7 @@
 """transform and plan: from a model to a plan, or to a module with memory."""
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -153,7 +154,12 @@ def _compile(
 
 
 def plan(
-    model: nn.Module, example_inputs: Any = None, *, config: Configs = None, inplace: bool = False, **overrides: Any
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    config: Configs = None,
+    inplace: bool | None = None,
+    **overrides: Any,
 ) -> Plan:
     """What `transform` would do with the same arguments; nothing is changed.
 
@@ -168,6 +174,8 @@ def plan(
         TraceError: torch.fx can't trace the model.
         PlanError: No memory can be placed as asked.
     """
+    if inplace is not None:
+        warnings.warn("plan(inplace=) does nothing, as a plan changes nothing: leave it out", stacklevel=2)
     made = [module for module in model.modules() if isinstance(module, AimModule)] if not overrides else []
     if len(made) == 1 and config is None:
         return record_of(made[0]).plan
