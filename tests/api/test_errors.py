@@ -233,3 +233,11 @@ def test_a_failed_transform_leaves_no_trace_in_place() -> None:
         aimgraph.transform(base, x, inplace=True, sites="nope")
     assert ids == [id(p) for p in base.parameters()]
     assert all(torch.equal(value, base.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_an_option_of_plan_that_does_nothing_is_said(inplace: bool) -> None:
+    base, x = build("residual")
+    with pytest.warns(UserWarning, match=r"plan\(inplace=\) does nothing"):
+        warned = aimgraph.plan(base, x, inplace=inplace)
+    assert warned == aimgraph.plan(base, x)

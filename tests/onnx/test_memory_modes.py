@@ -1,5 +1,6 @@
 """ONNX files whose memory is a constant, an input or a state; what they say of themselves; how they are run."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,8 @@ def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
     assert aimgraph.verify_onnx(tmp_path / "model.onnx").ok
+
+
+def test_the_session_is_where_it_was() -> None:
+    module = importlib.import_module("aimgraph.runtime.session")
+    assert module.MemorySession is aimgraph.MemorySession is MemorySession
