@@ -27,6 +27,8 @@ from aimgraph.onnx.check import verify_onnx
 from aimgraph.onnx.export import export_onnx
 from aimgraph.onnx.session import MemorySession
 from aimgraph.planning.picture import draw
+from aimgraph.runtime.parts import register
+from aimgraph.runtime.specs import BlockSpec, ReadSpec, SourceSpec
 from aimgraph.version import __version__
 
 sys.modules["aimgraph.runtime.session"] = sys.modules["aimgraph.onnx.session"]  # the path it has been imported from
@@ -35,6 +37,7 @@ __all__ = [
     "AimConfig",
     "AimModule",
     "AimgraphError",
+    "BlockSpec",
     "CheckpointError",
     "ConfigError",
     "ExampleInputError",
@@ -43,6 +46,8 @@ __all__ = [
     "Merged",
     "PassError",
     "PlanError",
+    "ReadSpec",
+    "SourceSpec",
     "TraceError",
     "__version__",
     "disable_memory",
@@ -58,6 +63,7 @@ __all__ = [
     "models_zoo",
     "plan",
     "presets",
+    "register",
     "save",
     "strip",
     "transform",

@@ -10,6 +10,7 @@ from torch import nn
 from aimgraph.errors import ConfigError
 
 SitePredicate: TypeAlias = Callable[[str, nn.Module], bool]
+PartFactory: TypeAlias = Callable[[Any], Any]
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 
 ARTICLE_BUDGET = 0.0126
@@ -26,15 +27,19 @@ class AimConfig(BaseModel):
         shape: ``(rows, cols, channels)``, ``(N,)``, or ``"auto"``: the smallest grid of the base
             with as many channels as `budget` allows.
         budget: For ``shape="auto"``, the most parameters to add, as a fraction of the base's.
-        source: ``"parameter"``: N free values; ``"ones_conv"``: the article's layer fed with ones.
+        source: ``"parameter"``: N free values; ``"ones_conv"``: the article's layer fed with ones; the name of one that
+            `aimgraph.register` knows; or a factory ``SourceSpec -> nn.Module`` of your own.
         seed: Seed of the private generator that draws everything this memory adds.
         sites: Layers that read: ``"all"``, globs or ``re:`` regexes over layer paths, or a callable
             ``(path, module) -> bool``. A pattern that matches nothing is an error.
         exclude: Globs or ``re:`` regexes of layers that don't read.
         within: Path of the one submodule to transform, in place of it in the model; the whole model if left out.
-        read: ``"reshape"``: reshape and zero-pad; ``"resize"``: resample the map (2-D grids).
+        read: ``"reshape"``: reshape and zero-pad; ``"resize"``: resample the map (2-D grids); another registered name;
+            or a factory ``ReadSpec -> nn.Module``, which is called once for every site.
         updates: ``None``; ``"stages"``: after the last tensor of each resolution; or module paths
             whose output is written into the memory.
+        block: What stands there: ``"conv_sigmoid"``: the article's three convolutions; another registered name; or a
+            factory ``BlockSpec -> nn.Module``.
         pool: ``None``: one memory per sample after an update; ``"batch"``: their mean.
         mode: ``"replace"`` the memory on update, or mix through a learned gate (``"gated"``).
         carry: How a memory reaches the next batch: ``"gradient"`` or ``"state"``.
@@ -54,13 +59,14 @@ class AimConfig(BaseModel):
     name: str = "memory"
     shape: Literal["auto"] | tuple[Positive] | tuple[Positive, Positive, Positive] = "auto"
     budget: float = Field(default=ARTICLE_BUDGET, gt=0, allow_inf_nan=False)
-    source: Literal["parameter", "ones_conv"] = "parameter"
+    source: str | PartFactory = "parameter"
     seed: int = Field(default=0, ge=0, lt=2**63)
     sites: str | tuple[str, ...] | SitePredicate = "all"
     exclude: str | tuple[str, ...] = ()
     within: str | None = Field(default=None, min_length=1)
-    read: Literal["reshape", "resize"] = "reshape"
+    read: str | PartFactory = "reshape"
     updates: Literal["stages"] | tuple[str, ...] | None = None
+    block: str | PartFactory = "conv_sigmoid"
     pool: Literal["batch"] | None = None
     mode: Literal["replace", "gated"] = "replace"
     carry: Literal["gradient", "state"] = "gradient"
@@ -108,7 +114,7 @@ class AimConfig(BaseModel):
             raise ValueError('sites=() names no layer: use sites="all" for every layer')
         if self.updates == ():
             raise ValueError("updates=() names no module: use updates=None for a memory without updates")
-        for option in ("carry", "pool", "mode"):
+        for option in ("carry", "pool", "mode", "block"):
             default = type(self).model_fields[option].default
             if self.updates is None and getattr(self, option) != default:
                 value = getattr(self, option)
@@ -119,17 +125,24 @@ class AimConfig(BaseModel):
             raise ValueError('source="ones_conv" needs an explicit shape, e.g. shape=(7, 7, 64)')
         return self
 
+    @property
+    def callables(self) -> tuple[str, ...]:
+        """The options that are callables."""
+        return tuple(option for option in ("sites", "source", "read", "block") if callable(getattr(self, option)))
+
     def to_json(self) -> dict[str, Any]:
         """The options as JSON-ready data.
 
         Raises:
-            ConfigError: `sites` is a callable, which no file can hold.
+            ConfigError: An option is a callable, which no file can hold.
         """
-        if callable(self.sites):
-            raise ConfigError(
-                f"memory {self.name!r}: sites is a callable and can't be written as JSON; "
+        for option in self.callables:
+            remedy = (
                 "use globs or 're:' regexes instead"
+                if option == "sites"
+                else f"register it with aimgraph.register({option!r}, name, factory) and give its name instead"
             )
+            raise ConfigError(f"memory {self.name!r}: {option} is a callable and can't be written as JSON; {remedy}")
         return self.model_dump(mode="json")
 
     @classmethod

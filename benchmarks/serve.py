@@ -34,7 +34,7 @@ from aimgraph.distance import distance
 from aimgraph.emit.record import record_of
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
-from aimgraph.runtime.read import ReadSpec
+from aimgraph.runtime.reads.view import ViewSpec
 
 NETWORKS = {"ResNet-50": "torchvision/resnet50", "EfficientNet-Lite0": ""}
 BATCHES = (1, 8)
@@ -122,7 +122,7 @@ def write_by_hand(model: Any, hand: str, aim: aimgraph.AimModule, reads: dict[st
             "memory", onnx.TensorProto.FLOAT, ["batch" if "rows" in hand else "memories", memory.size]
         )
     )
-    views: dict[ReadSpec, str] = {}
+    views: dict[ViewSpec, str] = {}
     nodes: list[NodeProto] = []
     behind: dict[str, list[str]] = {}  # a sum's output -> the terms of its branches
     site = iter(layers)
@@ -155,9 +155,9 @@ def _term(
     nodes: list[NodeProto],
     node: NodeProto,
     path: str,
-    spec: ReadSpec,
+    spec: ViewSpec,
     weight: Any,
-    views: dict[ReadSpec, str],
+    views: dict[ViewSpec, str],
 ) -> str:
     """What a layer reads; its view is laid out where it is first needed."""
     if spec not in views:
@@ -173,7 +173,7 @@ def _term(
     return f"{name}_term"
 
 
-def _view(graph: Any, nodes: list[NodeProto], spec: ReadSpec, number: int) -> str:
+def _view(graph: Any, nodes: list[NodeProto], spec: ViewSpec, number: int) -> str:
     """The values on a grid, [B, k, *S]."""
     name, shown = f"view_{number}", "memory"
 

@@ -30,7 +30,7 @@ from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.onnx_ops import ADD_TERM, FIT_TO
-from aimgraph.runtime.read import fit
+from aimgraph.runtime.reads.view import fit
 
 Kind = Literal["input", "state"]
 

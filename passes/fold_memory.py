@@ -30,7 +30,7 @@ from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.opaque import OpaqueCall
-from aimgraph.runtime.read import fit
+from aimgraph.runtime.reads.view import fit
 from aimgraph.runtime.state import StateCarry
 
 

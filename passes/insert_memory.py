@@ -39,7 +39,6 @@ from aimgraph.compiler.graph_tools import (
 from aimgraph.compiler.node_keys import ADDED, AIM, CONCAT, OPAQUE, OPAQUE_READS, READ, VALUE
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.compiler.signature import FunctionCall, layer_paths
-from aimgraph.config import AimConfig
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
@@ -47,9 +46,10 @@ from aimgraph.runtime.layer_kinds import AffineLayer
 from aimgraph.runtime.layers import Widened, groups_of, layer_at, stored_weight
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
-from aimgraph.runtime.read import ReadSpec, expand_batch, fit, interleave, read_view
+from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
-from aimgraph.runtime.source import OnesConvSource, ParameterSource
+from aimgraph.runtime.reads.view import ViewSpec, expand_batch, fit, interleave, laid_out, read_view
+from aimgraph.runtime.specs import ReadSpec, SourceSpec
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,17 @@ def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     like = first_weight(program, memory)
     calls = {name: nodes_by_name(graph) for name, graph in program.graphs.items()}
     with own_stream(f"{config.seed}/{config.name}/source and reads"):
-        built = Memory(_source(config, memory))
+        built = Memory(factory_of("source", config.source)(SourceSpec(memory.shape)))
         for read in memory.reads:
             first = read.calls[0]
             put_module(built.reads, read.name, _build_read(program, read, calls[first.graph][first.node], config.init))
-    built.source.to(device=like.device, dtype=like.dtype)
+    with own_stream(f"{config.seed}/{config.name}/views"):
+        for read in memory.reads:
+            if read.view:
+                made = factory_of("read", config.read)(ReadSpec(memory.shape, read.grid))
+                put_module(built, read.view.path, made)
+    for part in (built.source, built.views):
+        part.to(device=like.device, dtype=like.dtype)
     return built
 
 
@@ -115,10 +121,6 @@ def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
         weight: Tensor = options(call)["weight"].meta[VALUE]
         return weight
     return stored_weight(layer_at(program.root, read.site))
-
-
-def _source(config: AimConfig, memory: MemoryPlan) -> nn.Module:
-    return ParameterSource(memory.size) if config.source == "parameter" else OnesConvSource(memory.shape)
 
 
 @dataclass
@@ -164,6 +166,7 @@ class _GraphInserter:
                 calls[0][0].site,
                 root.get_submodule(f"{AIM}.{memory}.reads.{name}"),
                 tuple(OpaqueReadCall(call.spec, call.mean, call.grouped_batch) for _, call in calls),
+                view=root.get_submodule(path) if (path := view_path(memory, calls[0][0])) else None,
             )
             for (memory, name), calls in items.items()
         )
@@ -194,8 +197,8 @@ class _GraphInserter:
     def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
         x, spec = argument(node, "input"), reads[0][2].spec
         fitted = []
-        for memory, _, call in reads:
-            shown = views.view(self.sources[memory], call.spec)
+        for memory, read, call in reads:
+            shown = views.view(self.sources[memory], call.spec, view_path(memory, read))
             with self.graph.inserting_before(node):
                 fitted.append(insert_call(self.graph, fit, shown, x, spec.channel_axis, spec.batch_axis, call.name))
             fitted[-1].meta[READ] = (memory, node.name)
@@ -227,19 +230,26 @@ class _GraphInserter:
 
 @dataclass
 class ViewCache:
-    """One view node per memory value and layout, right behind the value it shows."""
+    """One view node per memory value, layout and module, right behind the value it shows."""
 
     graph: fx.Graph
-    views: dict[tuple[fx.Node, ReadSpec], fx.Node] = field(default_factory=dict)
+    views: dict[tuple[fx.Node, ViewSpec, str], fx.Node] = field(default_factory=dict)
 
-    def view(self, value: fx.Node, spec: ReadSpec) -> fx.Node:
-        """The node that shows `value`, [B, N], laid out as `spec` says."""
-        if (value, spec) not in self.views:
+    def view(self, value: fx.Node, spec: ViewSpec, path: str = "") -> fx.Node:
+        """The node that shows `value`, [B, N], laid out as `spec` says; by the module at `path`, if there is one."""
+        key = value, spec, path
+        if key not in self.views:
             with self.graph.inserting_before(value.next):
-                proxy: Any = fx.Proxy(value, _AddedTracer(self.graph))
-                shown: Any = read_view(proxy, spec)
-            self.views[value, spec] = shown.node
-        return self.views[value, spec]
+                first = insert_module(self.graph, path, value) if path else value
+                proxy: Any = fx.Proxy(first, _AddedTracer(self.graph))
+                shown: Any = laid_out(proxy, spec) if path else read_view(proxy, spec)
+            self.views[key] = shown.node
+        return self.views[key]
+
+
+def view_path(memory: str, read: Read) -> str:
+    """Path of the module that shows a site its memory; empty if a few operations do."""
+    return f"{AIM}.{memory}.{read.view.path}" if read.view else ""
 
 
 class _AddedTracer(fx.proxy.GraphAppendingTracer):

@@ -22,15 +22,17 @@ from aimgraph.compiler.graph_tools import insert_call, insert_module
 from aimgraph.compiler.node_keys import AIM, OPAQUE_READS, READ
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.errors import PassError
-from aimgraph.passes.insert_memory import ViewCache, first_weight
+from aimgraph.passes.insert_memory import ViewCache, first_weight, view_path
+from aimgraph.planning.parts import block_spec
 from aimgraph.planning.reads import MemoryPlan, ReadCall
 from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.memory import Memory
-from aimgraph.runtime.read import batch_mean
+from aimgraph.runtime.parts import factory_of
+from aimgraph.runtime.reads.view import batch_mean
 from aimgraph.runtime.state import StateCarry
-from aimgraph.runtime.update import Update
+from aimgraph.runtime.updates.update import update_of
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,9 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     like = first_weight(program, memory)
     with own_stream(f"{config.seed}/{config.name}/updates"):
         for planned in memory.updates:
-            spot = planned.spot
-            update = Update(
-                memory.shape,
-                spot.features,
-                spot.grid,
-                spot.batch_axis,
-                spot.channel_axis,
-                read=config.read,
-                mode=config.mode,
-                pool=config.pool,
-            )
+            update = update_of(factory_of("block", config.block), block_spec(config, memory.shape, planned.spot))
+            update.batch_axis, update.channel_axis = planned.spot.batch_axis, planned.spot.channel_axis
+            update.pool = config.pool
             module.updates.append(update)
     if config.carry == "state":
         module.carry = StateCarry(memory.size, config.rate, config.write_in_eval)
@@ -98,7 +92,8 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
     for read in memory.reads:
         for call in read.calls:
             if not call.opaque and call.graph == name and values[call.value] is not source:
-                _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views)
+                path = view_path(memory.name, read)
+                _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views, path)
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
             samples: list[fx.Node] = []
@@ -126,12 +121,12 @@ def _with_terms(features: fx.Node) -> fx.Node:
     return features
 
 
-def _rewire(graph: fx.Graph, fitted: fx.Node, read: ReadCall, value: fx.Node, views: ViewCache) -> None:
+def _rewire(graph: fx.Graph, fitted: fx.Node, read: ReadCall, value: fx.Node, views: ViewCache, path: str) -> None:
     """Let a fitted view show `value`, or its batch mean."""
     if read.mean:
         with graph.inserting_after(value):
             value = insert_call(graph, batch_mean, value)
-    fitted.args = (views.view(value, read.spec), *fitted.args[1:])
+    fitted.args = (views.view(value, read.spec, path), *fitted.args[1:])
 
 
 def _check_order(graph: fx.Graph) -> None:

@@ -22,13 +22,12 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig, as_patterns
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.planning.costs import with_costs
+from aimgraph.planning.parts import Parts
 from aimgraph.planning.patterns import select_paths
 from aimgraph.planning.plan import Plan
 from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read, ReadCall
 from aimgraph.planning.sites import Site, SiteCall, Skipped, UpdateSpot
-from aimgraph.runtime.read import ReadSpec, read_channels, read_style
-from aimgraph.runtime.source import source_parameters
-from aimgraph.runtime.update import update_parameters
+from aimgraph.runtime.reads.view import ViewSpec
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,16 @@ class PlanMemory(BasePass):
 
         Raises:
             PlanError: There is no layer that can read, or a pattern matches none.
-            ConfigError: Two memories ask for different lowerings at one site.
+            ConfigError: Two memories ask for different lowerings at one site; or a source, read or block is not
+                registered, or is not what its role asks for.
         """
         if not program.plan.sites:
             raise PlanError(_nothing_to_read(program.plan))
+        parts = [Parts(config) for config in program.configs]
         order = {name: {node.name: i for i, node in enumerate(graph.nodes)} for name, graph in program.graphs.items()}
         samples = program.plan.inputs[0][0] if program.plan.inputs and program.plan.inputs[0] else 1
         growth = Fraction(samples, program.signature.batch)
-        planned = (_plan_one(config, program, order) for config in program.configs)
+        planned = (_plan_one(one, program, order) for one in parts)
         memories = tuple(with_costs(memory, program.plan.sites, growth) for memory in planned)
         _check_lowerings(memories)
         notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
@@ -60,7 +61,8 @@ class PlanMemory(BasePass):
         return PassResult(replace(program, plan=plan), False, dropped)
 
 
-def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, int]]) -> MemoryPlan:
+def _plan_one(parts: Parts, program: Program, order: dict[str, dict[str, int]]) -> MemoryPlan:
+    config = parts.config
     sites = _select(config, program)
     if callable(config.sites):  # what it chose can be written down and pickled; it can't
         config = config.model_copy(update={"sites": tuple(glob.escape(site.path) for site in sites)})
@@ -70,14 +72,14 @@ def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, in
     def cost(shape: tuple[int, ...]) -> MemoryPlan:
         size = math.prod(shape)
         values = _ValueOf(config, kept, order)
-        reads = tuple(read for site in sites for read in _site_reads(config, site, shape, values))
+        reads = [read for site in sites for read in _site_reads(parts, site, shape, values)]
         return MemoryPlan(
             config=config,
             shape=shape,
             size=size,
-            source_parameters=source_parameters(config.source, shape, size),
-            reads=reads,
-            updates=tuple(PlannedUpdate(spot, _update_cost(config, spot, shape)) for spot in kept),
+            source_parameters=parts.source_parameters(shape),
+            reads=tuple(_placed(read, number) for number, read in enumerate(reads)),
+            updates=tuple(PlannedUpdate(spot, parts.update_parameters(shape, spot)) for spot in kept),
             dropped=dropped,
         )
 
@@ -86,9 +88,9 @@ def _plan_one(config: AimConfig, program: Program, order: dict[str, dict[str, in
     first_calls = [(calls[0], site.taps) for site in sites for calls in _by_rank(site).values()]
 
     def added(shape: tuple[int, ...]) -> int:
-        source = source_parameters(config.source, shape, math.prod(shape))
-        reads = sum(_spec(config, shape, call).channels * taps for call, taps in first_calls)
-        return source + reads + sum(_update_cost(config, spot, shape) for spot in kept)
+        views = ((parts.view(shape, call.grid), taps) for call, taps in first_calls)
+        reads = sum(view.channels * taps + own for (view, own), taps in views)
+        return parts.source_parameters(shape) + reads + sum(parts.update_parameters(shape, spot) for spot in kept)
 
     return cost(_solve(_auto_grid(sites), config.budget * program.plan.base_parameters, added))
 
@@ -174,7 +176,7 @@ class _ValueOf:
         self.per_sample = config.pool is None
         self.spots, self.order = spots, order
 
-    def read(self, call: SiteCall, spec: ReadSpec) -> ReadCall:
+    def read(self, call: SiteCall, spec: ViewSpec) -> ReadCall:
         order = self.order[call.graph]
         value = sum(order[spot.nodes[call.graph]] < order[call.node] for spot in self.spots)
         if value and self.per_sample and call.batch_ratio == 0:
@@ -187,12 +189,12 @@ class _ValueOf:
         return ReadCall(call.graph, call.node, spec, value)
 
 
-def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _ValueOf) -> list[Read]:
+def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _ValueOf) -> list[Read]:
     """One read weight, and one more for each other rank that the layer is called at."""
-    by_rank = _by_rank(site)
+    config, by_rank = parts.config, _by_rank(site)
     reads = []
     for number, calls in enumerate(by_rank.values()):
-        first = _spec(config, shape, calls[0])
+        first = parts.view(shape, calls[0].grid)[0]
         specs = [replace(first, batch_axis=c.batch_axis, channel_axis=c.channel_axis) for c in calls]
         note = site.split_only
         if len(by_rank) > 1:
@@ -221,6 +223,7 @@ def _site_reads(config: AimConfig, site: Site, shape: tuple[int, ...], values: _
                 raw=site.raw,
                 function=site.function,
                 note=note if config.lowering == "concat" else "",
+                view=parts.own_view(shape, calls[0].grid),
             )
         )
     return reads
@@ -234,16 +237,9 @@ def _by_rank(site: Site) -> dict[int, list[SiteCall]]:
     return by_rank
 
 
-def _spec(config: AimConfig, shape: tuple[int, ...], call: SiteCall) -> ReadSpec:
-    size = math.prod(shape)
-    if config.read == "resize" and len(call.grid) == 2 and len(shape) == 3:
-        return ReadSpec("resize", size, shape[:2], shape[2], call.batch_axis, call.channel_axis)
-    channels = read_channels(size, call.grid)
-    return ReadSpec(read_style(size, call.grid), size, call.grid, channels, call.batch_axis, call.channel_axis)
-
-
-def _update_cost(config: AimConfig, spot: UpdateSpot, shape: tuple[int, ...]) -> int:
-    return update_parameters(shape, spot.features, spot.grid, config.read, config.mode)
+def _placed(read: Read, number: int) -> Read:
+    """The read with the place of the module that shows it the memory, if there is one."""
+    return replace(read, view=replace(read.view, path=f"views.{number}")) if read.view else read
 
 
 def _check_lowerings(memories: tuple[MemoryPlan, ...]) -> None:

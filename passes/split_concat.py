@@ -21,7 +21,7 @@ from aimgraph.compiler.node_keys import AIM, CONCAT
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.errors import PassError
 from aimgraph.planning.sites import Skipped
-from aimgraph.runtime.read import expand_batch
+from aimgraph.runtime.reads.view import expand_batch
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,6 @@ def test_any_valid_config_survives_json(options: dict[str, object]) -> None:
         ({"rate": 0}, "AimConfig rate=0"),
         ({"rate": 1.5}, "less than or equal to 1"),
         ({"seed": -1}, "AimConfig seed=-1"),
-        ({"source": "zeros"}, "'parameter' or 'ones_conv'"),
         ({"sites": ("re:[",)}, r"the regular expression 're:\[' is invalid"),
         ({"carry": "state"}, r"carry='state' needs updates"),
         ({"pool": "batch"}, r"pool='batch' needs updates"),

@@ -31,7 +31,7 @@ from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.function_read import group_batch
-from aimgraph.runtime.read import fit
+from aimgraph.runtime.reads.view import fit
 
 TRAINING = ("base", "floor", "split", "concat")
 INFERENCE = (*TRAINING, "folded")

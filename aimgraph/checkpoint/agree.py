@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aimgraph.checkpoint.entries import key_prefix, memory_entry
+from aimgraph.checkpoint.entries import key_prefix, memory_entry, named
 from aimgraph.checkpoint.fingerprint import layers_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, ReadEntry, Spec
 from aimgraph.compiler.node_keys import AIM, DEFAULT
@@ -18,7 +18,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.errors import CheckpointError, ConfigError
 from aimgraph.planning.reads import MemoryPlan
 
-_SAME = ("source", "read", "updates", "pool", "mode", "carry", "rate", "write_in_eval")
+_SAME = ("source", "read", "block", "updates", "pool", "mode", "carry", "rate", "write_in_eval")
 """Options that a memory's values don't show, and that change what is computed with them."""
 
 
@@ -65,7 +65,7 @@ class PlanCheck:
 
 
 def _check_memory(place: Path, entry: MemoryEntry, memory: MemoryPlan) -> None:
-    present = memory_entry(memory)
+    present = memory_entry(memory, entry.config)
     if present.shape != entry.shape:
         raise CheckpointError(
             f"{place}: memory {entry.name!r} has the shape {entry.shape}, and here it is {present.shape}"
@@ -106,7 +106,7 @@ def check_same(place: Path, entry: PartEntry, part: AimModule) -> None:
             theirs = AimConfig.from_json(memory.config)
         except (ConfigError, TypeError) as error:
             raise CheckpointError(f"{place}: a memory's options are invalid: {error}") from error
-        ours = here[memory.name].config
+        ours = named(here[memory.name].config)
         for option in _SAME:
             if getattr(theirs, option) != getattr(ours, option):
                 raise CheckpointError(

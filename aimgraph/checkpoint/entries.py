@@ -1,9 +1,11 @@
 """What of a module goes into a checkpoint, and under which names."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from aimgraph.checkpoint.spec import MemoryEntry, ReadEntry
+from aimgraph.config import AimConfig
 from aimgraph.planning.reads import MemoryPlan
+from aimgraph.runtime.parts import ROLES, name_of
 
 What = Literal["memory", "all"]
 
@@ -13,10 +15,15 @@ def key_prefix(path: str) -> str:
     return f"{path}." if path else ""
 
 
-def memory_entry(memory: MemoryPlan) -> MemoryEntry:
-    """A memory's plan as the spec holds it."""
+def named(config: AimConfig) -> AimConfig:
+    """The config with the names of registered factories in their place."""
+    return config.model_copy(update={role: name_of(role, getattr(config, role)) for role in ROLES})
+
+
+def memory_entry(memory: MemoryPlan, config: dict[str, Any]) -> MemoryEntry:
+    """A memory's plan as the spec holds it, with the options that it was asked for with."""
     return MemoryEntry(
-        config=memory.config.to_json(),
+        config=config,
         shape=memory.shape,
         reads=tuple(
             ReadEntry(

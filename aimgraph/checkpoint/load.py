@@ -29,10 +29,17 @@ from aimgraph.emit.set_names import check_known
 from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_from_json
+from aimgraph.runtime.parts import ROLES, is_registered
+from aimgraph.runtime.specs import Factory
 
 
 def load(
-    folder: str | os.PathLike[str], base: nn.Module, example_inputs: Any = None, *, inplace: bool = False
+    folder: str | os.PathLike[str],
+    base: nn.Module,
+    example_inputs: Any = None,
+    *,
+    inplace: bool = False,
+    components: Mapping[str, Factory] | None = None,
 ) -> nn.Module:
     """`base` with the memory that `save` wrote: transformed as it was then, and with its values, bit for bit.
 
@@ -42,10 +49,12 @@ def load(
             weights are taken, with a warning; a checkpoint of ``what="all"`` brings its own.
         example_inputs: As for `aimgraph.transform`; by default those that the spec remembers.
         inplace: Share the base's parameter objects, as in `aimgraph.transform`.
+        components: Name -> factory of the sources, reads and blocks that the checkpoint names and that are not
+            registered here. Nothing is imported because a file says so.
 
     Raises:
-        CheckpointError: The files are missing, damaged, of a later version, invalid, or made with another base; nothing
-            is changed.
+        CheckpointError: A source, read or block is unknown; or the files are missing, damaged, of a later version,
+            invalid, or made with another base; nothing is changed.
     """
     place = Path(folder)
     spec = read_spec(place)
@@ -61,7 +70,9 @@ def load(
         )
     made = base
     for index, part in enumerate(spec.parts):
-        made = _transformed(place, made, part, spec, tensors, example_inputs, inplace=inplace or index > 0)
+        made = _transformed(
+            place, made, part, spec, tensors, example_inputs, components or {}, inplace=inplace or index > 0
+        )
     put_tensors(place, made, spec.what, tensors, adopt=True)
     for part in spec.parts:
         if part.frozen:
@@ -120,12 +131,13 @@ def _transformed(
     spec: Spec,
     tensors: Mapping[str, Tensor],
     example_inputs: Any,
+    components: Mapping[str, Factory],
     *,
     inplace: bool,
 ) -> nn.Module:
     """`model` with the memories of `part`, whose values are still to come."""
     inputs = _inputs_of(place, part, spec) if example_inputs is None else example_inputs
-    configs = [_config(place, entry, part.path) for entry in part.memories]
+    configs = [_config(place, entry, part.path, components) for entry in part.memories]
     concat = any(config.lowering == "concat" for config in configs)
     check = PlanCheck(place, part, tensors)
     try:
@@ -165,12 +177,28 @@ def _part(model: nn.Module, path: str) -> AimModule:
     return part
 
 
-def _config(place: Path, entry: MemoryEntry, path: str) -> AimConfig:
+def _config(place: Path, entry: MemoryEntry, path: str, components: Mapping[str, Factory]) -> AimConfig:
     """The config that makes the same memory again: with its layers and its shape, whatever chose them."""
     layers = tuple(dict.fromkeys(glob.escape(read.site) for read in entry.reads))
     try:
         asked = AimConfig.from_json(entry.config)
-        fixed = {"sites": layers, "exclude": (), "shape": entry.shape, "within": path or None}
+        fixed: dict[str, Any] = {"sites": layers, "exclude": (), "shape": entry.shape, "within": path or None}
+        fixed |= _components(place, asked, components)
         return AimConfig(**({name: getattr(asked, name) for name in AimConfig.model_fields} | fixed))
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{place}: a memory's options are invalid: {error}") from error
+
+
+def _components(place: Path, asked: AimConfig, components: Mapping[str, Factory]) -> dict[str, Factory]:
+    """The factories that are given for a memory's parts; the other parts must be registered."""
+    given: dict[str, Factory] = {}
+    for role in ROLES:
+        name = str(getattr(asked, role))
+        if name in components:
+            given[role] = components[name]
+        elif not is_registered(role, name):
+            raise CheckpointError(
+                f"{place}: memory {asked.name!r} was made with the {role} {name!r}, which is not known here: give load "
+                f"components={{{name!r}: factory}}, or call aimgraph.register({role!r}, {name!r}, factory) before"
+            )
+    return given

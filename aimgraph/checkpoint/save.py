@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aimgraph.checkpoint.entries import What, memory_entry
+from aimgraph.checkpoint.entries import What, memory_entry, named
 from aimgraph.checkpoint.fingerprint import fingerprint
 from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, Spec, TensorEntry
 from aimgraph.checkpoint.tensor_files import write_files
@@ -39,7 +39,8 @@ def save(
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: `what` is neither, or there is no such memory set.
+        ConfigError: `what` is neither, or there is no such memory set, or a source, read or block is a factory that is
+            not registered.
         CheckpointError: A value is not a number, the model was changed by passes of your own, or the files can't be
             written.
     """
@@ -86,7 +87,7 @@ def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:
         inputs=inputs_to_json(record.inputs),
         frozen=record.frozen,
         enabled=record.enabled,
-        memories=tuple(memory_entry(memory) for memory in record.plan.memories),
+        memories=tuple(memory_entry(memory, named(memory.config).to_json()) for memory in record.plan.memories),
         sets=tuple(SetEntry(name=name, shares_reads=shared) for name, shared in sets.items()),
         use=record.chosen if whole else DEFAULT,
     )

@@ -11,6 +11,9 @@ import torch
 from aimgraph import presets
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError, ExampleInputError
+from aimgraph.runtime.reads import READS
+from aimgraph.runtime.sources import SOURCES
+from aimgraph.runtime.updates import BLOCKS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,9 +32,10 @@ _MEMORY = (
     click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
     click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
     click.option("--exclude", multiple=True, help="Glob or re:REGEX of layers that don't. Repeatable."),
-    click.option("--source", type=click.Choice(["parameter", "ones_conv"])),
-    click.option("--read", type=click.Choice(["reshape", "resize"])),
+    click.option("--source", type=click.Choice(list(SOURCES))),
+    click.option("--read", type=click.Choice(list(READS))),
     click.option("--updates", multiple=True, help='"stages" or module paths. Repeatable.'),
+    click.option("--block", type=click.Choice(list(BLOCKS)), help="What writes there."),
     click.option("--pool", type=click.Choice(["batch"])),
     click.option("--mode", type=click.Choice(["replace", "gated"])),
     click.option("--carry", type=click.Choice(["gradient", "state"])),

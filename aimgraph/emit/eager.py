@@ -1,7 +1,7 @@
 """The base itself, with what it reads added call by call: what a transformed module computes, without its graphs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -47,9 +47,11 @@ def eager_forward(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[.
         further = set(last)
         for read in memory.reads:
             layer = aim.get_submodule(present_member(f"{AIM}.{memory.name}.reads.{read.name}", aim))
+            path = f"{AIM}.{memory.name}.{read.view.path}" if read.view else ""
+            view = aim.get_submodule(present_member(path, aim)) if path else None
             for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
-                reads.append(item)
+                reads.append(replace(item, view=view))
     return partial(_EagerBase(base, "", tuple(reads), record_of(aim).layers, needs_values=False), values)
 
 

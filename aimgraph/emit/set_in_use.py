@@ -11,7 +11,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import SETS, check_known, member
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.runtime.memory import put_module
-from aimgraph.runtime.source import SampleSources
+from aimgraph.runtime.sources.samples import SampleSources
 from aimgraph.torch_private import tree_flatten, tree_unflatten
 
 SAMPLES = "*"

@@ -8,6 +8,7 @@ time, and no parameter ever changes its name or its place in the order.
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layers import layer_at
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.opaque import OpaqueCall
+from aimgraph.runtime.parts import redraw
 from aimgraph.runtime.read_layers import read_weight
-from aimgraph.runtime.source import OnesConvSource, ParameterSource
 from aimgraph.runtime.state import StateCarry
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -54,7 +55,8 @@ def add_set(
         _add_opaque_calls(aim, name)
     else:
         for memory in record.plan.memories:
-            aim.get_submodule(f"{AIM}.{memory.name}.reads").requires_grad_(False)
+            for part in ("reads", "views"):
+                aim.get_submodule(f"{AIM}.{memory.name}.{part}").requires_grad_(False)
     record.sets[name] = share_reads
     made.train(aim.training)
 
@@ -94,7 +96,7 @@ def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: b
     default = aim.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(default, Memory)
     if like is not None and record_of(aim).sets.get(like):
-        made.reads = copy_module(default.reads)
+        made.reads, made.views = copy_module(default.reads), copy_module(default.views)
     made.requires_grad_(True)
     if like is None:
         with torch.no_grad(), own_stream(f"{memory.config.seed}/{memory.name}/set {name}"):
@@ -104,16 +106,14 @@ def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: b
 
 def _draw(aim: nn.Module, memory: MemoryPlan, made: Memory) -> None:
     """Values as a transform gives them to a new memory."""
-    assert isinstance(made.source, ParameterSource | OnesConvSource)
-    made.source.reset_parameters()
+    redraw(made.source)
     for read in memory.reads:
         layer = made.reads.get_submodule(read.name)
         weight = layer.weight
         assert isinstance(weight, Tensor)
         weight.copy_(_read_weight(aim, read, layer, memory.config.init).to(weight))
-    for module in made.updates.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+    redraw(made.views)
+    redraw(made.updates)
     for module in made.children():
         if isinstance(module, StateCarry):
             module.reset()
@@ -129,13 +129,15 @@ def _add_opaque_calls(aim: nn.Module, name: str) -> None:
     """Modules that are kept as one call, reading the set's weights."""
     there = aim._modules[AIM]
     assert there is not None
-    own = {}
+    own: dict[int, Any] = {id(None): None}
     for memory in record_of(aim).plan.memories:
-        for path, module in aim.get_submodule(f"{AIM}.{memory.name}.reads").named_modules():
-            own[id(module)] = aim.get_submodule(f"{SETS}.{name}.{memory.name}.reads{'.' + path if path else ''}")
+        for part in ("reads", "views"):
+            mine = aim.get_submodule(f"{SETS}.{name}.{memory.name}.{part}")
+            default = aim.get_submodule(f"{AIM}.{memory.name}.{part}")
+            own |= {id(module): mine.get_submodule(path) for path, module in default.named_modules()}
     for path, call in list(there.named_modules()):
         if isinstance(call, OpaqueCall) and not path.startswith("sets."):
-            reads = tuple(replace(read, read=own[id(read.read)]) for read in call.reads)
+            reads = tuple(replace(read, read=own[id(read.read)], view=own[id(read.view)]) for read in call.reads)
             root = call.aim_borrowed[0]
             put_module(
                 aim,

@@ -29,7 +29,7 @@ def settled(aim: AimModule) -> AimModule:
         if memory.name in own._modules:
             mine, default = own.get_submodule(memory.name), there.get_submodule(memory.name)
             if record.sets[record.chosen]:
-                mine.reads = default.reads
+                mine.reads, mine.views = default.reads, default.views
             there._modules[memory.name] = mine
     opaque = OPAQUE.removeprefix(f"{AIM}.")
     if opaque in own._modules:

@@ -5,7 +5,7 @@ from typing import Any
 
 from aimgraph.config import AimConfig
 from aimgraph.planning.sites import Skipped, UpdateSpot, published
-from aimgraph.runtime.read import ReadSpec
+from aimgraph.runtime.reads.view import ViewSpec
 
 FORMS = ("split", "concat", "folded")
 
@@ -61,7 +61,7 @@ class ReadCall:
 
     graph: str
     node: str
-    spec: ReadSpec
+    spec: ViewSpec
     value: int
     mean: bool = False
     note: str = ""
@@ -70,6 +70,21 @@ class ReadCall:
     name: str = ""
     turn: int = 0
     batch_ratio: int = 1
+
+
+@dataclass(frozen=True)
+class OwnView:
+    """The module that shows a memory to a site, where the read is one.
+
+    Attributes:
+        path: Where it stands below ``aim.<memory>``.
+        parameters: Its parameters.
+        rows: Whether it shows [B, N] row by row, as it shows each row alone.
+    """
+
+    path: str
+    parameters: int
+    rows: bool
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,8 @@ class Read:
         raw: Whether the layer transforms its own weight; Wm is used as it is.
         note: Why the lowering is not the one asked for; empty otherwise.
         function: Whether the site is the call of a function.
-        costs: What it adds to a forward in each form; see `aimgraph.costs`.
+        costs: What it adds to a forward in each form; see `aimgraph.planning.costs`.
+        view: The module that shows the memory; None where a few operations in the graph do.
     """
 
     site: str
@@ -103,6 +119,7 @@ class Read:
     note: str = ""
     function: bool = False
     costs: tuple[FormCost, ...] = ()
+    view: OwnView | None = None
 
     @property
     def opaque(self) -> str:
@@ -142,7 +159,7 @@ class MemoryPlan:
         """Parameters that this memory adds: source, read weights and updates."""
         return (
             self.source_parameters
-            + sum(read.parameters for read in self.reads)
+            + sum(read.parameters + (read.view.parameters if read.view else 0) for read in self.reads)
             + sum(update.parameters for update in self.updates)
         )
 
@@ -150,7 +167,10 @@ class MemoryPlan:
     def reads_rows(self) -> bool:
         """Whether every read of a memory without updates could tell the samples apart."""
         return not self.updates and all(
-            call.batch_ratio == 1 and call.spec.batch_axis is not None and not call.grouped_batch
+            (read.view is None or read.view.rows)
+            and call.batch_ratio == 1
+            and call.spec.batch_axis is not None
+            and not call.grouped_batch
             for read in self.reads
             for call in read.calls
         )
@@ -159,7 +179,7 @@ class MemoryPlan:
         """The memory as JSON-ready data, with its parameters."""
         config = self.config
         data = asdict(replace(self, config=AimConfig()))
-        sites = config.sites if not callable(config.sites) else repr(config.sites)
-        data["config"] = config.model_dump(mode="json", exclude={"sites"}) | {"sites": sites}
+        data["config"] = config.model_dump(mode="json", exclude=set(config.callables))
+        data["config"] |= {option: repr(getattr(config, option)) for option in config.callables}
         data["parameters"] = self.parameters
         return published(data)

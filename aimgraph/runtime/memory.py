@@ -6,6 +6,8 @@ from torch import nn
 class Memory(nn.Module):
     """``aim.<name>``: ``source``, ``reads.<site path>``, ``updates.<i>`` and, if carried, ``carry``.
 
+    Where the read is a module, ``views.<i>`` is that of the i-th read weight.
+
     Args:
         source: Yields the initial value, [1, N].
     """
@@ -14,6 +16,7 @@ class Memory(nn.Module):
         super().__init__()
         self.source = source
         self.reads = nn.Module()
+        self.views = nn.Module()
         self.updates = nn.ModuleList()
 
 

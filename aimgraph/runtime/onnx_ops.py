@@ -8,7 +8,7 @@ operator for either, without a decision, and the file has ``Add`` and ``Resize``
 import torch
 from torch import Tensor
 
-from aimgraph.runtime.read import fit
+from aimgraph.runtime.reads.view import fit
 
 
 @torch.library.custom_op("aimgraph::add_term", mutates_args=())
@@ -24,7 +24,7 @@ def _(output: Tensor, term: Tensor) -> Tensor:
 
 @torch.library.custom_op("aimgraph::fit_to", mutates_args=())
 def fit_to(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None, site: str) -> Tensor:
-    """`view` on the grid of `like`; see `aimgraph.runtime.read.fit`."""
+    """`view` on the grid of `like`; see `aimgraph.runtime.reads.view.fit`."""
     return fit(view, like, channel_axis, batch_axis, site).clone()
 
 

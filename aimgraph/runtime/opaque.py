@@ -14,7 +14,7 @@ from aimgraph.runtime.call_names import OPAQUE_BASE, CallNames, Frame, WatchFunc
 from aimgraph.runtime.function_read import FunctionRead, group_batch
 from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.runtime.layers import call_options, given_to
-from aimgraph.runtime.read import ReadSpec, at_rank, batch_mean, fit, read_view
+from aimgraph.runtime.reads.view import ViewSpec, at_rank, batch_mean, fit, read_view
 from aimgraph.runtime.recompute import checkpointed_as
 from aimgraph.torch_private import disable_dynamo
 
@@ -54,7 +54,7 @@ class OpaqueReadCall:
         grouped_batch: Whether the batch is folded into the channels of the call.
     """
 
-    spec: ReadSpec
+    spec: ViewSpec
     mean: bool
     grouped_batch: bool
 
@@ -74,12 +74,14 @@ class OpaqueRead:
         calls: How each of the site's calls at one rank reads, in order.
         opaque: The module that is kept as one call in which it reads, and the number of that module's call; None where
             all that runs is one such call.
+        view: Shows it the memory; None where a few operations do.
     """
 
     site: str
     read: nn.Module
     calls: tuple[OpaqueReadCall, ...]
     opaque: tuple[str, int] | None = None
+    view: nn.Module | None = None
 
     def call(self, number: int) -> OpaqueReadCall | None:
         """How the call of this number reads; None where that can't be told from the others."""
@@ -122,7 +124,7 @@ class OpaqueCall(nn.Module):
     ) -> None:
         super().__init__()
         self.reads, self.layers, self.path = reads, layers, path
-        self.aim_borrowed = (root, tuple(read.read for read in reads))
+        self.aim_borrowed = (root, tuple(part for read in reads for part in (read.read, read.view) if part is not None))
         self.needs_values = needs_values
 
     def outside(self) -> Iterator[Tensor]:
@@ -265,14 +267,13 @@ class _Functions(WatchFunctions):
             call = read.call(number) if (read.calls[0].rank, read.opaque) == (rank, opaque) else None
             if call is None or (weight is not None and not _serves(read, call, *weight)):
                 continue
-            shown = read_view(batch_mean(value) if call.mean else value, call.spec)
             axes = call.spec.channel_axis, call.spec.batch_axis
-            if rank != x.dim() and at_rank(shown, x, *axes) is None:
-                continue
-            view = fit(shown, x, *axes, name)
             self.aside = True
             try:
-                term = read.read(view, *args, **kwargs)
+                shown = read_view(batch_mean(value) if call.mean else value, call.spec, read.view)
+                if rank != x.dim() and at_rank(shown, x, *axes) is None:
+                    continue
+                term = read.read(fit(shown, x, *axes, name), *args, **kwargs)
             finally:
                 self.aside = False
             output = accumulate(output, group_batch(term, output) if call.grouped_batch else term)

@@ -19,7 +19,7 @@ from aimgraph.planning.reads import ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layer_kinds import FUNCTIONS
 from aimgraph.runtime.layer_kinds.conv import FewPlacesConv2d
-from aimgraph.runtime.read import expand_batch, fit, interleave, read_view
+from aimgraph.runtime.reads.view import expand_batch, fit, interleave, read_view
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
 from tests.nets import NETS, build, randomise
@@ -45,17 +45,17 @@ def test_golden_of_a_convolution_and_a_linear_layer() -> None:
             "  # [1, 2, 4, 5]",
             "%clone : [num_users=1] = call_method[target=clone]"
             "(args = (%permute,), kwargs = {memory_format: torch.contiguous_format})  # [1, 2, 4, 5]",
-            "%fit : [num_users=1] = call_function[target=aimgraph.runtime.read.fit]"
+            "%fit : [num_users=1] = call_function[target=aimgraph.runtime.reads.view.fit]"
             "(args = (%clone, %input_1, 1, 0, 0), kwargs = {})  # [1, 2, 4, 5]",
-            "%expand_batch : [num_users=1] = call_function[target=aimgraph.runtime.read.expand_batch]"
+            "%expand_batch : [num_users=1] = call_function[target=aimgraph.runtime.reads.view.expand_batch]"
             "(args = (%fit, %input_1, 0), kwargs = {})  # [2, 2, 4, 5]",
             "%cat : [num_users=1] = call_function[target=torch.cat](args = ([%input_1, %expand_batch], 1), kwargs = {})"
             "  # [2, 5, 4, 5]",
             "%_0 : [num_users=1] = call_module[target=aim._concat.0](args = (%cat,), kwargs = {})  # [2, 4, 4, 5]",
             "%_1 : [num_users=3] = call_module[target=1](args = (%_0,), kwargs = {})  # [2, 80]",
-            "%fit_1 : [num_users=1] = call_function[target=aimgraph.runtime.read.fit]"
+            "%fit_1 : [num_users=1] = call_function[target=aimgraph.runtime.reads.view.fit]"
             "(args = (%reshape_1, %_1, 1, 0, 2), kwargs = {})  # [1, 40]",
-            "%expand_batch_1 : [num_users=1] = call_function[target=aimgraph.runtime.read.expand_batch]"
+            "%expand_batch_1 : [num_users=1] = call_function[target=aimgraph.runtime.reads.view.expand_batch]"
             "(args = (%fit_1, %_1, 0), kwargs = {})  # [2, 40]",
             "%cat_1 : [num_users=1] = call_function[target=torch.cat](args = ([%_1, %expand_batch_1], 1), kwargs = {})"
             "  # [2, 120]",

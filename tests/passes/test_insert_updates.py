@@ -10,7 +10,7 @@ from aimgraph.errors import PassError
 from aimgraph.passes import InsertMemory, InsertUpdates
 from aimgraph.passes.insert_updates import _check_order
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.read import batch_mean
+from aimgraph.runtime.reads.view import batch_mean
 from tests.passes.helpers import after, calls, execute, fingerprint, program_for, randomise_program
 
 CHAIN = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)).double()

@@ -10,7 +10,7 @@ from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.passes import InsertUpdates, SplitConcat
 from aimgraph.runtime.accumulate import accumulate
-from aimgraph.runtime.read import expand_batch
+from aimgraph.runtime.reads.view import expand_batch
 from tests.nets import NETS
 from tests.passes.helpers import after, calls, execute, fingerprint, program_for, randomise_program
 

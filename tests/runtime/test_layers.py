@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from aimgraph.runtime.layers import Widened, concat_weight, groups_of, split_weight
-from aimgraph.runtime.read import interleave
 from aimgraph.runtime.read_layers import read_layer
+from aimgraph.runtime.reads.view import interleave
 
 LAYERS = {
     "conv": nn.Conv2d(4, 6, 3, stride=2, padding=1),

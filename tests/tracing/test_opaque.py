@@ -242,7 +242,7 @@ def test_reads_inside_are_the_sums_they_should_be(name: str, updates: str | None
     values = {0: source}
 
     def add(path: str) -> None:
-        from aimgraph.runtime.read import fit, read_view
+        from aimgraph.runtime.reads.view import fit, read_view
 
         (read,) = [read for read in plan.reads if read.site == path]
         (call,) = {call.spec: call for call in read.calls}.values()

@@ -16,7 +16,7 @@ from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.module import AimModule
 from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layer_kinds import FUNCTIONS
-from aimgraph.runtime.read import batch_mean, fit, read_view
+from aimgraph.runtime.reads.view import batch_mean, fit, read_view
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
 from tests.nets import randomise

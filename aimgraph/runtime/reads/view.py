@@ -1,4 +1,4 @@
-"""How a memory is read at a site: reshape + zero-pad (+ resample), as plain tensor operations.
+"""How a memory is shown to a site: as channels on a grid, laid out and resampled as the site's input is.
 
 A memory of N values, ordered (row, column, channel), becomes k channels on a grid S of P = prod(S)
 positions. The functions here run in the emitted graph; `read_view` works on a `torch.fx.Proxy` as
@@ -7,24 +7,24 @@ well, and that is how `insert_memory` writes the same operations into a graph.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aimgraph.errors import ExampleInputError
+from aimgraph.errors import ConfigError, ExampleInputError
+from aimgraph.runtime.specs import Factory, ReadSpec
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 @dataclass(frozen=True)
-class ReadSpec:
+class ViewSpec:
     """How N values become k channels in the layout of a site's input.
 
     Attributes:
         style: ``reshape``: pad to k * P and reshape; ``centred``: one channel, a centred square;
-            ``resize``: the (rows, cols) map, to be resampled to the grid.
+            ``resize``: the (rows, cols) map, to be resampled to the grid; ``module``: what a module gives.
         size: N.
         grid: Grid of the view (S, or (rows, cols) for ``resize``).
         channels: k.
@@ -32,42 +32,60 @@ class ReadSpec:
         channel_axis: Dimension of the site's input that carries the channels.
     """
 
-    style: Literal["reshape", "centred", "resize"]
+    style: str
     size: int
     grid: tuple[int, ...]
     channels: int
-    batch_axis: int | None
-    channel_axis: int
+    batch_axis: int | None = 0
+    channel_axis: int = 1
 
 
-def read_channels(size: int, grid: tuple[int, ...]) -> int:
-    """K = max(1, ceil(N / P)): the channels that `size` values fill on `grid`."""
-    return max(1, -(-size // math.prod(grid)))
+def view_of(factory: Factory, spec: ReadSpec) -> tuple[ViewSpec, nn.Module | None]:
+    """What a read makes of a memory: a layout alone, or a module and the layout that it gives.
+
+    Args:
+        factory: Gives a `ViewSpec`, whose few operations are written into the graph, or a module.
+        spec: For it.
+
+    Raises:
+        ConfigError: It gives something else, or its module does.
+    """
+    made = factory(spec)
+    if isinstance(made, ViewSpec):
+        return made, None
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"it gives a {type(made).__name__}; a read is a torch.nn.Module")
+    training = made.training
+    with torch.no_grad():
+        shown = made.eval()(torch.zeros(1, spec.size))
+    made.train(training)
+    sizes = tuple(shown.shape) if isinstance(shown, Tensor) else ()
+    if len(sizes) != len(spec.grid) + 2 or sizes[0] != 1 or 0 in sizes:
+        told = list(sizes) if isinstance(shown, Tensor) else type(shown).__name__
+        raise ConfigError(
+            f"from a memory [1, {spec.size}] it makes {told}; for the grid {list(spec.grid)} a read gives "
+            f"[B, {''.join('size, ' for _ in spec.grid)}channels]"
+        )
+    return ViewSpec("module", spec.size, sizes[1:-1], sizes[-1]), made
 
 
-def read_style(size: int, grid: tuple[int, ...]) -> Literal["reshape", "centred"]:
-    """``centred`` where k = 1, the grid is 2-D and the square of side ceil(sqrt(N)) fits it."""
-    side = _side(size)
-    fits = len(grid) == 2 and read_channels(size, grid) == 1 and side <= min(grid)
-    return "centred" if fits else "reshape"
-
-
-def _side(size: int) -> int:
-    return math.isqrt(size - 1) + 1
-
-
-def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
+def read_view(memory: Tensor, spec: ViewSpec, module: nn.Module | None = None) -> Tensor:
     """The memory as channels on ``spec.grid``, in the layout of the site's input.
 
     Args:
         memory: [B, N] or [1, N].
         spec: How to lay it out.
+        module: Shows it on a grid, where the style is ``module``.
 
     Returns:
         B (or 1) on ``batch_axis`` if there is one, k on ``channel_axis``, the grid on the rest.
         Without a batch axis the first (only) sample is taken.
     """
-    view = _on_grid(memory, spec)
+    return laid_out(_on_grid(memory, spec) if module is None else module(memory), spec)
+
+
+def laid_out(view: Tensor, spec: ViewSpec) -> Tensor:
+    """[B, *S, k] in the layout of the site's input; see `read_view`."""
     if spec.batch_axis is None:
         view = view.select(0, 0)
     order = _axis_order(spec)
@@ -79,11 +97,16 @@ def read_view(memory: Tensor, spec: ReadSpec) -> Tensor:
     return view.permute(order).clone(memory_format=torch.contiguous_format)
 
 
-def _on_grid(memory: Tensor, spec: ReadSpec) -> Tensor:
+def square_side(size: int) -> int:
+    """ceil(sqrt(N))."""
+    return math.isqrt(size - 1) + 1
+
+
+def _on_grid(memory: Tensor, spec: ViewSpec) -> Tensor:
     """[B, N] -> [B, *S, k]."""
     grid, size, channels = spec.grid, spec.size, spec.channels
     if spec.style == "centred":
-        side = _side(size)
+        side = square_side(size)
         square = _pad_end(memory, side * side - size).reshape(-1, side, side)
         top, left = (grid[0] - side) // 2, (grid[1] - side) // 2
         map_ = F.pad(square, (left, grid[1] - side - left, top, grid[0] - side - top))
@@ -95,7 +118,7 @@ def _pad_end(memory: Tensor, count: int) -> Tensor:
     return F.pad(memory, (0, count)) if count else memory
 
 
-def _axis_order(spec: ReadSpec) -> list[int]:
+def _axis_order(spec: ViewSpec) -> list[int]:
     """Where each dimension of the site's input comes from in [B, *S, k] (or [*S, k])."""
     batched = spec.batch_axis is not None
     grid_axes = iter(range(int(batched), len(spec.grid) + int(batched)))

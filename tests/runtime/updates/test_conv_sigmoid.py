@@ -7,7 +7,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aimgraph.runtime.update import SampleNorm, Update, update_parameters
+from aimgraph.config import AimConfig
+from aimgraph.planning.parts import Parts
+from aimgraph.planning.sites import UpdateSpot
+from aimgraph.runtime.parts import factory_of
+from aimgraph.runtime.specs import BlockSpec
+from aimgraph.runtime.updates.conv_sigmoid import ConvSigmoid, SampleNorm
+
+
+def block(
+    shape: tuple[int, ...], features: int, grid: tuple[int, ...], read: str = "reshape", mode: str = "replace"
+) -> ConvSigmoid:
+    return ConvSigmoid(BlockSpec(shape, features, grid, mode == "gated", factory_of("read", read)))
 
 
 @pytest.mark.parametrize("mode", ["replace", "gated"])
@@ -15,17 +26,19 @@ from aimgraph.runtime.update import SampleNorm, Update, update_parameters
 @pytest.mark.parametrize("shape", [(2, 3, 4), (6,)])
 @pytest.mark.parametrize("grid", [(), (7,), (5, 4), (2, 3, 4)])
 def test_shapes_and_parameter_counts(grid: tuple[int, ...], shape: tuple[int, ...], read: str, mode: str) -> None:
-    update = Update(shape, 5, grid, 0, 1, read=read, mode=mode)
+    update = block(shape, 5, grid, read, mode)
     size = int(torch.tensor(shape).prod())
     out = update(torch.randn(1, size), torch.randn(3, 5, *grid))
     assert out.shape == (3, size)
-    assert update_parameters(shape, 5, grid, read, mode) == sum(p.numel() for p in update.parameters())
+    parts = Parts(AimConfig(shape=shape, updates="stages", read=read, mode=mode))
+    spot = UpdateSpot("memory", "", {}, 5, grid, 0, 1)
+    assert parts.update_parameters(shape, spot) == sum(p.numel() for p in update.parameters())
 
 
 def test_against_the_formula_written_out() -> None:
     """[X ; read(M)] -> 3 x (conv 3 -> BN -> sigmoid) -> pool to (rows, cols) -> conv 1, flattened channels last."""
     torch.manual_seed(0)
-    update = Update((2, 2, 3), 4, (6, 5), 0, 1).double().eval()
+    update = block((2, 2, 3), 4, (6, 5)).double().eval()
     for buffer in update.buffers():
         if buffer.is_floating_point():
             buffer.uniform_(0.5, 1.5)
@@ -47,7 +60,7 @@ def test_against_the_formula_written_out() -> None:
 
 
 def test_gate_mixes_old_and_new() -> None:
-    update = Update((4,), 3, (), 0, 1, mode="gated")
+    update = block((4,), 3, (), mode="gated")
     with torch.no_grad():
         update.head.weight[4:].zero_()
         update.head.bias[4:].fill_(-30.0)
@@ -56,7 +69,7 @@ def test_gate_mixes_old_and_new() -> None:
     with torch.no_grad():
         update.head.bias[4:].fill_(30.0)
     other = torch.randn(1, 4)
-    replace = Update((4,), 3, (), 0, 1)
+    replace = block((4,), 3, ())
     replace.hidden = update.hidden
     replace.head = nn.Linear(32, 4)
     with torch.no_grad():
@@ -67,7 +80,7 @@ def test_gate_mixes_old_and_new() -> None:
 
 
 def test_pool_gives_the_batch_mean() -> None:
-    one = Update((2, 2, 3), 4, (6, 5), 0, 1).eval()
+    one = block((2, 2, 3), 4, (6, 5)).eval()
     pooled = copy.deepcopy(one)
     pooled.pool = "batch"
     x, memory = torch.randn(3, 4, 6, 5), torch.randn(1, 12)
@@ -75,7 +88,7 @@ def test_pool_gives_the_batch_mean() -> None:
 
 
 def test_layout_of_the_features() -> None:
-    update = Update((2, 2, 3), 4, (5,), 0, 1).eval()
+    update = block((2, 2, 3), 4, (5,)).eval()
     moved = copy.deepcopy(update)
     moved.batch_axis, moved.channel_axis = 1, 2
     x, memory = torch.randn(3, 4, 5), torch.randn(1, 12)
@@ -83,7 +96,7 @@ def test_layout_of_the_features() -> None:
 
 
 def test_another_resolution() -> None:
-    update = Update((2, 2, 3), 4, (6, 5), 0, 1).eval()
+    update = block((2, 2, 3), 4, (6, 5)).eval()
     assert update(torch.randn(2, 12), torch.randn(2, 4, 9, 11)).shape == (2, 12)
 
 

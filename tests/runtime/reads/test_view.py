@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from aimgraph.runtime.read import (
-    ReadSpec,
+from aimgraph.runtime.reads.reshape import read_channels, read_style
+from aimgraph.runtime.reads.view import (
+    ViewSpec,
     batch_mean,
     expand_batch,
     fit,
     interleave,
-    read_channels,
-    read_style,
     read_view,
 )
 
@@ -50,10 +49,10 @@ def reference(memory: Tensor, grid: tuple[int, ...]) -> Tensor:
     return out
 
 
-def spec(size: int, grid: tuple[int, ...], batch_axis: int | None = 0, channel_axis: int | None = None) -> ReadSpec:
+def spec(size: int, grid: tuple[int, ...], batch_axis: int | None = 0, channel_axis: int | None = None) -> ViewSpec:
     last = len(grid) + (batch_axis is not None)
     axis = last if channel_axis is None else channel_axis
-    return ReadSpec(read_style(size, grid), size, grid, read_channels(size, grid), batch_axis, axis)
+    return ViewSpec(read_style(size, grid), size, grid, read_channels(size, grid), batch_axis, axis)
 
 
 def memory_of(size: int, samples: int = 1) -> Tensor:
@@ -112,7 +111,7 @@ def test_layouts(grid: tuple[int, ...]) -> None:
 
 def test_resize_reads_the_map() -> None:
     memory = memory_of(2 * 3 * 4)
-    view = read_view(memory, ReadSpec("resize", 24, (2, 3), 4, 0, 1))
+    view = read_view(memory, ViewSpec("resize", 24, (2, 3), 4, 0, 1))
     assert view.shape == (1, 4, 2, 3)
     assert view[0, 2, 1, 0] == memory[0, (1 * 3 + 0) * 4 + 2]
     like = torch.zeros(5, 9, 4, 6)
@@ -175,7 +174,7 @@ def test_rows_stay_rows_in_every_layout(batch_axis: int, channel_axis: int) -> N
     """One channel can stand dispatched, samples can't."""
     grid, rows = (3, 2), torch.randn(4, 6)
     for style, memory in (("reshape", rows), ("centred", rows[:, :4])):
-        spec = ReadSpec(style, memory.shape[1], grid, 1, batch_axis, channel_axis)  # type: ignore[arg-type]
+        spec = ViewSpec(style, memory.shape[1], grid, 1, batch_axis, channel_axis)  # type: ignore[arg-type]
         shown = read_view(memory, spec)
         for index in range(4):
             one = read_view(memory[index : index + 1], spec)

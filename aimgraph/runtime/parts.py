@@ -1,0 +1,103 @@
+"""The parts of a memory by name: sources, reads and update blocks, built in or registered by the user."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Literal, TypeAlias, get_args
+
+from torch import nn
+
+from aimgraph.errors import ConfigError
+from aimgraph.runtime.reads import READS
+from aimgraph.runtime.sources import SOURCES
+from aimgraph.runtime.specs import Factory
+from aimgraph.runtime.updates import BLOCKS
+
+Role: TypeAlias = Literal["source", "read", "block"]
+
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+_PARTS: dict[Role, dict[str, Factory]] = {"source": SOURCES, "read": READS, "block": BLOCKS}
+
+
+_BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in _PARTS.items()}
+
+
+def register(role: Role, name: str, factory: Factory) -> None:
+    """Let a part of your own be asked for by a name, and saved and loaded under it.
+
+    Args:
+        role: ``"source"``, ``"read"`` or ``"block"``: the option of `AimConfig` that takes the name.
+        name: Its name. One that was registered before is replaced.
+        factory: Takes a `SourceSpec`, `ReadSpec` or `BlockSpec` and gives a `torch.nn.Module`; a class, for instance.
+
+    Raises:
+        ConfigError: There is no such role, the name is built in or empty, or the factory can't be called.
+
+    Example:
+        >>> aimgraph.register("read", "attention", AttentionRead)  # doctest: +SKIP
+        >>> aim = aimgraph.transform(model, x, read="attention")  # doctest: +SKIP
+    """
+    if role not in _PARTS:
+        raise ConfigError(f"register: role={role!r}: the roles are {_listed(ROLES)}")
+    if not isinstance(name, str) or not name or name in _BUILT_IN[role]:
+        raise ConfigError(f"register: name={name!r}: give a name other than {_listed(sorted(_BUILT_IN[role]))}")
+    if not callable(factory):
+        raise ConfigError(f"register: the factory of {role} {name!r} is a {type(factory).__name__} and can't be called")
+    _PARTS[role][name] = factory
+
+
+def factory_of(role: Role, asked: str | Factory) -> Factory:
+    """The factory that is asked for, itself or by its name.
+
+    Raises:
+        ConfigError: There is none of that name; the message lists near misses and all names.
+    """
+    if not isinstance(asked, str):
+        return asked
+    known = _PARTS[role]
+    if asked not in known:
+        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.4)
+        hint = f"; near misses: {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"AimConfig {role}={asked!r}: there is no {role} of that name: use {_listed(known)}, or a factory, or "
+            f"register one with aimgraph.register({role!r}, {asked!r}, factory){hint}"
+        )
+    return known[asked]
+
+
+def name_of(role: Role, asked: str | Factory) -> str | Factory:
+    """The name under which a factory is registered; what is asked for itself if there is none."""
+    return next((name for name, factory in _PARTS[role].items() if factory is asked), asked)
+
+
+def is_registered(role: Role, name: str) -> bool:
+    """Whether there is a part of that name."""
+    return name in _PARTS[role]
+
+
+def redraw(part: nn.Module) -> None:
+    """Draw all values of a part anew, by the ``reset_parameters`` of its modules.
+
+    Raises:
+        ConfigError: Nothing draws some of its parameters.
+    """
+    reset = getattr(part, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    own = next(iter(part._parameters), None)
+    if own is not None:
+        raise ConfigError(
+            f"{type(part).__name__} has the parameter {own!r} and no reset_parameters(), so that nothing draws its "
+            "values anew: give the class such a method"
+        )
+    for child in part.children():
+        redraw(child)
+
+
+def _listed(names: tuple[str, ...] | list[str] | Mapping[str, Factory]) -> str:
+    """`'a', 'b' or 'c'`."""
+    *rest, last = map(repr, names)
+    return f"{', '.join(rest)} or {last}" if rest else last

@@ -1,0 +1,82 @@
+"""How features are written into a memory during the forward pass: U(M, X)."""
+
+import torch
+from torch import Tensor, nn
+
+from aimgraph.errors import ConfigError
+from aimgraph.runtime.specs import BlockSpec, Factory
+
+
+class Update(nn.Module):
+    """The memory after an update: `M <- U(M, X)`, or `M <- (1 - g) M + g U(M, X)` with a learned gate g.
+
+    Attributes:
+        batch_axis: Dimension of X that carries the batch.
+        channel_axis: Dimension of X that carries the channels.
+        pool: ``None``: one memory per sample; ``"batch"``: their mean, [1, N].
+    """
+
+    batch_axis: int = 0
+    channel_axis: int = 1
+    pool: str | None = None
+
+    def forward(self, memory: Tensor, features: Tensor) -> Tensor:
+        """The memory after this update.
+
+        Args:
+            memory: [1, N] or [B, N].
+            features: X, in the layout and rank it was planned for; the grid may differ.
+
+        Returns:
+            [B, N], or [1, N] with ``pool="batch"``.
+        """
+        x = features.movedim((self.batch_axis, self.channel_axis), (0, 1)).to(memory.dtype)
+        new, gate = self.heads(memory, x)
+        if gate is not None:
+            new = memory + torch.sigmoid(gate) * (new - memory)
+        return new.mean(0, keepdim=True) if self.pool == "batch" else new
+
+    def heads(self, memory: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """New values, [B, N], and what the gate is the sigmoid of, or None.
+
+        Args:
+            memory: [1, N] or [B, N].
+            features: [B, C, *S].
+        """
+        raise NotImplementedError
+
+
+class BlockUpdate(Update):
+    """An update by any module. Its gate is a second one of the same make.
+
+    Args:
+        block: Takes the memory, [B, N], and features, [B, C, *S], and gives new values, [B, N].
+        gate: The same, or None.
+    """
+
+    def __init__(self, block: nn.Module, gate: nn.Module | None) -> None:
+        super().__init__()
+        self.block, self.gate = block, gate
+
+    def heads(self, memory: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the modules give."""
+        rows = memory.expand(features.shape[0], -1)
+        return self.block(rows, features), None if self.gate is None else self.gate(rows, features)
+
+
+def update_of(factory: Factory, spec: BlockSpec) -> Update:
+    """The update that a block makes.
+
+    Args:
+        factory: Gives the block.
+        spec: For it.
+
+    Raises:
+        ConfigError: It gives no module.
+    """
+    made = factory(spec)
+    if isinstance(made, Update):
+        return made
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"it gives a {type(made).__name__}; an update block is a torch.nn.Module")
+    return BlockUpdate(made, factory(spec) if spec.gated else None)
