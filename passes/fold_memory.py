@@ -8,8 +8,8 @@ or:      y = layer(x; W, b + c)                         where the map is c at ev
 
 A map has the size of the layer's output on the example inputs; what is the same at every place holds at any size.
 
-Declines: reads of what features have written, of carried state that eval-mode forwards write, and reads inside modules
-that are kept as one call.
+Declines: reads of what features have written, of carried state that eval-mode forwards write, of sources and through
+reads that give other values at each call, and reads inside modules that are kept as one call.
 """
 
 from collections import Counter
@@ -23,7 +23,9 @@ from torch import Tensor, fx, nn
 from aimgraph.compiler.graph_tools import insert_module, is_read, names_of, submodule_at
 from aimgraph.compiler.node_keys import ADDED, AIM
 from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
+from aimgraph.copies import copy_module
 from aimgraph.planning.sites import Skipped
+from aimgraph.reproducible import kept_randomness
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
 from aimgraph.runtime.function_read import group_batch
@@ -71,6 +73,7 @@ class _Folder:
         self.program, self.root, self.graph = program, program.root, graph
         self.run = program.runs[name]
         self.static: dict[fx.Node, Tensor] = {}
+        self.changing: set[str] = set()  # memories
         self.skipped: list[Skipped] = []
         self.biased: set[nn.Module] = set()  # layers that had no bias before
         self.uses = uses(program.root, graph)
@@ -99,6 +102,8 @@ class _Folder:
         view = term.all_input_nodes[0]
         written = view.target is fit and view.args[0] not in self.static
         reason = "it reads what features have written" if written else "an argument of its call depends on the input"
+        if written and str(term.target).split(".")[1] in self.changing:
+            reason = "its source or its read gives other values at each call"
         self.skipped.append(Skipped(site, "read", reason))
 
     def _value(self, node: fx.Node) -> Tensor | None:
@@ -106,7 +111,7 @@ class _Folder:
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if node.op == "call_module" and node.target in self.sources:
             assert module is not None
-            return torch.as_tensor(module())
+            return self._same(node, module)
         if isinstance(module, StateCarry) and (len(node.args) > 1 or module.write_in_eval):
             return None
         inputs = node.all_input_nodes
@@ -117,10 +122,22 @@ class _Folder:
         if not inputs or any(one not in self.static for one in inputs):
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: self.static[one])
+        if module is not None and ".views." in str(node.target):
+            return self._same(node, module, *args)
         call: Any = module if module is not None else node.target
         if node.op == "call_method":
             call, args = getattr(args[0], call), args[1:]
         return torch.as_tensor(call(*args, **kwargs))
+
+    def _same(self, node: fx.Node, module: nn.Module, *args: Any) -> Tensor | None:
+        """What a source or a read gives, if that is the same at each call."""
+        with kept_randomness():
+            probe = copy_module(module)
+            first, second = (torch.as_tensor(probe(*args)) for _ in range(2))
+        if torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
+            return first
+        self.changing.add(str(node.target).split(".")[1])
+        return None
 
     def _like(self, node: Any) -> Tensor:
         """A tensor of the shape, dtype and device that the node's has, and of one number."""

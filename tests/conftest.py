@@ -5,10 +5,13 @@
 
 import os
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+from aimgraph.runtime.parts import PARTS
 
 settings.register_profile("repeat", derandomize=True)
 if not os.environ.get("FUZZ"):
@@ -21,3 +24,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Each test draws from the seed itself, so one that needs luck fails always or never."""
     random.seed(SEED)
     torch.manual_seed(SEED)
+
+
+@pytest.fixture
+def kept_parts() -> Iterator[None]:
+    """Forget the parts that a test registers."""
+    before = {role: dict(parts) for role, parts in PARTS.items()}
+    yield
+    for role, parts in before.items():
+        PARTS[role].clear()
+        PARTS[role].update(parts)

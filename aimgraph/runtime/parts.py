@@ -18,10 +18,11 @@ Role: TypeAlias = Literal["source", "read", "block"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-_PARTS: dict[Role, dict[str, Factory]] = {"source": SOURCES, "read": READS, "block": BLOCKS}
+PARTS: dict[Role, dict[str, Factory]] = {"source": SOURCES, "read": READS, "block": BLOCKS}
+"""Role -> name -> what makes the part."""
 
 
-_BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in _PARTS.items()}
+_BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in PARTS.items()}
 
 
 def register(role: Role, name: str, factory: Factory) -> None:
@@ -39,13 +40,13 @@ def register(role: Role, name: str, factory: Factory) -> None:
         >>> aimgraph.register("read", "attention", AttentionRead)  # doctest: +SKIP
         >>> aim = aimgraph.transform(model, x, read="attention")  # doctest: +SKIP
     """
-    if role not in _PARTS:
+    if role not in PARTS:
         raise ConfigError(f"register: role={role!r}: the roles are {_listed(ROLES)}")
     if not isinstance(name, str) or not name or name in _BUILT_IN[role]:
         raise ConfigError(f"register: name={name!r}: give a name other than {_listed(sorted(_BUILT_IN[role]))}")
     if not callable(factory):
         raise ConfigError(f"register: the factory of {role} {name!r} is a {type(factory).__name__} and can't be called")
-    _PARTS[role][name] = factory
+    PARTS[role][name] = factory
 
 
 def factory_of(role: Role, asked: str | Factory) -> Factory:
@@ -56,7 +57,7 @@ def factory_of(role: Role, asked: str | Factory) -> Factory:
     """
     if not isinstance(asked, str):
         return asked
-    known = _PARTS[role]
+    known = PARTS[role]
     if asked not in known:
         near = difflib.get_close_matches(asked, known, n=3, cutoff=0.4)
         hint = f"; near misses: {', '.join(near)}" if near else ""
@@ -69,12 +70,12 @@ def factory_of(role: Role, asked: str | Factory) -> Factory:
 
 def name_of(role: Role, asked: str | Factory) -> str | Factory:
     """The name under which a factory is registered; what is asked for itself if there is none."""
-    return next((name for name, factory in _PARTS[role].items() if factory is asked), asked)
+    return next((name for name, factory in PARTS[role].items() if factory is asked), asked)
 
 
 def is_registered(role: Role, name: str) -> bool:
     """Whether there is a part of that name."""
-    return name in _PARTS[role]
+    return name in PARTS[role]
 
 
 def redraw(part: nn.Module) -> None:
