@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import torch
 from torch import nn
 
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
@@ -27,6 +28,7 @@ from aimgraph.planning.patterns import select_paths
 from aimgraph.planning.plan import Plan
 from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read, ReadCall
 from aimgraph.planning.sites import Site, SiteCall, Skipped, UpdateSpot
+from aimgraph.reproducible import kept_randomness
 from aimgraph.runtime.reads.view import ViewSpec
 
 
@@ -52,7 +54,8 @@ class PlanMemory(BasePass):
         samples = program.plan.inputs[0][0] if program.plan.inputs and program.plan.inputs[0] else 1
         growth = Fraction(samples, program.signature.batch)
         planned = (_plan_one(one, program, order) for one in parts)
-        memories = tuple(with_costs(memory, program.plan.sites, growth) for memory in planned)
+        with kept_randomness(), torch.no_grad():
+            memories = tuple(with_costs(memory, program.plan.sites, growth) for memory in planned)
         _check_lowerings(memories)
         notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
         skipped = program.plan.skipped + _not_chosen(program.plan.sites, memories)

@@ -3,6 +3,7 @@
 They are built on torch's meta device, where nothing is allocated; what needs values there is built with them.
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -14,17 +15,16 @@ from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
 from aimgraph.planning.reads import OwnView
 from aimgraph.planning.sites import UpdateSpot
-from aimgraph.reproducible import kept_randomness
 from aimgraph.runtime.parts import Role, factory_of
 from aimgraph.runtime.reads.view import ViewSpec, view_of
-from aimgraph.runtime.specs import BlockSpec, ReadSpec, SourceSpec
+from aimgraph.runtime.specs import BlockSpec, Factory, ReadSpec, SourceSpec
 from aimgraph.runtime.updates.update import BlockUpdate, update_of
 
 T = TypeVar("T")
 
 
 class Parts:
-    """The factories that a config asks for.
+    """The factories that a config asks for. One with a static ``count_parameters(spec)`` is not built to count.
 
     Args:
         config: Of the memory.
@@ -45,7 +45,7 @@ class Parts:
     def source_parameters(self, shape: tuple[int, ...]) -> int:
         """How many parameters the source of a memory of this shape has."""
         spec = SourceSpec(shape)
-        return self._checked("source", spec, lambda: _source_parameters(self.source(spec), spec))
+        return self._checked("source", spec, lambda: _source_parameters(self.source, spec))
 
     def view(self, shape: tuple[int, ...], grid: tuple[int, ...]) -> tuple[ViewSpec, int]:
         """How a memory of this shape is shown on a grid, and how many parameters show it."""
@@ -69,14 +69,12 @@ class Parts:
         return self._checked("block", spec, lambda: _update_parameters(self.block, spec))
 
     def _checked(self, role: Role, spec: SourceSpec, run: Callable[[], T], *, meta: bool = True) -> T:
-        """What `run` gives; random states and gradients stay out of it."""
-        with kept_randomness(), torch.no_grad():
-            for device in ("meta", None) if meta else (None,):
-                try:
-                    with torch.device(device) if device else nullcontext():
-                        return run()
-                except Exception as error:  # it may need values, which the next run has
-                    failed = error
+        for device in ("meta", None) if meta else (None,):
+            try:
+                with torch.device(device) if device else nullcontext():
+                    return run()
+            except Exception as error:  # it may need values, which the next run has
+                failed = error
         told = str(failed) if isinstance(failed, ConfigError) else f"{type(failed).__name__}: {failed}"
         asked = getattr(self.config, role)
         what = repr(asked) if isinstance(asked, str) else getattr(asked, "__name__", repr(asked))
@@ -93,14 +91,25 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _source_parameters(source: Any, spec: SourceSpec) -> int:
+def _known(factory: Factory, spec: SourceSpec) -> int | None:
+    if isinstance(inspect.getattr_static(factory, "count_parameters", None), staticmethod):
+        return int(factory.count_parameters(spec))  # type: ignore[attr-defined]
+    return None
+
+
+def _source_parameters(factory: Factory, spec: SourceSpec) -> int:
+    if (known := _known(factory, spec)) is not None:
+        return known
+    source = factory(spec)
     if not isinstance(source, nn.Module):
         raise ConfigError(f"it gives a {type(source).__name__}; a source is a torch.nn.Module")
     _check(source(), [1, spec.size], "a source")
     return _count(source)
 
 
-def _update_parameters(factory: Any, spec: BlockSpec) -> int:
+def _update_parameters(factory: Factory, spec: BlockSpec) -> int:
+    if (known := _known(factory, spec)) is not None:
+        return known
     update = update_of(factory, spec)
     if isinstance(update, BlockUpdate):
         features = torch.zeros(2, spec.features, *spec.grid)

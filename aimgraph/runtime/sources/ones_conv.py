@@ -25,6 +25,12 @@ class OnesConvSource(nn.Module):
             nn.Conv2d(channels, channels, 1) if len(spec.shape) == 3 else nn.Linear(1, channels)
         )
 
+    @staticmethod
+    def count_parameters(spec: SourceSpec) -> int:
+        """How many parameters it has."""
+        channels = spec.shape[-1]
+        return channels * channels + channels if len(spec.shape) == 3 else 2 * channels
+
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
         self.layer.reset_parameters()
