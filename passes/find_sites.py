@@ -33,6 +33,7 @@ from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layer_kinds import FUNCTIONS, is_layer, kind_of
 from aimgraph.runtime.layers import groups_of, read_weight_shape
+from aimgraph.runtime.memory import free_name
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",
@@ -228,11 +229,7 @@ class _Finder:
     def _place(self, path: str, node: fx.Node, layer: nn.Module) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
         key = (target_name(node), read_weight_shape(layer, 1), _origin(options(node)["weight"]))
-        number, place = 0, path
-        while self.functions.setdefault(place, key) != key:
-            number += 1
-            place = f"{path}_{number}"
-        return place
+        return free_name(path, lambda place: bool(self.functions.setdefault(place, key) == key))
 
     def sites(self) -> tuple[Site, ...]:
         """Everything that can read, in graph order."""

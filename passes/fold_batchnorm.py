@@ -27,6 +27,7 @@ from aimgraph.passes.fold_memory import is_plain, untouched, uses
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
+from aimgraph.runtime.memory import free_name
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -136,12 +137,12 @@ class _Fuser:
             maps[0].value = maps[0].value + (shift if axis == 0 else shift[None])
             return
         aim = self.root.get_submodule(AIM)
-        number = sum(name.startswith("_shift_") for name in aim._buffers)
-        aim.register_buffer(f"_shift_{number}", shift[None])
+        name = free_name("_shift", lambda one: one not in aim._buffers)
+        aim.register_buffer(name, shift[None])
         term = terms[0].node
         (user,) = term.users
         with self.graph.inserting_after(term):
-            value = self.graph.get_attr(f"{AIM}._shift_{number}")
+            value = self.graph.get_attr(f"{AIM}.{name}")
         with self.graph.inserting_after(value):
             total = insert_call(self.graph, torch.add, term, value)
         user.replace_input_with(term, total)

@@ -30,7 +30,7 @@ from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
 from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
-from aimgraph.runtime.memory import put_module
+from aimgraph.runtime.memory import free_name, put_module
 from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.reads.view import fit
 from aimgraph.runtime.state import StateCarry
@@ -174,17 +174,18 @@ class _Folder:
     def _put(self, read: str, made: BiasMap) -> str:
         """Where a map stands: beside the reads, under the same name; equal maps of one layer are one."""
         memory, _, name = read.partition(".reads.")
-        number = 0
-        while True:
-            path = f"{memory}.maps.{name}" + (f"_call_{number}" if number else "")
+
+        def fits(path: str) -> bool:
             there = submodule_at(self.root, path)
             if not isinstance(there, BiasMap):
-                put_module(self.root, path, made)
-                return path
+                return True
             same = (there.batch_axis, there.grouped_batch) == (made.batch_axis, made.grouped_batch)
-            if same and torch.equal(there.value, made.value):
-                return path
-            number += 1
+            return same and torch.equal(there.value, made.value)
+
+        path = free_name(f"{memory}.maps.{name}", fits, "_call_")
+        if not isinstance(submodule_at(self.root, path), BiasMap):
+            put_module(self.root, path, made)
+        return path
 
     def _into_bias(self, output: fx.Node, value: Tensor) -> bool:
         """Add a map that is the same everywhere to the layer's bias, if the layer is plain and called once."""

@@ -44,7 +44,7 @@ from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layer_kinds import AffineLayer
 from aimgraph.runtime.layers import Widened, groups_of, layer_at, stored_weight
-from aimgraph.runtime.memory import Memory, put_module
+from aimgraph.runtime.memory import Memory, free_name, put_module
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
@@ -182,17 +182,17 @@ class _GraphInserter:
         return layer_paths(self.program.root, self.program.kinds)
 
     def _opaque_call(self, opaque: str, built: OpaqueCall) -> str:
-        """Path of a opaque with these reads; the same one for every call that has them."""
-        root, number, path = self.program.root, 0, f"{OPAQUE}.{opaque}"
-        while True:
+        """Path of an opaque call with these reads; the same one for every call that has them."""
+        root = self.program.root
+
+        def stands(path: str) -> OpaqueCall | None:
             there = submodule_at(root, path)
-            if not isinstance(there, OpaqueCall):
-                put_module(root, path, built)
-                return path
-            if there.reads == built.reads:
-                return path
-            number += 1
-            path = f"{OPAQUE}.{opaque}_call_{number}"
+            return there if isinstance(there, OpaqueCall) else None
+
+        path = free_name(f"{OPAQUE}.{opaque}", lambda one: (stands(one) or built).reads == built.reads, "_call_")
+        if stands(path) is None:
+            put_module(root, path, built)
+        return path
 
     def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
         x, spec = argument(node, "input"), reads[0][2].spec

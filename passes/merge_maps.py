@@ -26,7 +26,7 @@ from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.inplace import INPLACE, NAMES
 from aimgraph.runtime.layer_kinds import is_layer
-from aimgraph.runtime.memory import put_module
+from aimgraph.runtime.memory import free_name, put_module
 
 _IN_PLACE = {
     ("call_function", operator.iadd),
@@ -136,18 +136,12 @@ class _Merger:
         assert second is not None
         if first.batch_axis != second.batch_axis or first.value.dtype != second.value.dtype:
             return None
-        path = self._put(str(user.target), BiasMap.merged(first, second))
+        path = free_name(f"{user.target}_sum", lambda one: submodule_at(self.root, one) is None)
+        put_module(self.root, path, BiasMap.merged(first, second))
         user.replace_input_with(node, features)
         user.target = path
         self.graph.erase_node(node)
         return user
-
-    def _put(self, path: str, made: BiasMap) -> str:
-        number = 0
-        while submodule_at(self.root, f"{path}_sum_{number}") is not None:
-            number += 1
-        put_module(self.root, f"{path}_sum_{number}", made)
-        return f"{path}_sum_{number}"
 
 
 def _forget_unused(root: nn.Module, graph: fx.Graph) -> None:

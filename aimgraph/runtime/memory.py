@@ -1,5 +1,8 @@
 """The modules that a memory adds to a network, in a tree that names them by what they do."""
 
+from collections.abc import Callable
+from itertools import count
+
 from torch import nn
 
 
@@ -36,3 +39,15 @@ def put_module(root: nn.Module, path: str, module: nn.Module) -> None:
         for key, child in existing._modules.items():
             module._modules.setdefault(key, child)
     root.add_module(name, module)
+
+
+def free_name(name: str, fits: Callable[[str], bool], joint: str = "_") -> str:
+    """The first of ``name``, ``name_1``, ``name_2``, ... that fits.
+
+    Args:
+        name: To begin with.
+        fits: Whether nothing stands in the way of a name, or what stands there is the same.
+        joint: Between name and number.
+    """
+    numbered = (f"{name}{joint}{number}" if number else name for number in count())
+    return next(one for one in numbered if fits(one))

@@ -115,7 +115,7 @@ def test_equal_to_the_formula_written_by_hand(name: str) -> None:
 def test_no_widened_weight_is_allocated() -> None:
     program, x = planned("conv2d", shape=(4, 4, 8))
     before = sum(p.numel() for p in program.root.parameters())
-    result = InsertMemory().run(program)
+    result = Pipeline((InsertMemory(),)).run(program)
     assert result.modified
     assert result.program.stage is Stage.MEMORY
     added = sum(p.numel() for n, p in program.root.named_parameters() if n.startswith(f"{AIM}."))
