@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.passes import ConcatLayers, SplitConcat
@@ -19,9 +18,9 @@ def test_equal_to_the_form_before(name: str) -> None:
     program.root.eval()
     graph = "eval" if "eval" in program.graphs else "both"
     expected = execute(program, x, graph)
-    result = Pipeline((ConcatLayers(),)).run(program)
+    result = ConcatLayers().run(program)
     assert result.modified == any(r.lowering == "concat" for m in program.plan.memories for r in m.reads)
-    assert result.program.stage is Stage.LOWERED
+    assert ConcatLayers().ensures is Stage.LOWERED
     assert (execute(program, x, graph) - expected).abs().max() < 1e-9
 
 

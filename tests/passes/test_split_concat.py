@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from aimgraph.compiler.graph_text import graph_text
-from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
 from aimgraph.passes import InsertUpdates, SplitConcat
@@ -25,9 +24,9 @@ def test_equal_to_the_form_before(name: str) -> None:
     start = copy.deepcopy(program.root.state_dict())
     for step in (None, SplitConcat()):
         if step is not None:
-            result = Pipeline((step,)).run(program)
+            result = step.run(program)
             assert result.modified == any(not read.raw for read in program.plan.memories[0].reads)
-            assert result.program.stage is Stage.LOWERED
+            assert step.ensures is Stage.LOWERED
             assert not result.skipped
         for graph in program.graphs:
             program.root.load_state_dict(start)
