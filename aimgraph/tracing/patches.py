@@ -83,6 +83,7 @@ def functions_on_proxies(tracer: ValueTracer) -> Iterator[None]:
 
     def asking(function: Callable[..., Any]) -> Callable[..., Any]:
         def ask() -> Any:
+            # test_contexts_made_before_the_forward: torch's own no_grad asks, too
             if not tracer.aside and is_users(sys._getframe(1).f_code.co_filename):
                 raise TraceError("the forward asks whether gradients are recorded, which is known at a call only")
             return function()

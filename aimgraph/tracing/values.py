@@ -118,6 +118,7 @@ class ValueTracer(fx.Tracer):
 
     def forget_probes(self) -> None:
         """Forget what the call being recorded asked for: torch's C++ tries its arguments, then passes them on."""
+        # test_a_decision_by_size_is_asked_again: a probe that stays would be a decision that the forward never made
         callers = set()
         frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:
