@@ -12,7 +12,7 @@ Declines: updates that no site reads afterwards and no state keeps.
 
 import glob
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -71,31 +71,31 @@ def _plan_one(parts: Parts, program: Program, order: dict[str, dict[str, int]]) 
         config = config.model_copy(update={"sites": tuple(glob.escape(site.path) for site in sites)})
     spots = tuple(spot for spot in program.plan.spots if spot.memory == config.name)
     kept, dropped = _live_spots(config, sites, spots, order)
+    limit = config.budget * program.plan.base_parameters
+    shape = _auto_shape(parts, sites, kept, limit) if config.shape == "auto" else config.shape
+    values = _ValueOf(config, kept, order)
+    reads = [read for site in sites for read in _site_reads(parts, site, shape, values)]
+    return MemoryPlan(
+        config=config,
+        shape=shape,
+        size=math.prod(shape),
+        source_parameters=parts.source_parameters(shape),
+        reads=tuple(_placed(read, number) for number, read in enumerate(reads)),
+        updates=tuple(PlannedUpdate(spot, parts.update_parameters(shape, spot)) for spot in kept),
+        dropped=dropped,
+    )
 
-    def cost(shape: tuple[int, ...]) -> MemoryPlan:
-        size = math.prod(shape)
-        values = _ValueOf(config, kept, order)
-        reads = [read for site in sites for read in _site_reads(parts, site, shape, values)]
-        return MemoryPlan(
-            config=config,
-            shape=shape,
-            size=size,
-            source_parameters=parts.source_parameters(shape),
-            reads=tuple(_placed(read, number) for number, read in enumerate(reads)),
-            updates=tuple(PlannedUpdate(spot, parts.update_parameters(shape, spot)) for spot in kept),
-            dropped=dropped,
-        )
 
-    if config.shape != "auto":
-        return cost(config.shape)
+def _auto_shape(parts: Parts, sites: list[Site], spots: tuple[UpdateSpot, ...], limit: float) -> tuple[int, ...]:
+    """The shape with the most channels whose added parameters stay within the limit."""
     first_calls = [(calls[0], site.taps) for site in sites for calls in _by_rank(site).values()]
 
     def added(shape: tuple[int, ...]) -> int:
         views = ((parts.view(shape, call.grid), taps) for call, taps in first_calls)
         reads = sum(view.channels * taps + own for (view, own), taps in views)
-        return parts.source_parameters(shape) + reads + sum(parts.update_parameters(shape, spot) for spot in kept)
+        return parts.source_parameters(shape) + reads + sum(parts.update_parameters(shape, spot) for spot in spots)
 
-    return cost(_solve(_auto_grid(sites), config.budget * program.plan.base_parameters, added))
+    return _solve(_auto_grid(sites), limit, added)
 
 
 def _solve(outer: tuple[int, ...], limit: float, added: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
@@ -179,57 +179,41 @@ class _ValueOf:
         self.per_sample = config.pool is None
         self.spots, self.order = spots, order
 
-    def read(self, call: SiteCall, spec: ViewSpec) -> ReadCall:
-        order = self.order[call.graph]
+    def read(self, call: SiteCall, view: ViewSpec) -> ReadCall:
+        order, mean, note = self.order[call.graph], False, ""
         value = sum(order[spot.nodes[call.graph]] < order[call.node] for spot in self.spots)
         if value and self.per_sample and call.batch_ratio == 0:
-            note = "its input does not depend on the batch: reads the initial value"
-            return ReadCall(call.graph, call.node, spec, 0, note=note)
-        if value and self.per_sample and call.batch_ratio != 1:
+            value, note = 0, "its input does not depend on the batch: reads the initial value"
+        elif value and self.per_sample and call.batch_ratio != 1:
             size = f"{call.batch_ratio} x the model's" if call.batch_ratio > 0 else "not the model's"
-            note = f"its batch is {size}: reads the batch mean"
-            return ReadCall(call.graph, call.node, spec, value, mean=True, note=note)
-        return ReadCall(call.graph, call.node, spec, value)
+            mean, note = True, f"its batch is {size}: reads the batch mean"
+        spec = replace(view, batch_axis=call.batch_axis, channel_axis=call.channel_axis)
+        where = call.grouped_batch, call.opaque, call.name, call.turn, call.batch_ratio
+        return ReadCall(call.graph, call.node, spec, value, mean, note, *where)
 
 
-def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _ValueOf) -> list[Read]:
+def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _ValueOf) -> Iterator[Read]:
     """One read weight, and one more for each other rank that the layer is called at."""
-    config, by_rank = parts.config, _by_rank(site)
-    reads = []
+    by_rank, concat = _by_rank(site), parts.config.lowering == "concat"
+    note = site.split_only
+    if len(by_rank) > 1:
+        note = note or "called at several ranks, each with a read weight of its own: split form only"
     for number, calls in enumerate(by_rank.values()):
-        first = parts.view(shape, calls[0].grid)[0]
-        specs = [replace(first, batch_axis=c.batch_axis, channel_axis=c.channel_axis) for c in calls]
-        note = site.split_only
-        if len(by_rank) > 1:
-            note = note or "called at several ranks, each with a read weight of its own: split form only"
-        split = config.lowering == "split" or bool(note)
-        reads.append(
-            Read(
-                site=site.path,
-                name=site.path if number == 0 else f"{site.path}.call_{number}",
-                kind=site.kind,
-                channels=first.channels,
-                grid=calls[0].grid,
-                parameters=first.channels * site.taps,
-                lowering="split" if split else "concat",
-                calls=tuple(
-                    replace(
-                        values.read(c, s),
-                        grouped_batch=c.grouped_batch,
-                        opaque=c.opaque,
-                        name=c.name,
-                        turn=c.turn,
-                        batch_ratio=c.batch_ratio,
-                    )
-                    for c, s in zip(calls, specs, strict=True)
-                ),
-                raw=site.raw,
-                function=site.function,
-                note=note if config.lowering == "concat" else "",
-                view=parts.own_view(shape, calls[0].grid),
-            )
+        view, _ = parts.view(shape, calls[0].grid)
+        yield Read(
+            site=site.path,
+            name=site.path if number == 0 else f"{site.path}.call_{number}",
+            kind=site.kind,
+            channels=view.channels,
+            grid=calls[0].grid,
+            parameters=view.channels * site.taps,
+            lowering="concat" if concat and not note else "split",
+            calls=tuple(values.read(call, view) for call in calls),
+            raw=site.raw,
+            function=site.function,
+            note=note if concat else "",
+            view=parts.own_view(shape, calls[0].grid),
         )
-    return reads
 
 
 def _by_rank(site: Site) -> dict[int, list[SiteCall]]:
