@@ -93,14 +93,17 @@ _CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict"}
 
 
 def kind_of(value: Any) -> Kind:
-    """The kind of a value. Numbers are of one kind; of other objects nothing is told."""
+    """The kind of a value. Numbers are of one kind; of other objects nothing is told.
+
+    Classes stand in tuples here and below: torch 2.6 can't compile ``list | tuple``.
+    """
     if isinstance(value, Tensor):
         return "Tensor"
     if value is None:
         return "None"
-    if isinstance(value, bool | str):
+    if isinstance(value, (bool, str)):
         return ""  # a constant of the graph, which compares it
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):
         return "number"
     name = _CONTAINERS.get(type(value), "")
     if name == "dict":
@@ -123,7 +126,7 @@ def other_kind(value: Any, kind: Kind) -> tuple[str, str] | None:
     name = kind if isinstance(kind, str) else kind[0]
     if not name:
         return None
-    now = kind_of(value) if not isinstance(value, list | tuple | dict) else _CONTAINERS.get(type(value), "")
+    now = kind_of(value) if not isinstance(value, (list, tuple, dict)) else _CONTAINERS.get(type(value), "")
     if now != name:
         return _told(value, now), name
     if isinstance(kind, str):

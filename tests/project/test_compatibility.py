@@ -353,11 +353,17 @@ def _of_the_base(module: nn.Module, path: str) -> bool:
     return isinstance(module, nn.Linear) and "aim" not in path.split(".")
 
 
+def _torchao() -> Any:
+    if not hasattr(torch.utils._pytree, "register_constant"):
+        pytest.skip(f"torchao 0.18 needs a newer torch than {torch.__version__}")
+    return pytest.importorskip("torchao.quantization")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
 @pytest.mark.parametrize("kind", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
 @pytest.mark.parametrize("options", [{}, WRITTEN | {"shape": (4,), "updates": ("0",)}], ids=["static", "written"])
 def test_torchao_quantises_the_base_and_leaves_the_memory(kind: str, options: dict[str, Any]) -> None:
-    quantization = pytest.importorskip("torchao.quantization")
+    quantization = _torchao()
     base = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 8)).eval()
     x = torch.randn(5, 32)
     aim = aimgraph.transform(base, x, **options)
@@ -381,7 +387,7 @@ def test_torchao_quantises_the_base_and_leaves_the_memory(kind: str, options: di
 
 
 def test_a_torchao_weight_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    quantization = pytest.importorskip("torchao.quantization")
+    quantization = _torchao()
     base = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4))
     quantization.quantize_(base, quantization.Int8WeightOnlyConfig(), filter_fn=lambda _, path: path == "2")
     with pytest.raises(aimgraph.PlanError, match=r"2\.weight is quantised \(Int8Tensor\).*transform the float model"):
