@@ -167,8 +167,16 @@ class _Finder:
         module = self.modules.get(name)
         layer = module if is_layer(module) else None
         called = made[0].function if layer is None else self.kinds[layer].name
+        calls: list[SiteCall | str]
+        if layer is not None and not self.kinds[layer].affine:
+            calls = [self.kinds[layer].reason]
+        elif len(others) != len(made):
+            calls = [f"called {len(made)} times at one batch size and {len(others)} times at another"]
+        else:
+            pairs = zip(made, others, strict=True)
+            calls = [self._inner_call(graph, node, name, one, other, layer) for one, other in pairs]
         known = Counter(self.calls.get(name, ()))
-        for call in self._inner_calls(graph, node, name, made, others, layer):
+        for call in calls:
             if isinstance(call, str):
                 self.skipped.append(Skipped(name, called, call))
             elif known[call] > 0:
@@ -177,31 +185,10 @@ class _Finder:
                 self.layers.setdefault(name, layer or self.stand_ins[name])
                 self.calls.setdefault(name, []).append(call)
 
-    def _inner_calls(
-        self,
-        graph: str,
-        node: fx.Node,
-        name: str,
-        made: list[FunctionCall],
-        others: list[FunctionCall],
-        layer: nn.Module | None,
-    ) -> list[SiteCall | str]:
-        """The calls of a layer or function inside a module that is kept as one call, or why they can't read."""
-        if layer is not None and not self.kinds[layer].affine:
-            return [self.kinds[layer].reason]
-        if len(others) != len(made):
-            return [f"called {len(made)} times at one batch size and {len(others)} times at another"]
-        return [self._inner_call(graph, node, name, one, other, layer) for one, other in zip(made, others, strict=True)]
-
     def _inner_call(
-        self,
-        graph: str,
-        node: fx.Node,
-        name: str,
-        one: FunctionCall,
-        other: FunctionCall,
-        layer: nn.Module | None,
+        self, graph: str, node: fx.Node, name: str, one: FunctionCall, other: FunctionCall, layer: nn.Module | None
     ) -> SiteCall | str:
+        """A call of a layer or function inside a module that is kept as one call, or why it can't read."""
         opaque, batch = str(node.target), self.program.signature.batch
         if one.hidden:
             return f"inside {one.hidden}.forward, whose own backward would know nothing of it"
