@@ -166,12 +166,9 @@ def _explain(error: ValidationError) -> str:
     """One line per problem: the option, the value seen, what is wrong with it."""
     lines: list[str] = []
     for problem in error.errors(include_url=False):
-        option = str(problem["loc"][0]) if problem["loc"] else ""
+        where = f" {problem['loc'][0]}={problem['input']!r}" if problem["loc"] else ""
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = f"unknown option; the options are {', '.join(AimConfig.model_fields)}"
-        seen = f"={problem['input']!r}" if option else ""
-        line = f"AimConfig {option}{seen}: {message}" if option else f"AimConfig: {message}"
-        if line not in lines:
-            lines.append(line)
-    return "\n".join(lines)
+        lines.append(f"AimConfig{where}: {message}")
+    return "\n".join(dict.fromkeys(lines))

@@ -36,21 +36,7 @@ def author() -> tuple[AimConfig, AimConfig]:
     Returns:
         Two configs, for the memories ``memory`` and ``identity``.
     """
-    written = AimConfig(
-        name="memory",
-        shape=AUTHOR_SHAPE,
-        source="ones_conv",
-        sites=("stages.*.0.conv1",),
-        updates=tuple(f"stages.{stage}.0" for stage in range(4)),
-        init="default",
-        lowering="concat",
-    )
-    unwritten = AimConfig(
-        name="identity",
-        shape=AUTHOR_SHAPE,
-        source="ones_conv",
-        sites=("re:stages\\.\\d+\\.[1-9]\\d*\\.conv1",),
-        init="default",
-        lowering="concat",
-    )
-    return written, unwritten
+    alike = {"shape": AUTHOR_SHAPE, "source": "ones_conv", "init": "default", "lowering": "concat"}
+    updates = tuple(f"stages.{stage}.0" for stage in range(4))
+    written = AimConfig(name="memory", sites=("stages.*.0.conv1",), updates=updates, **alike)
+    return written, AimConfig(name="identity", sites=("re:stages\\.\\d+\\.[1-9]\\d*\\.conv1",), **alike)

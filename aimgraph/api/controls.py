@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import chain
-from types import TracebackType
 from typing import TypeVar
 
 from torch import nn
@@ -90,9 +89,7 @@ class disable_memory:  # noqa: N801  (reads as a verb, and works as a context ma
     def __enter__(self) -> nn.Module:
         return self.aim
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for part, enabled in self.before:
             _enable(part, enabled)
 

@@ -124,11 +124,8 @@ def _folds(program: Program) -> Folds:
     maps = {site for module in program.root.modules() if isinstance(module, BiasMap) for site in module.sites}
     reads = dict.fromkeys(read.name for memory in program.plan.memories for read in memory.reads)
     folded = [name for name in reads if name not in left]
-    return Folds(
-        biases=tuple(name for name in folded if name not in maps),
-        maps=tuple(name for name in folded if name in maps),
-        left=left,
-    )
+    biases = tuple(name for name in folded if name not in maps)
+    return Folds(biases, tuple(name for name in folded if name in maps), left)
 
 
 def program_of(root: AimModule, inputs: Arguments) -> Program:

@@ -10,7 +10,7 @@ from aimgraph.api.fold import fold
 from aimgraph.api.strip import strip
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of, replace_module
+from aimgraph.emit.parts import named_parts, parts_of, replace_module
 from aimgraph.emit.record import record_of
 from aimgraph.errors import PlanError
 
@@ -53,10 +53,9 @@ def merge(aim: nn.Module, *, partial: bool = False) -> Merged:
     else:
         whole = copy_module(aim)
         found: dict[str, Merged] = {}
-        for path, part in list(whole.named_modules()):
-            if isinstance(part, AimModule):
-                found[path] = _merged(part)
-                replace_module(whole, part, found[path].model)
+        for path, part in named_parts(whole).items():
+            found[path] = _merged(part)
+            replace_module(whole, part, found[path].model)
         made = Merged(
             whole,
             tuple(f"{path}.{name}" for path, one in found.items() for name in one.biases),
@@ -88,8 +87,7 @@ def _merged(aim: AimModule) -> Merged:
     with torch.no_grad():
         for name in biases:
             layer: Any = base.get_submodule(name)
-            given = folded.get_submodule(name).bias
-            assert isinstance(given, torch.Tensor)
+            given: Any = folded.get_submodule(name).bias
             if layer.bias is None:
                 layer.bias = nn.Parameter(given.clone())
             else:

@@ -7,8 +7,6 @@ from aimgraph.emit.bare import bare, rebind_hooks
 from aimgraph.emit.concat import narrow
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module
-from aimgraph.emit.record import record_of
-from aimgraph.runtime.layers import layer_at
 
 
 def strip(aim: nn.Module) -> nn.Module:
@@ -23,19 +21,14 @@ def strip(aim: nn.Module) -> nn.Module:
     """
     parts_of(aim)
     if isinstance(aim, AimModule):
-        base = copy_module(bare(aim))
-        rebind_hooks(base)
-        _narrow(base, aim)
-        return base
+        return _finished(copy_module(bare(aim)), aim)
     whole = copy_module(aim)
     for part in parts_of(whole):
-        base = bare(part)
-        rebind_hooks(base)
-        _narrow(base, part)
-        replace_module(whole, part, base)
+        replace_module(whole, part, _finished(bare(part), part))
     return whole
 
 
-def _narrow(base: nn.Module, aim: AimModule) -> None:
-    for site in record_of(aim).concat_sites:
-        narrow(layer_at(base, site.site), site)
+def _finished(base: nn.Module, aim: AimModule) -> nn.Module:
+    rebind_hooks(base)
+    narrow(base, aim)
+    return base

@@ -18,7 +18,7 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import paused_collection
 from aimgraph.emit.emit import emit
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import replace_module, submodule
+from aimgraph.emit.parts import named_parts, replace_module, submodule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
 from aimgraph.fake.leftovers import Outside
@@ -121,11 +121,7 @@ def _alone() -> Iterator[None]:
 
     Tracing replaces functions of torch for the whole process while it lasts.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_COMPILING)
-        stack.enter_context(paused_collection())
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
+    with _COMPILING, paused_collection(), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         for device in ("cpu", "cuda", "xpu", "mps"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -137,18 +133,14 @@ _COMPILING = threading.RLock()
 
 @_alone()
 def _compile(
-    model: nn.Module,
-    example_inputs: Any,
-    configs: tuple[AimConfig, ...],
-    share: bool,
-    pipeline: Pipeline,
+    model: nn.Module, example_inputs: Any, configs: tuple[AimConfig, ...], share: bool, pipeline: Pipeline
 ) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model)
     with outside.kept():
         program = build_program(model, inputs, configs, share=share, outside=outside)
-        base_graphs = {name: plain_copy(graph) for name, graph in program.graphs.items()}
+        base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
         program = pipeline.run(program).program
     return emit(model, program, base_graphs)
 
@@ -176,7 +168,7 @@ def plan(
     """
     if inplace is not None:
         warnings.warn("plan(inplace=) does nothing, as a plan changes nothing: leave it out", stacklevel=2)
-    made = [module for module in model.modules() if isinstance(module, AimModule)] if not overrides else []
+    made = list(named_parts(model).values()) if not overrides else []
     if len(made) == 1 and config is None:
         return record_of(made[0]).plan
     configs = _configs(config, overrides)
@@ -208,8 +200,7 @@ def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...
     for item in given:
         if not isinstance(item, AimConfig):
             raise ConfigError(f"config holds a {type(item).__name__}; give AimConfig objects")
-    fields = AimConfig.model_fields
-    configs = tuple(AimConfig(**({name: getattr(item, name) for name in fields} | overrides)) for item in given)
+    configs = tuple(AimConfig(**(dict(item) | overrides)) for item in given)
     names = [item.name for item in configs]
     if len(set(names)) < len(names):
         raise ConfigError(f"memories need distinct names, these are {names}: give each AimConfig a name=")

@@ -19,6 +19,7 @@ from aimgraph.copies import copy_module
 from aimgraph.distance import farthest
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import named_parts
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs.arguments import Arguments
@@ -80,10 +81,9 @@ class Report:
             seen = "ok" if check.compared else "-"
             table.add_row(check.name, seen if check.ok else "FAILED", check.detail)
         table.add_row("largest |aim - base|, with memory (eval)", "", f"{self.max_difference:.3g}")
-        console = Console(width=120, file=io.StringIO(), color_system=None)
-        console.print(table)
-        assert isinstance(console.file, io.StringIO)
-        return console.file.getvalue().rstrip("\n")
+        text = io.StringIO()
+        Console(width=120, file=text, color_system=None).print(table)
+        return text.getvalue().rstrip("\n")
 
 
 def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Report:
@@ -120,7 +120,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
                 "whose numbers it accepts"
             ) from error
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
-        disabled, zero = _disabled(aim), _is_zero(aim)
+        disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
         for train, wanted in expected.items():
             sizes = BATCH_SIZES[:1] if zero else BATCH_SIZES  # with memory, both follow below
             checks.append(_outputs("output, memory disabled", wanted, _run(disabled, inputs, train, sizes), train))
@@ -151,19 +151,18 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check
         yield Check(name, alike, f"{detail} at batch size {batch}")
 
 
+@torch.no_grad()
 def _with_reads(aim: AimModule) -> AimModule:
     """A copy with random read weights."""
     module, generator = copy_module(aim), torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
         if is_read(name):
-            with torch.no_grad():
-                parameter.copy_(drawn_like(parameter, parameter.shape, generator) * READ_STD)
+            parameter.copy_(drawn_like(parameter, parameter.shape, generator) * READ_STD)
     return module
 
 
 def _verify_parts(base: nn.Module, whole: nn.Module, example_inputs: Any) -> Report:
-    parts = {path: part for path, part in whole.named_modules() if isinstance(part, AimModule)}
-    if not parts:
+    if not (parts := named_parts(whole)):
         raise PlanError(f"verify needs the result of aimgraph.transform, this is a {type(whole).__name__}")
     checks: list[Check] = []
     gap = 0.0
@@ -204,10 +203,7 @@ def _keys(base: nn.Module, aim: AimModule) -> Check:
 
 
 def _weights(base: nn.Module, aim: AimModule) -> Check:
-    state = aim.state_dict()
-    different = [
-        key for key, value in base.state_dict().items() if not _all_same(tensors_in(value), tensors_in(state.get(key)))
-    ]
+    different = _differing(base.state_dict(), aim.state_dict())
     return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
 
 
@@ -227,9 +223,7 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
         one = expected.outputs[batch]
         if not _all_same(one, other):
             return Check(label, False, f"differs at batch size {batch} by {farthest(other, one)[0]:.3g}")
-        buffers = seen.buffers[batch]
-        moved = [key for key, value in expected.buffers[batch].items() if not same(value, buffers[key])]
-        if moved:
+        if moved := _differing(expected.buffers[batch], seen.buffers[batch]):
             return Check(label, False, f"buffers differ at batch size {batch}: {moved[:3]}")
     return Check(label, True, f"bit-identical at batch sizes {list(seen.outputs)}, buffers too")
 
@@ -244,11 +238,7 @@ def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
     if isinstance(with_memory, str):
         return Check(name, False, with_memory)
     widened = {f"{site.site}.weight" for site in record_of(aim).concat_sites}
-    different = [
-        key
-        for key, gradient in plain.items()
-        if key not in widened and not _same_optional(gradient, with_memory.get(key))
-    ]
+    different = [key for key in _differing(plain, with_memory) if key not in widened]
     return Check(name, not different, f"differ: {different[:3]}" if different else "bit-identical")
 
 
@@ -300,12 +290,6 @@ def _at_work(base: nn.Module, aim: AimModule) -> AimModule:
     return module
 
 
-def _disabled(aim: AimModule) -> AimModule:
-    module = copy_module(aim)
-    disable_memory(module)
-    return module
-
-
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """Sums in an order of their own are no difference: some backward passes add up in parallel."""
@@ -325,12 +309,9 @@ def _deterministic() -> Iterator[None]:
 
 def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
-    reads = [parameter for name, parameter in aim.named_parameters() if is_read(name)]
-    return (
-        not record_of(aim).concat_sites
-        and not record_of(aim).other_passes
-        and not any(bool(p.detach().any()) for p in reads)
-    )
+    if record_of(aim).concat_sites or record_of(aim).other_passes:
+        return False
+    return not any(bool(parameter.detach().any()) for name, parameter in aim.named_parameters() if is_read(name))
 
 
 def is_read(name: str) -> bool:
@@ -346,15 +327,12 @@ def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit for bit, shape and dtype included; not-a-number equals itself."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return bool(torch.equal(a, b)) or (
-        bool(torch.equal(a.isnan(), b.isnan())) and bool(torch.equal(a[~a.isnan()], b[~b.isnan()]))
-    )
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _same_optional(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return same(a, b)
+def _differing(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
+    """Names whose tensors are not the same."""
+    return [key for key, value in expected.items() if not _all_same(tensors_in(value), tensors_in(seen.get(key)))]
 
 
 def _all_same(a: list[Tensor], b: list[Tensor]) -> bool:

@@ -163,7 +163,10 @@ def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], 
     users = list(node.users)
     total = node
     for path, view in terms:
-        args, kwargs = _term_arguments(node, view)
+        if node.op == "call_module":
+            args, kwargs = with_argument(node, "input", view)
+        else:
+            args, kwargs = (view,), call_options(options(node))
         with graph.inserting_after(total):
             term = insert_module(graph, path, *args)
             term.kwargs = kwargs
@@ -174,13 +177,6 @@ def add_terms(graph: fx.Graph, node: fx.Node, terms: list[tuple[str, fx.Node]], 
             total = insert_call(graph, accumulate, total, term)
     for user in users:
         user.replace_input_with(node, total)
-
-
-def _term_arguments(node: fx.Node, view: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call's own arguments, over the memory instead of the features."""
-    if node.op == "call_module":
-        return with_argument(node, "input", view)
-    return (view,), call_options(options(node))
 
 
 Snapshot = dict[fx.Node, tuple[Any, ...]]

@@ -60,9 +60,7 @@ class Pipeline(BasePass):
             result = _checked(step, program, verifier)
             entry = HistoryEntry(step.name, result.modified, time.perf_counter() - started, result.skipped)
             program = replace(
-                result.program,
-                stage=max(result.program.stage, step.ensures),
-                history=(*result.program.history, entry),
+                result.program, stage=max(result.program.stage, step.ensures), history=(*result.program.history, entry)
             )
             changes |= result.changes
             for callback in watch:

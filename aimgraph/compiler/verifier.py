@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, fx
 
-from aimgraph.compiler.graph_tools import nodes_differ, output_shapes
+from aimgraph.compiler.graph_tools import nodes_differ, output_shapes, submodule_at
 from aimgraph.compiler.node_keys import SHAPES, VALUE
 from aimgraph.compiler.program import Changes, Program
-from aimgraph.compiler.signature import Signature, base_names, graph_inputs
+from aimgraph.compiler.signature import base_names, graph_inputs
 from aimgraph.errors import PassError
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import bound_arguments
@@ -49,26 +49,26 @@ class Verifier:
             graph.lint()
             _check_targets(program, graph)
             if self.full or declared:
-                program.runs[name] = _run_anew(program, name)
+                program.runs[name], touched = _run_anew(program, name), set(graph.nodes)
             else:
                 program.runs[name].rerun(graph, touched)
-            shapes = _shapes_changed(
-                program.runs[name], set(graph.nodes) if self.full or declared else touched, changes
-            )
-            outputs, self.outputs[name] = self._outputs_changed(program, name, changes)
-            found |= Changes(shapes=shapes, outputs=outputs)
+            shapes = _shapes_changed(program.runs[name], touched, changes)
+            found |= Changes(shapes=shapes, outputs=self._outputs_changed(program, name, changes))
         _refuse_idle(changes, found)
-        return replace(program, signature=_signature(program)) if found.inputs or found.names else program
+        if not (found.inputs or found.names):
+            return program
+        placeholders = {name: graph_inputs(graph) for name, graph in program.graphs.items()}
+        signature = replace(program.signature, placeholders=placeholders, parameters=base_names(program.root))
+        return replace(program, signature=signature)
 
-    def _outputs_changed(
-        self, program: Program, name: str, changes: Changes
-    ) -> tuple[frozenset[str], dict[str, tuple[int, ...]]]:
-        before, now = self.outputs[name], output_shapes(program, name)
+    def _outputs_changed(self, program: Program, name: str, changes: Changes) -> frozenset[str]:
+        before = self.outputs[name]
+        now = self.outputs[name] = output_shapes(program, name)
         changed = frozenset(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         for key in sorted(changed - changes.outputs):
             was, is_now = (list(seen[key]) if key in seen else "nothing" for seen in (before, now))
             raise PassError(f"{key} was {was} before and is {is_now} now")
-        return changed, now
+        return changed
 
 
 def _inputs_changed(program: Program, changes: Changes) -> frozenset[str]:
@@ -91,10 +91,8 @@ def _names_changed(program: Program, changes: Changes) -> frozenset[str]:
 
 def _check_targets(program: Program, graph: fx.Graph) -> None:
     for node in graph.find_nodes(op="call_module"):
-        try:
-            program.root.get_submodule(str(node.target))
-        except AttributeError as error:
-            raise PassError(f"{node.name} calls {node.target}, which does not exist") from error
+        if submodule_at(program.root, str(node.target)) is None:
+            raise PassError(f"{node.name} calls {node.target}, which does not exist")
 
 
 def _run_anew(program: Program, name: str) -> FakeRun:
@@ -141,8 +139,3 @@ def _refuse_idle(changes: Changes, found: Changes) -> None:
         idle = getattr(changes, item.name) - getattr(found, item.name)
         if idle:
             raise PassError(f"it declares changes of {item.name} that are as before: {sorted(idle)[:4]}")
-
-
-def _signature(program: Program) -> Signature:
-    placeholders = {name: graph_inputs(graph) for name, graph in program.graphs.items()}
-    return replace(program.signature, placeholders=placeholders, parameters=base_names(program.root))

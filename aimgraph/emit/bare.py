@@ -12,10 +12,20 @@ from aimgraph.torch_private import WrappedHook
 
 
 def bare(aim: nn.Module) -> nn.Module:
-    """An instance of the base's class around the modules and tensors of `aim`."""
-    kind = record_of(aim).base_class
-    base = kind.__new__(kind)
-    base.__dict__.update(base_parts(aim))
+    """An instance of the base's class around the modules and tensors of `aim`.
+
+    Layers in concat form are still widened; see `narrow`.
+    """
+    record = record_of(aim)
+    base = record.base_class.__new__(record.base_class)
+    keep = {*MODULE_DICTS, "training", *record.base_attributes}
+    vars(base).update(
+        (key, value)
+        for key, value in vars(aim).items()
+        if (key in keep or key.endswith("_hooks")) and key not in GRAPH_STATE
+    )
+    vars(base).update(hooks_of_the_base(vars(base)))
+    vars(base)["_modules"] = {name: module for name, module in aim._modules.items() if name != AIM}
     return base
 
 
@@ -36,22 +46,7 @@ def hooks_of_the_base(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def rebind_hooks(module: nn.Module) -> None:
-    """Wrap the load hooks that `_hooks_of_the_base` took apart for `module`."""
+    """Wrap the load hooks that `hooks_of_the_base` took apart for `module`."""
     hooks: dict[int, Any] = module._load_state_dict_pre_hooks
     for key, (hook, with_module) in list(hooks.items()):
         hooks[key] = WrappedHook(hook, module if with_module else None)
-
-
-def base_parts(aim: nn.Module) -> dict[str, Any]:
-    """The ``__dict__`` of the base inside `aim`, around the same modules and tensors.
-
-    Layers in concat form are still widened; see `narrow`.
-    """
-    record = record_of(aim)
-    keep = {*MODULE_DICTS, "training", *record.base_attributes}
-    parts = {key: value for key, value in aim.__dict__.items() if key in keep or key.endswith("_hooks")}
-    for name in GRAPH_STATE:
-        parts.pop(name, None)
-    parts |= hooks_of_the_base(parts)
-    parts["_modules"] = {name: module for name, module in aim._modules.items() if name != AIM}
-    return parts

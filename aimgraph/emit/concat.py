@@ -1,20 +1,19 @@
 """Layers in concat form: read weights are part of their weight, and state dicts hold the two apart."""
 
-import functools
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from aimgraph.emit.record import ConcatSite, record_of
-from aimgraph.runtime.layer_kinds import AffineLayer
+from aimgraph.emit.record import record_of
 from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight, split_weight
 
 
-def narrow(layer: AffineLayer, widened: ConcatSite) -> None:
-    """Give a widened layer its own weight and channel count back."""
-    weight, _ = split_weight(layer, layer.weight.detach(), list(widened.channels))
-    replace_weight(layer, weight.clone(), -sum(widened.channels))
+def narrow(base: nn.Module, aim: nn.Module) -> None:
+    """Give the widened layers of the base inside `aim` their own weights and channel counts back."""
+    for site in record_of(aim).concat_sites:
+        layer = layer_at(base, site.site)
+        weight, _ = split_weight(layer, layer.weight.detach(), list(site.channels))
+        replace_weight(layer, weight.clone(), -sum(site.channels))
 
 
 def split_concat_weights(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -56,30 +55,3 @@ def join_concat_weights(
                 )
         weight, *reads = parts.values()
         state.update(dict.fromkeys(keys, concat_weight(layer, weight, reads)))
-
-
-def without_concat(forward: Any) -> Any:
-    """A forward of the base's graph that sees the widened layers with their own weights."""
-
-    @functools.wraps(forward)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        weights: dict[str, Tensor] = {}
-        for site in record_of(self).concat_sites:
-            layer = layer_at(self, site.site)
-            weights[f"{site.site}.weight"] = split_weight(layer, layer.weight, list(site.channels))[0]
-        shell = _Shell(self, forward)
-        return torch.func.functional_call(shell, {f"inner.{k}": v for k, v in weights.items()}, args, kwargs)
-
-    return run
-
-
-class _Shell(nn.Module):
-    """Calls a given forward on `inner`, so that `functional_call` can swap tensors below it."""
-
-    def __init__(self, inner: nn.Module, call: Any) -> None:
-        super().__init__()
-        self.inner = inner
-        self.call = call
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(self.inner, *args, **kwargs)

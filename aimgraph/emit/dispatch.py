@@ -44,13 +44,11 @@ def dispatch(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: dict[s
     """
     record = record_of(aim)
     other = _of_other_kind(aim, args, kwargs)
-    if torch.compiler.is_compiling():
-        if other is not None:
-            raise other
-        return forward(aim, *args, **kwargs)
     if other is not None:
+        if torch.compiler.is_compiling():
+            raise other
         return _run_eager(aim, args, kwargs, other)
-    if not decides:
+    if not decides or torch.compiler.is_compiling():
         return forward(aim, *args, **kwargs)
     train = aim.training and not record.frozen
     key, eager = (record.present, _sizes(args, kwargs)), record.eager
@@ -73,10 +71,8 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     """What there is to say of an argument that is of another kind than in the example inputs; None if there is none."""
     places, names = record_of(aim).kinds
     if len(args) == len(places) and kwargs.keys() == names.keys():
-        for value, kind in (*zip(args, places, strict=True), *((kwargs[name], names[name]) for name in names)):
-            if other_kind(value, kind) is not None:
-                break
-        else:
+        pairs = (*zip(args, places, strict=True), *((kwargs[name], names[name]) for name in names))
+        if all(other_kind(value, kind) is None for value, kind in pairs):
             return None
     elif torch.compiler.is_compiling():  # what is passed in another way can't be bound by name there
         return None

@@ -14,6 +14,9 @@ from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 
+Place = tuple[str, int]
+"""Name of a call, and how many dimensions its input has."""
+
 
 def why_not_eager(aim: nn.Module) -> str:
     """Why `eager_forward` can't stand for `aim`; empty if it can."""
@@ -85,9 +88,9 @@ class _ByTurn(OpaqueRead):
         return super().call(number) if self.further else None
 
 
-def _last_turns(memory: MemoryPlan, graphs: tuple[str, ...]) -> dict[tuple[str, int], int]:
-    """(Name of a call, dimensions of its input) -> the turn of the last one that reads, outside of opaque modules."""
-    last: dict[tuple[str, int], int] = {}
+def _last_turns(memory: MemoryPlan, graphs: tuple[str, ...]) -> dict[Place, int]:
+    """The turn of the last one that reads, outside of opaque modules."""
+    last: dict[Place, int] = {}
     for read in memory.reads:
         for call in read.calls:
             if call.graph in graphs and not call.opaque:
@@ -101,11 +104,7 @@ def _leaf_call(call: ReadCall) -> OpaqueReadCall:
 
 
 def _reads(
-    read: Read,
-    layer: nn.Module,
-    graphs: tuple[str, ...],
-    last: dict[tuple[str, int], int],
-    further: set[tuple[str, int]],
+    read: Read, layer: nn.Module, graphs: tuple[str, ...], last: dict[Place, int], further: set[Place]
 ) -> Iterator[OpaqueRead]:
     """How a site reads in these graphs: by the name of its calls, the dimensions of the input, and what they are in.
 
@@ -116,7 +115,7 @@ def _reads(
         last: Of `_last_turns`.
         further: Places without a read for calls that come after the last one; the first to come takes them.
     """
-    traced: dict[tuple[str, int], dict[int, OpaqueReadCall]] = {}
+    traced: dict[Place, dict[int, OpaqueReadCall]] = {}
     inside: dict[tuple[str, int, tuple[str, int]], list[OpaqueReadCall]] = {}
     for call in read.calls:
         if call.graph in graphs:

@@ -23,8 +23,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         root.add_module(AIM, nn.Module())
     for module in root.get_submodule(AIM).modules():
         module.training = root.training
-    internal = set(vars(nn.Module()))
-    attributes = tuple(name for name in vars(model) if name not in internal)
+    attributes = tuple(name for name in vars(model) if name not in vars(nn.Module()))
     lost = _lost_members(kind)
     notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
     others = tuple(entry for entry in program.history if entry.name not in _OF_MEMORY)
@@ -36,8 +35,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         lost_methods=lost,
         inputs=recorded(program.signature.example),
         moded=program.signature.moded,
-        graphs={name: plain_copy(graph) for name, graph in program.graphs.items()},
-        base_graphs=base_graphs,
+        graphs={f"aim.{name}": plain_copy(graph) for name, graph in program.graphs.items()} | base_graphs,
         concat_sites=_concat_sites(program),
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
@@ -54,8 +52,8 @@ def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
     held = {}
     for mode in (True, False):
         root.train(mode) if mode else root.eval()
-        paths = [path for path, module in root.named_modules() if module is not root and module.training != mode]
-        held[mode] = tuple(path for path in paths if path != AIM and not path.startswith(f"{AIM}."))
+        paths = (path for path, module in root.named_modules() if module is not root and module.training != mode)
+        held[mode] = tuple(path for path in paths if path.partition(".")[0] != AIM)
     for module, flag in flags.items():
         module.training = flag
     return held
@@ -64,32 +62,21 @@ def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:
 def _lost_members(kind: type[nn.Module]) -> tuple[str, ...]:
     """Methods and properties of the base's class that an `AimModule` does not have, or has for itself."""
     own = {name for parent in kind.__mro__ if parent not in nn.Module.__mro__ for name in vars(parent)}
+    own -= {"forward", "train", "eval", *EXTRA_STATE}
     protocols = {"__len__", "__getitem__", "__iter__", "__contains__"}
     names = sorted(name for name in own if not name.startswith("_") or name in protocols)
-    replaced = {"forward", "train", "eval", *EXTRA_STATE}
-    return tuple(
-        name
-        for name in names
-        if name not in replaced and (callable(value := getattr(kind, name)) or isinstance(value, property))
-    )
+    return tuple(name for name in names if callable(value := getattr(kind, name)) or isinstance(value, property))
 
 
 def _concat_sites(program: Program) -> tuple[ConcatSite, ...]:
-    found: dict[str, list[tuple[str, int]]] = {}
+    found: dict[str, dict[str, int]] = {}
     for memory in program.plan.memories:
         for read in memory.reads:
             if read.lowering == "concat":
-                key = f"{AIM}.{memory.name}.reads.{read.name}.weight"
-                found.setdefault(read.site, []).append((key, read.channels))
-    paths: dict[nn.Module, list[str]] = {}
-    for path, module in program.root.named_modules(remove_duplicate=False):
-        paths.setdefault(module, []).append(path)
-    return tuple(
-        ConcatSite(
-            site,
-            tuple(paths[program.root.get_submodule(site)]),
-            tuple(key for key, _ in reads),
-            tuple(k for _, k in reads),
-        )
-        for site, reads in found.items()
-    )
+                found.setdefault(read.site, {})[f"{AIM}.{memory.name}.reads.{read.name}.weight"] = read.channels
+    sites = []
+    for site, reads in found.items():
+        named, layer = program.root.named_modules(remove_duplicate=False), program.root.get_submodule(site)
+        paths = tuple(path for path, module in named if module is layer)
+        sites.append(ConcatSite(site, paths, tuple(reads), tuple(reads.values())))
+    return tuple(sites)

@@ -43,9 +43,7 @@ class FoldedModule(fx.GraphModule):
         inputs: (args, kwargs) of the size that it was folded for.
     """
 
-    def __init__(
-        self, root: nn.Module | dict[str, Any], graph: fx.Graph, name: str, folds: Folds, inputs: Arguments
-    ) -> None:
+    def __init__(self, root: nn.Module, graph: fx.Graph, name: str, folds: Folds, inputs: Arguments) -> None:
         super().__init__(root, graph, class_name=name)
         self.folds = folds
         self._aim_inputs = inputs

@@ -12,8 +12,8 @@ from torch.fx.graph import PythonCode
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
-from aimgraph.emit.concat import join_concat_weights, split_concat_weights, without_concat
-from aimgraph.emit.forwards import by_sample, contexts_closed, dispatched, mode_checked
+from aimgraph.emit.concat import join_concat_weights, split_concat_weights
+from aimgraph.emit.forwards import by_sample, contexts_closed, dispatched, mode_checked, without_concat
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
 from aimgraph.emit.set_names import graphs_of
@@ -40,7 +40,6 @@ class AimModule(fx.GraphModule):
 
     _record: Record
     _graph: fx.Graph
-    _code: str
 
     def __init__(self, root: nn.Module | dict[str, Any], record: Record) -> None:
         super().__init__(nn.Module(), fx.Graph(), class_name=record.base_class.__name__)
@@ -49,8 +48,7 @@ class AimModule(fx.GraphModule):
         rebind_hooks(self)
         self._record = record
         for name in EXTRA_STATE:
-            if hasattr(record.base_class, name) and getattr(record.base_class, name) is not getattr(nn.Module, name):
-                setattr(type(self), name, getattr(record.base_class, name))  # this class is of one instance
+            setattr(type(self), name, getattr(record.base_class, name))  # this class is of one instance
         self.register_state_dict_post_hook(split_concat_weights)
         self.register_load_state_dict_pre_hook(join_concat_weights)
         self._select()
@@ -68,7 +66,7 @@ class AimModule(fx.GraphModule):
         fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
         if record := vars(self).get("_record"):
             record.give_out()
-            self._graph = record.graph = graph
+            self._graph = record.graphs[record.present] = graph
 
     def recompile(self) -> PythonCode:
         """Make the forward of the present mode from its graph."""
@@ -84,11 +82,11 @@ class AimModule(fx.GraphModule):
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = contexts_closed(forward)
             if not any(node.op == "call_module" and node.target == OPAQUE_BASE for node in self._graph.nodes):
-                forward = dispatched(forward, any(node.target in (guard, constant) for node in self._graph.nodes))
+                decides = any(node.target in (guard, constant) for node in self._graph.nodes)
+                forward = dispatched(forward, decides=decides)
             record.eager.clear()
             if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
-                record.set_graphs.clear()
-                record.compiled = {key: one for key, one in record.compiled.items() if not key.startswith("aim:")}
+                record.forget_sets()
             type(self).forward = forward
             record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
         return code
@@ -201,8 +199,8 @@ class AimModule(fx.GraphModule):
         if isinstance(whole, OpaqueBase):  # the base itself as one call: it has a flag of its own
             whole.aim_borrowed[0].training = self.training and not record.frozen
         chosen = SAMPLES if record.samples is not None and batched(self, record.samples) else record.chosen
-        if chosen != DEFAULT and chosen not in record.set_graphs:
-            record.set_graphs[chosen] = graphs_of(self, chosen)
+        if chosen != DEFAULT and not any(name.startswith(f"aim:{chosen}.") for name in record.graphs):
+            record.graphs |= graphs_of(self, chosen)
         record.choose(train=self.training, chosen=chosen)
         self._graph = record.graph
         if record.present not in record.compiled:
@@ -244,9 +242,6 @@ class AimModule(fx.GraphModule):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return (AimModule, (self._attributes(), self._record))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.__reduce_ex__(2)
 
 
 def _dtype(module: nn.Module) -> torch.dtype | None:

@@ -19,10 +19,15 @@ def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def parts_of(aim: Any) -> list[AimModule]:
     """The transformed parts of a model; the model itself, if it is one."""
-    found = [module for module in aim.modules() if isinstance(module, AimModule)] if isinstance(aim, nn.Module) else []
+    found = named_parts(aim) if isinstance(aim, nn.Module) else {}
     if not found:
         raise PlanError(f"this {type(aim).__name__} has no memory: it is not the result of aimgraph.transform")
-    return found
+    return list(found.values())
+
+
+def named_parts(model: nn.Module) -> dict[str, AimModule]:
+    """Path -> transformed part of a model; empty if there is none."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, AimModule)}
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

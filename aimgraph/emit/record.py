@@ -1,5 +1,6 @@
 """What an `AimModule` knows besides its modules: plan, graphs and sets."""
 
+import copy
 import types
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,13 +51,11 @@ class Compiled:
 
     def copy(self) -> "Compiled":
         """The same for another module: ``torch.compile`` counts what it makes of one code object, and gives up at 8."""
-        forward = self.forward
-        code = forward.__code__.replace()
-        made = types.FunctionType(
-            code, forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
-        )
-        made.__kwdefaults__ = forward.__kwdefaults__
-        vars(made).update(vars(forward))
+        old = self.forward
+        code = old.__code__.replace()
+        made = types.FunctionType(code, old.__globals__, old.__name__, old.__defaults__, old.__closure__)
+        made.__kwdefaults__ = old.__kwdefaults__
+        vars(made).update(vars(old))
         return Compiled(made, self.attributes)
 
 
@@ -71,13 +70,13 @@ class Record:
         lost_methods: Methods of the base's class that the emitted module does not have.
         inputs: The example inputs, (args, kwargs), with meta tensors, or the numbers of lengths, indices and masks.
         moded: Paths of modules whose own mode decides between train and eval graph.
-        graphs: ``both`` or ``train`` and ``eval``: with memory.
-        base_graphs: The same, without.
+        graphs: ``aim.both``, or ``aim.train`` and ``aim.eval``: with memory; ``base.`` without; ``aim:<set>.`` of a
+            memory set, made when it is first used.
         concat_sites: Layers in concat form.
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
         enabled: Whether the memory takes part.
-        present: Name of the graph that runs: ``aim.`` or ``base.`` and its key.
+        present: Name of the graph that runs.
         compiled: Name of a graph -> what was compiled from it.
         shared: Whether a copy has the same graphs.
         given_out: Whether somebody may hold a graph, and change it.
@@ -89,7 +88,6 @@ class Record:
         samples: The set of every sample, where each has its own.
         layers: Paths of the base's convolutions and linear layers whose calls count as theirs.
         other_passes: Names of the passes that changed the graph besides those that insert a memory.
-        set_graphs: Set -> its graphs, made when it is first used.
     """
 
     plan: Plan
@@ -99,7 +97,6 @@ class Record:
     inputs: Arguments
     moded: tuple[str, ...]
     graphs: dict[str, fx.Graph]
-    base_graphs: dict[str, fx.Graph]
     concat_sites: tuple[ConcatSite, ...] = ()
     held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
@@ -116,7 +113,6 @@ class Record:
     samples: tuple[str, ...] | None = None
     layers: frozenset[str] = frozenset()
     other_passes: tuple[str, ...] = ()
-    set_graphs: dict[str, dict[str, fx.Graph]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         args, kwargs = self.inputs
@@ -125,76 +121,46 @@ class Record:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
         state |= {"compiled": {}, "shared": False, "given_out": False, "eager": {}, "told": set()}
-        for name in ("graphs", "base_graphs"):
-            state[name] = {mode: dump_graph(graph) for mode, graph in state[name].items()}
-        state["set_graphs"] = {
-            name: {mode: dump_graph(graph) for mode, graph in graphs.items()}
-            for name, graphs in state["set_graphs"].items()
-        }
-        return state
+        return state | {"graphs": {name: dump_graph(graph) for name, graph in self.graphs.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name in ("graphs", "base_graphs"):
-            state[name] = {mode: load_graph(data) for mode, data in state[name].items()}
-        state["set_graphs"] = {
-            name: {mode: load_graph(data) for mode, data in graphs.items()}
-            for name, graphs in state["set_graphs"].items()
-        }
-        self.__dict__.update(state)
+        vars(self).update(state, graphs={name: load_graph(data) for name, data in state["graphs"].items()})
 
     def choose(self, *, train: bool, chosen: str) -> None:
         """Let the graph of a mode and of a memory set be the one that runs."""
-        kind, graphs = ("aim", self.graphs) if self.enabled else ("base", self.base_graphs)
-        if self.enabled and chosen != DEFAULT:
-            kind = f"aim:{chosen}"
+        kind = "base" if not self.enabled else "aim" if chosen == DEFAULT else f"aim:{chosen}"
         mode = "train" if train and not self.frozen else "eval"
-        self.present = f"{kind}.{mode if mode in graphs else 'both'}"
+        self.present = f"{kind}.{mode if f'{kind}.{mode}' in self.graphs else 'both'}"
+
+    def forget_sets(self, name: str = "") -> None:
+        """Drop the graphs of a memory set, by default of all, and what was compiled from them."""
+        prefix = f"aim:{name}." if name else "aim:"
+        self.graphs = {key: graph for key, graph in self.graphs.items() if not key.startswith(prefix)}
+        self.compiled = {key: one for key, one in self.compiled.items() if not key.startswith(prefix)}
 
     @property
     def graph(self) -> fx.Graph:
         """The graph that runs."""
-        graphs, name = self._place()
-        return graphs[name]
-
-    @graph.setter
-    def graph(self, graph: fx.Graph) -> None:
-        graphs, name = self._place()
-        graphs[name] = graph
-
-    def _place(self) -> tuple[dict[str, fx.Graph], str]:
-        kind, name = self.present.split(".")
-        if kind in ("aim", "base"):
-            return (self.graphs if kind == "aim" else self.base_graphs), name
-        return self.set_graphs[kind.partition(":")[2]], name
+        return self.graphs[self.present]
 
     def give_out(self) -> fx.Graph:
         """The graph that runs, to be changed by whoever asks; copies have their own from now on."""
         if self.shared:
             self.graphs = {name: plain_copy(graph) for name, graph in self.graphs.items()}
-            self.base_graphs = {name: plain_copy(graph) for name, graph in self.base_graphs.items()}
-            self.set_graphs = {
-                name: {mode: plain_copy(graph) for mode, graph in graphs.items()}
-                for name, graphs in self.set_graphs.items()
-            }
         self.shared, self.given_out = False, True
         return self.graph
 
     def copy(self) -> "Record":
         """One with the same graphs, which nobody can change, or with graphs of its own."""
         if self.given_out:
-            made = Record.__new__(Record)
-            made.__setstate__(self.__getstate__())
-            return made
+            return copy.copy(self)
         self.shared = True
-        sets = [graph for graphs in self.set_graphs.values() for graph in graphs.values()]
-        for graph in (*self.graphs.values(), *self.base_graphs.values(), *sets):
+        for graph in self.graphs.values():
             graph.owning_module = None  # it would live as long as any copy
         return replace(
             self,
             graphs=dict(self.graphs),
-            base_graphs=dict(self.base_graphs),
             sets=dict(self.sets),
-            set_graphs={name: dict(graphs) for name, graphs in self.set_graphs.items()},
             compiled={name: made.copy() for name, made in self.compiled.items()},
             eager=dict(self.eager),
         )

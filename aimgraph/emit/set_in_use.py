@@ -85,12 +85,7 @@ def run_by_sample(forward: Any, aim: Any, args: tuple[Any, ...], kwargs: dict[st
         groups.setdefault(name, []).append(row)
     outputs = []
     for name, rows in groups.items():
-        mine = [
-            leaf[torch.tensor(rows, device=leaf.device)]
-            if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size
-            else leaf
-            for leaf in leaves
-        ]
+        mine = [leaf[torch.tensor(rows, device=leaf.device)] if _has_rows(leaf, size) else leaf for leaf in leaves]
         part_args, part_kwargs = tree_unflatten(mine, structure)
         with aim.using(name):
             outputs.append(type(aim).forward(aim, *part_args, **part_kwargs))
@@ -109,10 +104,13 @@ def _joined(outputs: list[Any], counts: list[int], order: list[int]) -> Any:
     return tree_unflatten([_rows(parts, counts, places) for parts in zip(*flat, strict=True)], structures[0])
 
 
+def _has_rows(value: Any, count: int) -> bool:
+    """Whether `value` is a tensor with a row for each of `count` samples."""
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == count
+
+
 def _rows(parts: tuple[Any, ...], counts: list[int], places: Tensor) -> Any:
-    if all(
-        isinstance(part, Tensor) and part.dim() and part.shape[0] == n for part, n in zip(parts, counts, strict=True)
-    ):
+    if all(map(_has_rows, parts, counts)):
         return torch.cat(parts)[places.to(parts[0].device)]
     if not any(isinstance(part, Tensor) for part in parts) and all(part == parts[0] for part in parts):
         return parts[0]

@@ -6,6 +6,7 @@ from typing import Any
 from torch import fx, nn
 
 from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.graph_tools import submodule_at
 from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
@@ -23,17 +24,9 @@ def check_known(record: Any, names: Iterable[str]) -> None:
 
 def member(path: str, aim: nn.Module, name: str) -> str:
     """What stands for ``aim.<...>`` in a set: its own, or the default one that it shares."""
-    own = f"{SETS}.{name}.{path.removeprefix(f'{AIM}.')}"
-    return own if name != DEFAULT and _has(aim, own) else path
-
-
-def _has(root: nn.Module, path: str) -> bool:
-    *parents, name = path.split(".")
-    for parent in parents:
-        if parent not in root._modules:
-            return False
-        root = root.get_submodule(parent)
-    return name in root._modules or name in root._parameters or name in root._buffers
+    parent, _, last = f"{SETS}.{name}.{path.removeprefix(f'{AIM}.')}".rpartition(".")
+    there = submodule_at(aim, parent) if name != DEFAULT else None
+    return f"{parent}.{last}" if there is not None and hasattr(there, last) else path
 
 
 def present_member(path: str, aim: nn.Module) -> str:
@@ -44,10 +37,12 @@ def present_member(path: str, aim: nn.Module) -> str:
 def graphs_of(aim: nn.Module, name: str) -> dict[str, fx.Graph]:
     """The default graphs with the names of a set, or of the samples' own values."""
     made = {}
-    for mode, graph in record_of(aim).graphs.items():
-        copied = plain_copy(graph)
+    for key, graph in record_of(aim).graphs.items():
+        kind, _, mode = key.partition(".")
+        if kind != "aim":
+            continue
+        made[f"aim:{name}.{mode}"] = copied = plain_copy(graph)
         for node in copied.nodes:
             if node.op in ("call_module", "get_attr") and str(node.target).startswith(f"{AIM}."):
                 node.target = member(str(node.target), aim, name)
-        made[mode] = copied
     return made

@@ -154,12 +154,9 @@ def remove_set(aim: nn.Module, name: str) -> None:
     check_known(record, [name])
     if name == record.chosen or name in (record.samples or ()):
         raise ConfigError(f"memory set {name!r} is in use: use another one first")
-    sets = aim.get_submodule(SETS)
-    del sets._modules[name]
+    del aim.get_submodule(SETS)._modules[name]
     del record.sets[name]
-    record.set_graphs.pop(name, None)
-    for key in [key for key in record.compiled if key.startswith(f"aim:{name}.")]:
-        del record.compiled[key]
+    record.forget_sets(name)
     if not record.sets:
         del aim.get_submodule(AIM)._modules["sets"]
 
@@ -168,8 +165,5 @@ def own_parameters(aim: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters of a set, without those that it shares."""
     check_known(record_of(aim), [name])
     there = aim.get_submodule(AIM if name == DEFAULT else f"{SETS}.{name}")
-    return [
-        parameter
-        for memory in record_of(aim).plan.memories
-        for parameter in there.get_submodule(memory.name).parameters()
-    ]
+    memories = (there.get_submodule(memory.name) for memory in record_of(aim).plan.memories)
+    return [parameter for memory in memories for parameter in memory.parameters()]

@@ -35,7 +35,7 @@ def settled(aim: AimModule) -> AimModule:
     if opaque in own._modules:
         there._modules[opaque] = own._modules[opaque]
     own_record = record_of(made)
-    own_record.sets, own_record.set_graphs, own_record.chosen = {}, {}, DEFAULT
-    own_record.compiled = {name: one for name, one in own_record.compiled.items() if not name.startswith("aim:")}
+    own_record.sets, own_record.chosen = {}, DEFAULT
+    own_record.forget_sets()
     made._select()
     return made
