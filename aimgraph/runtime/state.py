@@ -118,7 +118,7 @@ class StateCarry(nn.Module):
         total, count = last.sum(0), last.shape[0]
         if samples is not None:
             total, count = last[0] * samples, samples
-        if count:
+        if count > 0:  # torch 2.6 would compile `if count` for one batch size
             self.state.lerp_((total / count - source[0]).to(self.state.dtype), self.rate)
         group = self.process_group or (_wrapped_group() if self.training else None)
         if group is not None and dist.get_world_size(group) > 1:
