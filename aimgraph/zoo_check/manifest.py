@@ -5,7 +5,7 @@ import fnmatch
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.models_zoo.loader import load_model
+from aimgraph.zoo_check.rows import write_table
 
 LEVELS = ("structure", "numeric", "onnx")
 """What can be checked of a model, in the order of what it costs."""
@@ -90,16 +91,11 @@ def _options(text: str) -> Iterator[tuple[str, Any]]:
 
 def _value(text: str) -> Any:
     """``true`` -> True, ``3`` -> 3, ``0.5`` -> 0.5; anything else is a string."""
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    if text in words:
-        return words[text]
-    for number in (int, float):
-        if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
-            try:
-                return number(text)
-            except ValueError:
-                continue
-    return text
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
+        return float(text)
+    return {"true": True, "false": False, "none": None}.get(text, text)
 
 
 _INPUT = re.compile(
@@ -198,11 +194,7 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 def write_manifest(path: Path, entries: list[Entry]) -> None:
     """Write `entries` as CSV."""
-    names = [item.name for item in fields(Entry)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(names)
-        table.writerows([getattr(entry, name) for name in names] for entry in entries)
+    write_table(path, [item.name for item in fields(Entry)], map(asdict, entries))
 
 
 def chosen(
@@ -221,7 +213,8 @@ def chosen(
     """
     found = entries
     if pattern is not None:
-        found = [e for e in found if any(fnmatch.fnmatchcase(name, pattern) for name in _names(e))]
+        matches = re.compile(fnmatch.translate(pattern)).match
+        found = [e for e in found if matches(e.called) or matches(e.name.partition("/")[2])]
     if largest is not None:
         found = [e for e in found if e.parameters <= largest * 1e6]
     if not found:
@@ -237,10 +230,6 @@ def _smallest(entries: list[Entry]) -> list[Entry]:
     for entry in sorted(entries, key=lambda entry: (entry.parameters == 0, entry.parameters)):
         families.setdefault((entry.name.partition("/")[0], entry.family) if entry.family else (entry.called, ""), entry)
     return list(families.values())
-
-
-def _names(entry: Entry) -> tuple[str, str]:
-    return entry.called, entry.name.partition("/")[2]
 
 
 def to_tasks(entries: list[Entry], level: str) -> list[Task]:

@@ -91,8 +91,7 @@ def shrunk(entry: Entry, option: str) -> Entry:
         text = f"{batch}x{channels}x{side}x{side}"
         for candidate in (entry, replace(entry, small=text, small_options=f"{option}={side}")):
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
+                with warnings.catch_warnings(action="ignore"):
                     model = candidate.build("meta", small=True)
             except TypeError:  # there is no such option
                 return entry
@@ -107,8 +106,7 @@ def sized(entry: Entry) -> Entry:
     """The entry with its number of parameters, where the model can be built."""
     for device in ("meta", None):  # without values if possible; some constructors compute with them
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 model = entry.build(device)
         except (AimgraphError, RuntimeError, NotImplementedError, TypeError):
             continue
