@@ -42,7 +42,11 @@ def _costs(
 ) -> tuple[FormCost, ...]:
     """Summed over the calls of one forward in train mode."""
     totals = {form: [0, 0, 0] for form in FORMS}
-    for call, made in _calls_of_one_forward(read, site):
+    known = {(call.graph, call.node, call.opaque, call.turn): call for call in site.calls}
+    for call in read.calls:
+        if call.graph == "eval":
+            continue
+        made = known[call.graph, call.node, call.opaque, call.turn]
         rows = math.ceil(_rows(made) * growth) if made.batch_ratio else _rows(made)
         positions, outputs = made.places, math.prod(made.output) // max(1, _rows(made))
         differ = rows if call.value and not (call.mean or pooled) else 1
@@ -73,15 +77,6 @@ def _is_source(call: ReadCall) -> bool:
     last = len(spec.grid) + (spec.batch_axis is not None)
     whole = spec.size == spec.channels * math.prod(spec.grid)
     return call.value == 0 and whole and spec.style == "reshape" and spec.channel_axis == last
-
-
-def _calls_of_one_forward(read: Read, site: Site) -> list[tuple[ReadCall, SiteCall]]:
-    made = {(call.graph, call.node, call.opaque, call.turn): call for call in site.calls}
-    return [
-        (call, made[call.graph, call.node, call.opaque, call.turn])
-        for call in read.calls
-        if call.graph in ("both", "train")
-    ]
 
 
 def _rows(call: SiteCall) -> int:
