@@ -260,12 +260,9 @@ class _Run:
 
     def training(self) -> dict[str, float]:
         """Seconds of a training step, and of what comes before the optimiser."""
-        found = [self.step() for _ in range(self.repeats)]
-        before = sum(first for first, _ in found) / self.repeats
-        return {
-            "training step": before + sum(second for _, second in found) / self.repeats,
-            "forward and backward": before,
-        }
+        steps = [self.step() for _ in range(self.repeats)]
+        before, after = (sum(seconds) / self.repeats for seconds in zip(*steps, strict=True))
+        return {"training step": before + after, "forward and backward": before}
 
     def inference(self) -> dict[str, float]:
         """Seconds of a forward."""

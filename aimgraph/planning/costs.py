@@ -53,11 +53,11 @@ def _costs(
         product, total = 2 * read.channels * site.taps * positions, rows * outputs
         view, taps = 0, site.taps * positions // max(1, outputs)
         if site.kind == KEEPS_WINDOWS and len(made.grid) == 2 and 1 < positions <= taps and differ == 1:
-            view = read.channels * taps * positions
+            view = NUMBER_BYTES * read.channels * taps * positions
         elif (key := (call.value, call.mean, call.spec, made.grid)) not in shown:
             shown.add(key)
-            view = 0 if _is_source(call) else differ * read.channels * math.prod(made.grid)
-        joined = rows * (site.channels[0] + site.groups * read.channels) * math.prod(made.grid)
+            view = 0 if _is_source(call) else NUMBER_BYTES * differ * read.channels * math.prod(made.grid)
+        joined = NUMBER_BYTES * rows * (site.channels[0] + site.groups * read.channels) * math.prod(made.grid)
         constant = not made.grid  # as it is for a linear layer on [B, F]
         found = {
             "split": (differ * product, total, view),
@@ -66,9 +66,7 @@ def _costs(
         }
         for form, numbers in found.items():
             totals[form] = [before + more for before, more in zip(totals[form], numbers, strict=True)]
-    return tuple(
-        FormCost(form, products, sums, saved * NUMBER_BYTES) for form, (products, sums, saved) in totals.items()
-    )
+    return tuple(FormCost(form, *numbers) for form, numbers in totals.items())
 
 
 def _is_source(call: ReadCall) -> bool:

@@ -41,12 +41,10 @@ def list_entries(source: str) -> Iterator[Entry]:
         yield from (sized(Entry(f"zoo/{name}", family=name)) for name in sorted(ZOO))
         return
     library = import_library(source)
-    if source == "timm":
-        for name in library.list_models():
-            yield shrunk(sized(_timm_entry(library, name)), "img_size")
-        return
-    for name in library.models.list_models():
-        yield shrunk(sized(_torchvision_entry(library, name)), "image_size")
+    timm = source == "timm"
+    make, option = (_timm_entry, "img_size") if timm else (_torchvision_entry, "image_size")
+    for name in (library if timm else library.models).list_models():
+        yield shrunk(sized(make(library, name)), option)
 
 
 def _timm_entry(library: Any, name: str) -> Entry:
