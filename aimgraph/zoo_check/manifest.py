@@ -106,16 +106,13 @@ _INPUT = re.compile(
 def _inputs(text: str) -> list[dict[str, str]]:
     found = [_INPUT.fullmatch(part) for part in text.split(";")]
     parts = [match.groupdict("") for match in found if match is not None]
-    if len(parts) < len(found) or not all(isinstance(_dtype(part["dtype"]), torch.dtype) for part in parts):
+    types = [getattr(torch, part["dtype"] or "float32", None) for part in parts]
+    if len(parts) < len(found) or not all(isinstance(dtype, torch.dtype) for dtype in types):
         raise ConfigError(
             f"inputs {text!r}: give sizes joined by x, and several inputs joined by ;, e.g. 2x3x224x224; another type "
             "than float32 after a colon, with the numbers' limit, and a keyword before: tokens=2x128:int64<30522"
         )
     return parts
-
-
-def _dtype(name: str) -> Any:
-    return getattr(torch, name, None) if name else torch.float32
 
 
 def shapes(text: str) -> tuple[tuple[int, ...], ...]:
@@ -129,9 +126,7 @@ def shapes(text: str) -> tuple[tuple[int, ...], ...]:
 
 def is_images(text: str) -> bool:
     """Whether all inputs are positional images, whose size may be tried."""
-    return all(not part["name"] and not part["dtype"] for part in _inputs(text)) and all(
-        len(shape) >= 4 for shape in shapes(text)
-    )
+    return all(not (part["name"] or part["dtype"]) and part["sizes"].count("x") >= 3 for part in _inputs(text))
 
 
 def example(text: str, device: str = "cpu") -> Arguments:
@@ -139,7 +134,7 @@ def example(text: str, device: str = "cpu") -> Arguments:
     args: list[Tensor] = []
     kwargs: dict[str, Tensor] = {}
     for part, shape in zip(_inputs(text), shapes(text), strict=True):
-        dtype = _dtype(part["dtype"])
+        dtype = getattr(torch, part["dtype"] or "float32")
         tensor = torch.zeros(shape, dtype=dtype, device=device)
         if not (dtype.is_floating_point or dtype.is_complex):
             count = torch.arange(tensor.numel(), device=device) % int(part["below"] or 2)
