@@ -5,17 +5,5 @@ from aimgraph.bench.measure import Measured, Ratio, compare
 from aimgraph.bench.report import draw_bench, print_bench
 from aimgraph.bench.run import BenchReport, Cost, Setting, bench
 
-__all__ = [
-    "FORMS",
-    "BenchReport",
-    "Cost",
-    "Measured",
-    "Ratio",
-    "Setting",
-    "bench",
-    "build_forms",
-    "compare",
-    "draw_bench",
-    "plain_maps",
-    "print_bench",
-]
+__all__ = ["FORMS", "BenchReport", "Cost", "Measured", "Ratio", "Setting"]
+__all__ += ["bench", "build_forms", "compare", "draw_bench", "plain_maps", "print_bench"]

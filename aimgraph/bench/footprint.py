@@ -1,5 +1,6 @@
 """Memory that a piece of work takes: what is saved for the backward pass, and the most that is allocated at a time."""
 
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -49,8 +50,5 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+    changes = [int(event.nbytes()) for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes, initial=0))

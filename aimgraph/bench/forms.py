@@ -26,7 +26,6 @@ from aimgraph.emit.folded_module import FoldedModule, Folds
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
-from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.runtime.accumulate import accumulate
@@ -82,7 +81,7 @@ def plain_maps(aim: AimModule, example_inputs: Any = None) -> AimModule:
     """
     _check(aim)
     floor = copy_module(aim)
-    inputs = _inputs(floor, example_inputs)
+    inputs = record_of(floor).inputs if example_inputs is None else resolve_inputs(floor, example_inputs)
     for mode in (True, False):
         floor.train(mode)
         program = program_of(floor, inputs)
@@ -104,15 +103,11 @@ def _check(aim: AimModule) -> None:
         raise ConfigError('the floor is made from split form: transform with lowering="split"')
     for memory in record_of(aim).plan.memories:
         for read in memory.reads:
-            if opaque := next((call.opaque for call in read.calls if call.opaque), ""):
+            if read.opaque:
                 raise ConfigError(
-                    f"{read.name} reads inside {opaque}, which is kept as one call: it has no floor; "
+                    f"{read.name} reads inside {read.opaque}, which is kept as one call: it has no floor; "
                     "leave the floors out"
                 )
-
-
-def _inputs(aim: AimModule, example_inputs: Any) -> Arguments:
-    return record_of(aim).inputs if example_inputs is None else resolve_inputs(aim, example_inputs)
 
 
 def _terms(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[tuple[fx.Node, list[int]]]:
@@ -188,7 +183,8 @@ def _fused(aim: AimModule, *, maps: bool) -> FoldedModule:
     """The base with its norms taken into the layers before them, and, if asked for, a plain map behind every site."""
     _check(aim)
     root = copy_module(aim).eval()
-    program = program_of(root, record_of(root).inputs)
+    record = record_of(root)
+    program = program_of(root, record.inputs)
     graph = program.graphs["eval"]
     places = []
     for term, shape in _terms(graph, program.runs["eval"].values):
@@ -206,8 +202,6 @@ def _fused(aim: AimModule, *, maps: bool) -> FoldedModule:
             total = graph.call_function(accumulate, (output, added))
         output.replace_all_uses_with(total)
         total.args = (output, added)
-    for memory in record_of(root).plan.memories:
+    for memory in record.plan.memories:
         root.get_submodule(AIM)._modules.pop(memory.name)
-    return FoldedModule(
-        root, plain_copy(graph), record_of(root).base_class.__name__, Folds((), (), {}), record_of(root).inputs
-    )
+    return FoldedModule(root, plain_copy(graph), record.base_class.__name__, Folds((), (), {}), record.inputs)

@@ -76,20 +76,18 @@ def measured(seconds: Sequence[float]) -> Measured:
     return Measured(statistics.median(seconds), min(seconds), max(seconds))
 
 
-def ratio(these: Sequence[float], those: Sequence[float], *, seed: int = 0) -> Ratio:
+def ratio(these: Sequence[float], those: Sequence[float]) -> Ratio:
     """Median of `these` over median of `those`; the bootstrap draws whole rounds, since they share what slowed them.
 
     Args:
         these: Seconds of every round.
         those: The same rounds of another task.
-        seed: Of the bootstrap.
     """
-    draw = random.Random(seed)
-    rounds = range(len(these))
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = draw.choices(rounds, k=len(these))
-        drawn.append(statistics.median(these[i] for i in chosen) / statistics.median(those[i] for i in chosen))
-    drawn.sort()
+    draw, rounds = random.Random(0), list(zip(these, those, strict=True))
+
+    def quotient(chosen: list[tuple[float, float]]) -> float:
+        return statistics.median(one for one, _ in chosen) / statistics.median(other for _, other in chosen)
+
+    drawn = sorted(quotient(draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
     outside = round(RESAMPLES * (1 - CONFIDENCE) / 2)
-    return Ratio(statistics.median(these) / statistics.median(those), drawn[outside], drawn[-1 - outside])
+    return Ratio(quotient(rounds), drawn[outside], drawn[-1 - outside])

@@ -11,14 +11,8 @@ from rich.table import Table
 from aimgraph.bench.run import WHAT, BenchReport
 from aimgraph.planning.picture import blank
 
-_COLOURS = {
-    "floor": "#bbbbbb",
-    "split": "#4477aa",
-    "concat": "#ee6677",
-    "folded": "#228833",
-    "fused floor": "#dddddd",
-    "fused folded": "#66ccee",
-}
+_COLOURS = {"floor": "#bbbbbb", "split": "#4477aa", "concat": "#ee6677", "folded": "#228833"}
+_COLOURS |= {"fused floor": "#dddddd", "fused folded": "#66ccee"}
 
 
 _WIDEST = 1.6
@@ -83,7 +77,7 @@ def _bars(axes: Any, reports: Mapping[str, BenchReport], what: str) -> None:
         values = [ratio.value - 1 for _, ratio in rows]
         errors = [[r.value - r.low for _, r in rows], [r.high - r.value for _, r in rows]]
         positions = [number - 0.4 + (place + 0.5) * height for number, _ in rows]
-        for ratio, position in zip((ratio for _, ratio in rows), positions, strict=True):
+        for position, (_, ratio) in zip(positions, rows, strict=True):
             if ratio.value > _WIDEST:
                 axes.text(_WIDEST, position, f" {ratio.value:.1f}", va="center", fontsize=7)
         axes.barh(

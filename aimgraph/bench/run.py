@@ -99,23 +99,18 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: everything that was measured, with medians and ratios."""
-        return {
-            "model": self.model,
-            "inputs": self.inputs,
-            "values": self.values,
-            "sites": self.sites,
-            "setting": asdict(self.setting),
-            "versions": {"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
-            "threads": torch.get_num_threads(),
-            "forms": {form: asdict(cost) for form, cost in self.forms.items()},
-            "median": {
-                form: {what: self.time(form, what).median for what in cost.seconds} for form, cost in self.forms.items()
-            },
-            "ratios": {
-                what: {f"{form} / {to}": asdict(self.ratio(form, to, what)) for form, to in self.pairs(what)}
-                for what in WHAT
-            },
+        data = asdict(self)
+        forms = data.pop("forms")
+        data["versions"] = {"torch": torch.__version__.split("+")[0], "python": platform.python_version()}
+        data["threads"] = torch.get_num_threads()
+        median = {
+            form: {what: self.time(form, what).median for what in cost["seconds"]} for form, cost in forms.items()
         }
+        ratios = {
+            what: {f"{form} / {to}": asdict(self.ratio(form, to, what)) for form, to in self.pairs(what)}
+            for what in WHAT
+        }
+        return data | {"forms": forms, "median": median, "ratios": ratios}
 
     def pairs(self, what: str) -> list[tuple[str, str]]:
         """The ratios that are worth looking at: to the base and to the floor, fused or not."""
@@ -157,10 +152,11 @@ def bench(
         aimgraph.AimgraphError: The model can't be transformed.
     """
     setting = setting or Setting()
-    model = copy_module(model).to(_device(setting.device))
+    device = _device(setting.device)
+    model = copy_module(model).to(device)
     inputs = resolve_inputs(model, example_inputs)
     wanted = tuple(forms or (TRAINING if not setting.inference else (*INFERENCE, *FUSED)))
-    args, kwargs = random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=_device(setting.device))
+    args, kwargs = random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=device)
     if setting.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         args, kwargs = tree_map_only(Tensor, _channels_last, (args, kwargs))
@@ -168,24 +164,17 @@ def bench(
     progress("building the forms", 0, 1)
     modules = build_forms(model, inputs, configs, wanted)
     runs = {form: _Run(modules[form], args, kwargs, setting) for form in wanted}
-    costs: dict[str, dict[str, Any]] = {}
+    costs: dict[str, Cost] = {}
     for done, (form, run) in enumerate(runs.items()):
         progress("counting", done, len(runs))
         costs[form] = run.counted(trains=setting.training and form in TRAINING)
-    seconds: dict[str, dict[str, list[float]]] = {form: {} for form in wanted}
     for what, those, asked in (("training", TRAINING, setting.training), ("inference", wanted, setting.inference)):
         measuring = {form: run for form, run in runs.items() if form in those and asked}
         for form, found in _timed(what, measuring, setting, progress).items():
-            seconds[form] |= found
+            costs[form].seconds.update(found)
     planned = plan(modules["split"]) if "split" in modules else plan(model, inputs, config=list(configs))
-    return BenchReport(
-        model=type(model).__name__,
-        inputs=input_shapes((args, kwargs)),
-        values=[memory.size for memory in planned.memories],
-        sites=planned.sites_read,
-        setting=setting,
-        forms={form: Cost(**costs[form], seconds=seconds[form]) for form in wanted},
-    )
+    shapes, values = input_shapes((args, kwargs)), [memory.size for memory in planned.memories]
+    return BenchReport(type(model).__name__, shapes, values, planned.sites_read, setting, costs)
 
 
 def _timed(
@@ -231,8 +220,8 @@ class _Run:
         self.synchronize()
         self.repeats = math.ceil(LEAST_SECONDS / max(time.perf_counter() - started, 1e-6))
 
-    def counted(self, *, trains: bool) -> dict[str, Any]:
-        """What can be counted."""
+    def counted(self, *, trains: bool) -> Cost:
+        """What can be counted; nothing is timed yet."""
         self.module.eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             self.module(*self.args, **self.kwargs)
@@ -243,13 +232,12 @@ class _Run:
             self.step()  # the optimiser's own tensors are there from now on
             peak = peak_bytes(self.step, self.device)
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
-        return {"parameters": parameters, "flops": counter.get_total_flops(), "saved": saved, "peak": peak}
+        return Cost(parameters, counter.get_total_flops(), saved, peak, {})
 
     def forward(self, call: Any) -> Any:
         """What the form gives, under autocast if asked for."""
-        dtype = None if self.autocast is None else getattr(torch, self.autocast)
-        context = nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
-        with context:
+        dtype = getattr(torch, self.autocast or "float32")
+        with torch.autocast(self.device.type, dtype) if self.autocast else nullcontext():
             return call(*self.args, **self.kwargs)
 
     def step(self) -> tuple[float, float]:
@@ -272,12 +260,9 @@ class _Run:
 
     def training(self) -> dict[str, float]:
         """Seconds of a training step, and of what comes before the optimiser."""
-        found = [self.step() for _ in range(self.repeats)]
-        before = sum(first for first, _ in found) / self.repeats
-        return {
-            "training step": before + sum(second for _, second in found) / self.repeats,
-            "forward and backward": before,
-        }
+        steps = [self.step() for _ in range(self.repeats)]
+        before, after = (sum(seconds) / self.repeats for seconds in zip(*steps, strict=True))
+        return {"training step": before + after, "forward and backward": before}
 
     def inference(self) -> dict[str, float]:
         """Seconds of a forward."""

@@ -1,6 +1,5 @@
 """``aimgraph bench``: what memories cost a model, measured."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from aimgraph.bench import BenchReport, Setting, bench, draw_bench, print_bench
-from aimgraph.cli.options import configs, example_inputs, model_options
-from aimgraph.emit.parts import submodule
-from aimgraph.models_zoo.loader import load_model
+from aimgraph.cli.options import Asked, model_options
+from aimgraph.cli.output import console, json_text
 
 
 @click.command("bench")
@@ -24,58 +22,31 @@ from aimgraph.models_zoo.loader import load_model
 @click.option("--only", type=click.Choice(["training", "inference"]), help="Measure one of the two.")
 @click.option("--form", "forms", multiple=True, help="Measure this form; by default all. Repeatable.")
 @click.option("--out", type=click.Path(file_okay=False), help="Write bench.json and bench.png into this folder.")
-def bench_command(
-    model: str,
-    inputs: tuple[str, ...],
-    as_json: bool,
-    rounds: int,
-    device: str,
-    autocast: str | None,
-    channels_last: bool,
-    compiled: bool,
-    only: str | None,
-    forms: tuple[str, ...],
-    out: str | None,
-    **options: Any,
-) -> None:
+def bench_command(asked: Asked, only: str | None, forms: tuple[str, ...], out: str | None, **settings: Any) -> None:
     """Measure what memories cost MODEL, form beside form, in this process.
 
     Forms: base; floor, the base with one plain learned map per site, the least a per-site memory can cost; split;
     concat; for inference also folded, and all three with batch normalisation fused. The batch is that of --input.
     """
-    setting = Setting(
-        rounds=rounds,
-        device=device,
-        autocast=autocast,
-        channels_last=channels_last,
-        compiled=compiled,
-        training=only != "inference",
-        inference=only != "training",
-    )
-    within = options.pop("within")
-    base = load_model(model)
-    part = base if within is None else submodule(base, within)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    setting = Setting(**settings, training=only != "inference", inference=only != "training")
+    base, errors = asked.base(), Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("building the forms", total=None)
-        report = bench(
-            part,
-            example_inputs(inputs),
-            configs(options),
-            setting,
-            forms=forms or None,
-            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        inputs, configs = asked.example_inputs(), asked.configs()
+        report = bench(base, inputs, configs, setting, forms=forms or None, progress=progress)
     if out:
         _write(report, Path(out))
-    if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
-        return
-    shown = Console()
-    print_bench(report, shown if shown.is_terminal else Console(width=140))
+    if asked.as_json:
+        click.echo(json_text(report.to_dict()))
+    else:
+        print_bench(report, console())
 
 
 def _write(report: BenchReport, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    (folder / "bench.json").write_text(json_text(report.to_dict()) + "\n", encoding="utf-8")
     draw_bench({f"{report.model}\n{sum(report.values):,} values": report}, folder / "bench.png")

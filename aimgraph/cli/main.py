@@ -1,6 +1,5 @@
 """The commands and their exit codes."""
 
-import json
 import sys
 import traceback
 import warnings
@@ -13,6 +12,8 @@ from typing import Any, get_args
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aimgraph.api.fold import fold
@@ -22,25 +23,20 @@ from aimgraph.checkpoint.load import load
 from aimgraph.checkpoint.save import save as save_checkpoint
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
-from aimgraph.cli.options import configs, example_inputs, model_options, replaced
+from aimgraph.cli.options import FILE, FOLDER, Asked, model_options, replaced
+from aimgraph.cli.output import console, json_text, show
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.compiler.program import HistoryEntry, Pass, Program
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import submodule
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, ExampleInputError, ExportError
-from aimgraph.models_zoo.loader import load_model
-from aimgraph.onnx.check import verify_onnx
+from aimgraph.onnx.check import FileReport, verify_onnx
 from aimgraph.onnx.export import OnnxReport, export_onnx
 from aimgraph.onnx.prepare import Memory
 from aimgraph.planning.picture import draw
 from aimgraph.planning.plan import Plan
 from aimgraph.version import __version__
 
-EXIT_DIFFERENT = 1
-EXIT_USAGE = 2
-EXIT_MODEL = 3
-EXIT_EXPORT = 4
-EXIT_BUG = 70
+EXIT_DIFFERENT, EXIT_USAGE, EXIT_MODEL, EXIT_EXPORT, EXIT_BUG = 1, 2, 3, 4, 70
 
 _EPILOG = """
 MODEL is zoo/NAME (mlp, vgg16, resnet50_keras, efficientnet_lite0), torchvision/NAME, timm/NAME,
@@ -59,14 +55,14 @@ def cli() -> None:
 
 @cli.command("plan", epilog=_EPILOG)
 @model_options
-def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def plan_command(asked: Asked) -> None:
     """Show what a transform of MODEL would do, and change nothing."""
-    with _steps() as step:
-        plan = _planned(model, inputs, options, step)
-    if as_json:
-        _print_json(plan.to_dict())
+    with _steps(asked) as step:
+        plan = _planned(asked, step)
+    if asked.as_json:
+        click.echo(json_text(plan.to_dict()))
     else:
-        plan.print(_out())
+        plan.print(console())
 
 
 @cli.command("transform", epilog=_EPILOG)
@@ -75,29 +71,20 @@ def plan_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: 
 @replaced("--save", "--checkpoint FOLDER", type=click.Path(dir_okay=False))
 @click.option("--checkpoint", type=click.Path(file_okay=False), help="Save the memory into this folder.")
 @click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
-def transform_command(
-    model: str,
-    inputs: tuple[str, ...],
-    as_json: bool,
-    dump: str | None,
-    save: str | None,
-    checkpoint: str | None,
-    code: bool,
-    **options: Any,
-) -> None:
+def transform_command(asked: Asked, dump: str | None, save: str | None, checkpoint: str | None, code: bool) -> None:
     """Transform MODEL and compare the result with it, bit for bit."""
-    aim, report, history = _transformed(model, inputs, options, dump)
+    aim, report, history = _transformed(asked, dump)
     planned = plan(aim)
     if save:
         _save_state(aim, Path(save))
     if checkpoint:
         save_checkpoint(aim, checkpoint)
-    if as_json:
+    if asked.as_json:
         passes = [asdict(entry) for entry in history]
         extra = {"code": aim.code} if code else {}
-        _print_json(planned.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra)
+        click.echo(json_text(planned.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra))
     else:
-        planned.print(_out())
+        planned.print(console())
         click.echo("passes: " + ", ".join(f"{entry.name} {entry.seconds * 1000:.0f} ms" for entry in history))
         click.echo(str(report))
         if code:
@@ -107,43 +94,35 @@ def transform_command(
 
 @cli.command("verify", epilog=_EPILOG)
 @model_options
-def verify_command(model: str, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def verify_command(asked: Asked) -> None:
     """Transform MODEL and report whether it still computes what it did; or check an ONNX file that was exported."""
-    if model.endswith(".onnx"):
-        _verify_file(model, as_json)
-        return
-    _, report, _ = _transformed(model, inputs, options, None)
-    if as_json:
-        _print_json(report.to_dict())
+    report: Report | FileReport
+    if asked.model.endswith(".onnx"):
+        report = verify_onnx(asked.model)
+        text = _file_text(asked.model, report)
     else:
-        click.echo(str(report))
+        _, report, _ = _transformed(asked)
+        text = str(report)
+    show(asked.as_json, report.to_dict(), text)
     sys.exit(0 if report.ok else EXIT_DIFFERENT)
 
 
-def _verify_file(path: str, as_json: bool) -> None:
-    """Check a file; the exit status says whether it is whole."""
-    report = verify_onnx(path)
-    if as_json:
-        _print_json(report.to_dict())
-    else:
-        about = report.about
-        click.echo(f"{path}: aimgraph {about['aimgraph']}, torch {about['torch']}, memory: {about['memory'] or 'none'}")
-        for item in about["memories"]:
-            ends = f"{item['input']} -> {item['output']}" if item["output"] else item["input"]
-            click.echo(f"  {item['memory']}: {item['kind']}, {item['values']:,} values, {ends}, rows: {item['rows']}")
-        for check in report.checks:
-            click.echo(f"  {'ok' if check.passed else 'FAILED'}  {check.name}: {check.seen}")
-    sys.exit(0 if report.ok else EXIT_DIFFERENT)
+def _file_text(path: str, report: FileReport) -> str:
+    about = report.about
+    lines = [f"{path}: aimgraph {about['aimgraph']}, torch {about['torch']}, memory: {about['memory'] or 'none'}"]
+    for item in about["memories"]:
+        ends = f"{item['input']} -> {item['output']}" if item["output"] else item["input"]
+        lines.append(f"  {item['memory']}: {item['kind']}, {item['values']:,} values, {ends}, rows: {item['rows']}")
+    lines += [f"  {'ok' if check.passed else 'FAILED'}  {check.name}: {check.seen}" for check in report.checks]
+    return "\n".join(lines)
 
 
 @cli.command("export", epilog=_EPILOG)
 @model_options
 @click.option("--onnx", "path", type=click.Path(dir_okay=False), required=True, help="The ONNX file to write.")
-@replaced("--weights", "--checkpoint FOLDER", type=click.Path(exists=True, dir_okay=False))
+@replaced("--weights", "--checkpoint FOLDER", type=FILE)
 @click.option(
-    "--checkpoint",
-    type=click.Path(exists=True, file_okay=False),
-    help="Give MODEL the memory in this folder; its options are those it was made with.",
+    "--checkpoint", type=FOLDER, help="Give MODEL the memory in this folder; its options are those it was made with."
 )
 @click.option(
     "--memory",
@@ -156,58 +135,41 @@ def _verify_file(path: str, as_json: bool) -> None:
 @click.option("--float16", is_flag=True, help="Write in half precision.")
 @click.option("--dynamic-size", is_flag=True, help="Let the sizes behind the channels vary, too.")
 def export_command(
-    model: str,
-    inputs: tuple[str, ...],
-    as_json: bool,
+    asked: Asked,
     path: str,
     weights: str | None,
     checkpoint: str | None,
     memory: Memory | None,
     folds: bool,
     fuse_batchnorm: bool,
-    opset: int | None,
-    float16: bool,
-    dynamic_size: bool,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """Transform MODEL, export it to ONNX and compare the file with torch in onnxruntime."""
-    with _steps() as step:
-        base = _load(model, options, step)
+    with _steps(asked) as step:
+        base = asked.base()
         step("transforming")
         if checkpoint:
-            aim = load(checkpoint, base, example_inputs(inputs))
+            aim = load(checkpoint, base, asked.example_inputs())
         else:
-            aim = transform(base, example_inputs(inputs), config=configs(options))
+            aim = transform(base, asked.example_inputs(), config=asked.configs())
         if weights:
             _load_state(aim, Path(weights))
         if fuse_batchnorm:
             step("folding")
-            aim = _fused(aim, memory)
+            if memory not in (None, "constant"):
+                raise ConfigError(
+                    f"--fuse-batchnorm folds the memory, and --memory {memory} does not: give one of them"
+                )
+            aim = fold(aim, fuse_batchnorm=True)
         step(f"exporting to {path} and comparing in onnxruntime")
-        report = export_onnx(
-            aim,
-            path,
-            memory=memory or ("constant" if folds else None),
-            opset=opset,
-            float16=float16,
-            dynamic_size=dynamic_size,
-        )
-    if as_json:
-        _print_json(report.to_dict())
-    else:
-        _print_export(report)
+        report = export_onnx(aim, path, memory=memory or ("constant" if folds else None), **settings)
+    show(asked.as_json, report.to_dict(), _export_text(report))
 
 
-def _fused(aim: nn.Module, memory: Memory | None) -> nn.Module:
-    if memory not in (None, "constant"):
-        raise ConfigError(f"--fuse-batchnorm folds the memory, and --memory {memory} does not: give one of them")
-    return fold(aim, fuse_batchnorm=True)
-
-
-def _print_export(report: OnnxReport) -> None:
-    click.echo(f"{report.path}: {report.bytes / 1e6:.1f} MB, opset {report.opset}")
-    click.echo("operators: " + ", ".join(f"{count} {name}" for name, count in report.operators.items()))
-    click.echo(
+def _export_text(report: OnnxReport) -> str:
+    return (
+        f"{report.path}: {report.bytes / 1e6:.1f} MB, opset {report.opset}\n"
+        f"operators: {', '.join(f'{count} {name}' for name, count in report.operators.items())}\n"
         f"onnxruntime against torch at batch sizes {list(report.batch_sizes)}: "
         f"max|d| = {report.max_difference:.2e}, max|d| / max|y| = {report.relative_difference:.2e}"
     )
@@ -216,21 +178,17 @@ def _print_export(report: OnnxReport) -> None:
 @cli.command("draw", epilog=_EPILOG)
 @model_options
 @click.option("--out", "path", type=click.Path(dir_okay=False), required=True, help="png, svg or pdf file to write.")
-def draw_command(model: str, inputs: tuple[str, ...], as_json: bool, path: str, **options: Any) -> None:
+def draw_command(asked: Asked, path: str) -> None:
     """Draw a plan: which layers of MODEL read, how much, and which value of the memory."""
-    with _steps() as step:
-        plan = _planned(model, inputs, options, step)
+    with _steps(asked) as step:
+        plan = _planned(asked, step)
         step("drawing")
-        written = draw(plan, path)
-    if as_json:
-        _print_json({"path": str(written)})
-    else:
-        click.echo(str(written))
+        written = str(draw(plan, path))
+    show(asked.as_json, {"path": written}, written)
 
 
-cli.add_command(bench_command)
-cli.add_command(memory_group)
-cli.add_command(zoo_group)
+for _command in (bench_command, memory_group, zoo_group):
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -253,40 +211,28 @@ def _exit_code(error: AimgraphError) -> int:
     return EXIT_EXPORT if isinstance(error, ExportError) else EXIT_MODEL
 
 
-def _load(model: str, options: dict[str, Any], step: Callable[[str], None]) -> nn.Module:
-    """The model, or the submodule of it that ``--within`` names."""
-    step(f"loading {model}")
-    base, within = load_model(model), options.pop("within")
-    return base if within is None else submodule(base, within)
-
-
-def _planned(model: str, inputs: tuple[str, ...], options: dict[str, Any], step: Callable[[str], None]) -> Plan:
-    base = _load(model, options, step)
+def _planned(asked: Asked, step: Callable[[str], None]) -> Plan:
+    base = asked.base()
     step("planning")
-    return plan(base, example_inputs(inputs), config=configs(options))
+    return plan(base, asked.example_inputs(), config=asked.configs())
 
 
-def _transformed(
-    model: str, inputs: tuple[str, ...], options: dict[str, Any], dump: str | None
-) -> tuple[AimModule, Report, tuple[HistoryEntry, ...]]:
+def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Report, list[HistoryEntry]]:
     """The transformed model, how it compares with its base, and the passes that made it."""
     history: list[HistoryEntry] = []
-    with _steps() as step:
-        base = _load(model, options, step)
+    with _steps(asked) as step:
+        base = asked.base()
 
         def watch(done: Pass, program: Program) -> None:
             history.append(program.history[-1])
             step(f"{done.name}: {program.stage.name.lower()}")
 
-        aim = transform(base, example_inputs(inputs), config=configs(options), dump=dump, watch=[watch])
+        aim = transform(base, asked.example_inputs(), config=asked.configs(), dump=dump, watch=[watch])
         step("comparing with the base")
-        report = verify(base, aim)
-    return aim, report, tuple(history)
+        return aim, verify(base, aim), history
 
 
 def _save_state(aim: AimModule, path: Path) -> None:
-    from safetensors.torch import save_file
-
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     save_file({key: value.detach().clone().contiguous() for key, value in aim.state_dict().items()}, str(draft))
@@ -294,9 +240,6 @@ def _save_state(aim: AimModule, path: Path) -> None:
 
 
 def _load_state(aim: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         aim.load_state_dict(load_file(str(path)))
     except (RuntimeError, OSError, SafetensorError) as error:
@@ -304,23 +247,13 @@ def _load_state(aim: nn.Module, path: Path) -> None:
 
 
 @contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
+def _steps(asked: Asked) -> Iterator[Callable[[str], None]]:
     """Shows the present step and its time on stderr, where a person is watching."""
-    console = Console(stderr=True)
+    errors = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=None)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(f"loading {asked.model}", total=None)
         yield lambda text: progress.update(task, description=text)
-
-
-def _out() -> Console:
-    """Standard output; wide enough for a table where no terminal sets a width."""
-    console = Console(soft_wrap=False)
-    return console if console.is_terminal else Console(width=140)
-
-
-def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2, default=str))
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,15 +1,13 @@
 """aimgraph memory list|diff|merge: what is in checkpoints, without their base."""
 
-import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from aimgraph.checkpoint.compare import KINDS, distances, mean, summary
-
-FOLDER = click.Path(exists=True, file_okay=False)
+from aimgraph.cli.options import FOLDER
+from aimgraph.cli.output import console, json_text
 
 
 @click.group("memory")
@@ -24,7 +22,7 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> None:
     """Sizes and norms of the memories in FOLDERS."""
     found = [summary(folder) for folder in folders]
     if as_json:
-        click.echo(json.dumps([item.to_dict() for item in found], indent=2))
+        click.echo(json_text([item.to_dict() for item in found]))
         return
     columns = ("checkpoint", "base", "memory", "shape", "values", "reads", "updates", "bytes")
     table = Table(*columns, *(f"|{kind}|" for kind in KINDS))
@@ -36,7 +34,7 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> None:
             counts = (memory.values, memory.reads, memory.updates, memory.bytes)
             folder = f"{item.folder} ({item.what})"
             table.add_row(folder, item.base, name, shape, *(f"{count:,}" for count in counts), *norms)
-    _console().print(table)
+    console(160).print(table)
 
 
 @memory_group.command("diff")
@@ -47,13 +45,13 @@ def diff_command(first: str, second: str, as_json: bool) -> None:
     """How far the memories in FIRST and SECOND are apart, tensor by tensor."""
     found = distances(first, second)
     if as_json:
-        click.echo(json.dumps([asdict(item) for item in found], indent=2))
+        click.echo(json_text([asdict(item) for item in found]))
         return
     table = Table("tensor", "|first|", "|second|", "|first - second|", "cosine")
     for item in found:
         numbers = (*item.norms, item.distance, item.cosine)
         table.add_row(item.name, *(f"{number:.4g}" for number in numbers))
-    _console().print(table)
+    console(160).print(table)
 
 
 @memory_group.command("merge")
@@ -63,8 +61,3 @@ def diff_command(first: str, second: str, as_json: bool) -> None:
 def merge_command(folders: tuple[str, ...], out: str, weights: tuple[float, ...]) -> None:
     """Write the weighted mean of the memories in FOLDERS, which must be of the same make."""
     click.echo(str(mean(folders, out, weights or None)))
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)

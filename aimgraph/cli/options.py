@@ -1,32 +1,36 @@
 """Options that every command shares: the model, its inputs, and the memory."""
 
+import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
+from torch import Tensor, nn
 
 from aimgraph import presets
 from aimgraph.config import AimConfig
+from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError, ExampleInputError
+from aimgraph.models_zoo.loader import load_model
 from aimgraph.runtime.reads import READS
 from aimgraph.runtime.sources import SOURCES
 from aimgraph.runtime.updates import BLOCKS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PRESETS: dict[str, Callable[[], tuple[AimConfig, ...]]] = {
-    "article": lambda: (presets.article(),),
-    "author": presets.author,
-}
+PRESETS = {"article": (presets.article(),), "author": presets.author()}
+
+FILE = click.Path(exists=True, dir_okay=False)
+FOLDER = click.Path(exists=True, file_okay=False)
+"""What is read, and has to be there."""
 
 _MEMORY = (
     click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Start from what the seed did."),
-    click.option(
-        "--config", "config_file", type=click.Path(exists=True, dir_okay=False), help="JSON: one config or a list."
-    ),
+    click.option("--config", "config_file", type=FILE, help="JSON: one config or a list."),
     click.option("--name", help="Name of the memory."),
     click.option("--shape", help="ROWSxCOLSxCHANNELS or N; by default solved from --budget."),
     click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
@@ -65,8 +69,57 @@ def replaced(option: str, by: str, *names: str, **settings: Any) -> Callable[[F]
     return click.option(option, *names, hidden=True, callback=told, **settings)
 
 
-def model_options(command: F) -> F:
-    """MODEL, --input, the memory's options and --json."""
+@dataclass(frozen=True)
+class Asked:
+    """What every command is asked about: a model, its inputs and its memories.
+
+    Attributes:
+        model: Its name.
+        within: Path of the one submodule to look at.
+        inputs: Shapes of its inputs, e.g. ``1x3x224x224``.
+        memory: The memory's options: fields of `AimConfig`, ``preset`` and ``config_file``; None or () if not given.
+        as_json: Whether to print JSON.
+    """
+
+    model: str
+    within: str | None
+    inputs: tuple[str, ...]
+    memory: dict[str, Any]
+    as_json: bool
+
+    def base(self) -> nn.Module:
+        """The model, or the submodule of it that ``--within`` names."""
+        model = load_model(self.model)
+        return model if self.within is None else submodule(model, self.within)
+
+    def example_inputs(self) -> tuple[Tensor, ...] | None:
+        """Zeros of the shapes given on the command line; None if there are none.
+
+        Raises:
+            ExampleInputError: A shape is not of the form 1x3x224x224.
+        """
+        return tuple(torch.zeros(_dimensions(text, "--input")) for text in self.inputs) or None
+
+    def configs(self) -> tuple[AimConfig, ...]:
+        """The memories asked for: a preset or a file or one default, with the options on top.
+
+        Raises:
+            ConfigError: An option or the file is invalid.
+        """
+        given = {name: value for name, value in self.memory.items() if value is not None and value != ()}
+        preset, file = given.pop("preset", None), given.pop("config_file", None)
+        if preset and file:
+            raise ConfigError("--preset and --config exclude each other")
+        start = _from_file(Path(file)) if file else PRESETS.get(preset, (AimConfig(),))
+        if "shape" in given:
+            given["shape"] = _dimensions(given["shape"], "--shape")
+        if given.get("updates") == ("stages",):
+            given["updates"] = "stages"
+        return tuple(AimConfig(**(dict(config) | given)) for config in start)
+
+
+def model_options(command: F) -> Callable[..., None]:
+    """MODEL, --input, the memory's options and --json, which `command` takes as one `Asked`, before its own options."""
     options = (
         click.argument("model"),
         click.option("--within", help="Path of the one submodule to look at; --input is then what it takes."),
@@ -76,37 +129,14 @@ def model_options(command: F) -> F:
     )
     for option in reversed(options):
         command = option(command)
-    return command
 
+    @functools.wraps(command)
+    def with_asked(model: str, within: str | None, inputs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+        names = ("preset", "config_file", *AimConfig.model_fields)
+        memory = {name: settings.pop(name) for name in names if name in settings}
+        command(Asked(model, within, inputs, memory, as_json), **settings)
 
-def example_inputs(shapes: tuple[str, ...]) -> tuple[torch.Tensor, ...] | None:
-    """Zeros of the shapes given on the command line; None if there are none.
-
-    Raises:
-        ExampleInputError: A shape is not of the form 1x3x224x224.
-    """
-    if not shapes:
-        return None
-    return tuple(torch.zeros(_dimensions(text, "--input")) for text in shapes)
-
-
-def configs(options: dict[str, Any]) -> tuple[AimConfig, ...]:
-    """The memories asked for: a preset or a file or one default, with the options on top.
-
-    Raises:
-        ConfigError: An option or the file is invalid.
-    """
-    preset, file = options.pop("preset"), options.pop("config_file")
-    if preset and file:
-        raise ConfigError("--preset and --config exclude each other")
-    start = PRESETS[preset]() if preset else _from_file(Path(file)) if file else (AimConfig(),)
-    given = {name: value for name, value in options.items() if value is not None and value != ()}
-    if "shape" in given:
-        given["shape"] = _dimensions(given["shape"], "--shape")
-    if given.get("updates") == ("stages",):
-        given["updates"] = "stages"
-    fields = AimConfig.model_fields
-    return tuple(AimConfig(**({name: getattr(c, name) for name in fields} | given)) for c in start)
+    return with_asked
 
 
 def _from_file(path: Path) -> tuple[AimConfig, ...]:

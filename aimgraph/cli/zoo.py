@@ -7,27 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from aimgraph.cli.output import console
 from aimgraph.errors import ConfigError
 from aimgraph.zoo_check.journal import Journal
 from aimgraph.zoo_check.manifest import LEVELS, Task, chosen, read_manifest, to_tasks, write_manifest
 from aimgraph.zoo_check.remote import run_remote
-from aimgraph.zoo_check.rows import (
-    PASSED,
-    Difference,
-    Row,
-    differences,
-    read_rows,
-    to_json,
-    to_junit,
-    write_rows,
-    write_text,
-)
+from aimgraph.zoo_check.rows import PASSED, Difference, Row, differences, read_rows, to_json, write_results, write_rows
 from aimgraph.zoo_check.runner import Limits, run_local
 from aimgraph.zoo_check.sources import FOLDER, SOURCES, list_entries, representatives
 
@@ -78,10 +70,7 @@ def list_command(source: str | None, ci: bool, out: str) -> None:
 def check_command(
     source: tuple[str, ...],
     manifests: tuple[str, ...],
-    pattern: str | None,
     level: str,
-    largest: float | None,
-    smallest: bool,
     expected: tuple[str, ...],
     out: str,
     update: str | None,
@@ -91,6 +80,7 @@ def check_command(
     gibibytes: float,
     fresh: bool,
     as_json: bool,
+    **choice: Any,
 ) -> None:
     """Transform every model of a list, compare it with its base, and with what is expected of it.
 
@@ -103,7 +93,8 @@ def check_command(
     paths = [FOLDER / f"{name}.csv" for name in source] + [Path(name) for name in manifests]
     if not paths:
         raise ConfigError("give --source torchvision, timm or zoo, or --manifest FILE")
-    entries = chosen([entry for path in paths for entry in read_manifest(path)], pattern, largest, smallest=smallest)
+    # choice: pattern, largest and smallest
+    entries = chosen([entry for path in paths for entry in read_manifest(path)], **choice)
     known = _known([Path(name) for name in expected] or [FOLDER / "expected" / f"{name}.csv" for name in source])
     before = _known([Path(update)]) if update else {}
     folder, limits = _writable(Path(out)), Limits(seconds, gibibytes)
@@ -111,11 +102,9 @@ def check_command(
         _writable(Path(update).parent)
     journal = Journal(folder / "journal.jsonl", limits, fresh=fresh)
     rows = _run(to_tasks(entries, level), journal, jobs, address, limits)
-    whole = bool(expected) and pattern is None and largest is None and not smallest
+    whole = bool(expected) and all(value is None or value is False for value in choice.values())
     wrong = differences(rows, known, strict=bool(expected), whole=whole)
-    write_rows(folder / "results.csv", rows)
-    write_text(folder / "results.json", to_json(rows, wrong))
-    write_text(folder / "junit.xml", to_junit(rows, wrong))
+    write_results(folder, rows, wrong)
     if update:
         write_rows(Path(update), (before | {(row.name, row.level): row for row in rows}).values())
     if as_json:
@@ -165,43 +154,37 @@ def _run(tasks: list[Task], journal: Journal, jobs: int, address: str | None, li
 @contextmanager
 def _progress(total: int, done: int) -> Iterator[Callable[[Row], None]]:
     """A bar with the time that remains; a line per model where nobody watches."""
-    console = Console(stderr=True, emoji=False)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
+    errors = Console(stderr=True, emoji=False)
+    text = TextColumn("{task.description}")
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), text
     if done:
-        console.print(f"{done} of {total} rows are there from an earlier run")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        errors.print(f"{done} of {total} rows are there from an earlier run")
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
         bar = progress.add_task("", total=total, completed=done)
         started, count = time.monotonic(), 0
 
         def advance(row: Row) -> None:
             nonlocal count
             count += 1
-            if row.status != PASSED or not console.is_terminal:
+            if row.status != PASSED or not errors.is_terminal:
                 left = (time.monotonic() - started) / count * (total - done - count)
+                place = f"[{done + count}/{total}, {left:.0f} s left] {row.name}:"
                 note = f"{row.status} {row.rewritten}/{row.called} {row.seconds:.1f} s {row.reason}"
-                console.print(
-                    f"[{done + count}/{total}, {left:.0f} s left] {row.name}: {note}", highlight=False, markup=False
-                )
+                errors.print(f"{place} {note}", highlight=False, markup=False)
             progress.update(bar, advance=1, description=row.name)
 
         yield advance
 
 
 def _summary(rows: list[Row], wrong: list[Difference]) -> None:
-    console = Console(width=None if Console().is_terminal else 140, emoji=False)
+    out = console(emoji=False)
     table = Table("level", "models", "status", "layers read / called", "of them by fallback", "median s")
     for level, status in sorted({(row.level, row.status) for row in rows}):
         of = [row for row in rows if (row.level, row.status) == (level, status)]
         read = f"{sum(r.rewritten for r in of):,} / {sum(r.called for r in of):,}"
         fallback, seconds = sum(r.fallback for r in of), median(r.seconds for r in of)
         table.add_row(level, str(len(of)), status, read, str(fallback), f"{seconds:.2f}")
-    console.print(table)
+    out.print(table)
     passed = [row for row in rows if row.status == PASSED]
     partly = [row for row in passed if row.rewritten < row.called]
     said = {(item.row.name, item.row.level) for item in wrong}
@@ -209,5 +192,5 @@ def _summary(rows: list[Row], wrong: list[Difference]) -> None:
     notes = [f"{row.name}: {row.status}: {row.reason}" for row in failed]
     notes += [f"{row.name}: {row.rewritten} of {row.called} read: {row.reason}" for row in partly[:20]]
     for note in notes + [f"NOT AS EXPECTED {item}" for item in wrong]:
-        console.print(note, highlight=False, markup=False)
-    console.print(f"{len(rows)} models, {len(passed)} passed, {len(wrong)} not as expected")
+        out.print(note, highlight=False, markup=False)
+    out.print(f"{len(rows)} models, {len(passed)} passed, {len(wrong)} not as expected")

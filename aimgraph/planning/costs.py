@@ -42,18 +42,22 @@ def _costs(
 ) -> tuple[FormCost, ...]:
     """Summed over the calls of one forward in train mode."""
     totals = {form: [0, 0, 0] for form in FORMS}
-    for call, made in _calls_of_one_forward(read, site):
+    known = {(call.graph, call.node, call.opaque, call.turn): call for call in site.calls}
+    for call in read.calls:
+        if call.graph == "eval":
+            continue
+        made = known[call.graph, call.node, call.opaque, call.turn]
         rows = math.ceil(_rows(made) * growth) if made.batch_ratio else _rows(made)
         positions, outputs = made.places, math.prod(made.output) // max(1, _rows(made))
         differ = rows if call.value and not (call.mean or pooled) else 1
         product, total = 2 * read.channels * site.taps * positions, rows * outputs
         view, taps = 0, site.taps * positions // max(1, outputs)
         if site.kind == KEEPS_WINDOWS and len(made.grid) == 2 and 1 < positions <= taps and differ == 1:
-            view = read.channels * taps * positions
+            view = NUMBER_BYTES * read.channels * taps * positions
         elif (key := (call.value, call.mean, call.spec, made.grid)) not in shown:
             shown.add(key)
-            view = 0 if _is_source(call) else differ * read.channels * math.prod(made.grid)
-        joined = rows * (site.channels[0] + site.groups * read.channels) * math.prod(made.grid)
+            view = 0 if _is_source(call) else NUMBER_BYTES * differ * read.channels * math.prod(made.grid)
+        joined = NUMBER_BYTES * rows * (site.channels[0] + site.groups * read.channels) * math.prod(made.grid)
         constant = not made.grid  # as it is for a linear layer on [B, F]
         found = {
             "split": (differ * product, total, view),
@@ -62,9 +66,7 @@ def _costs(
         }
         for form, numbers in found.items():
             totals[form] = [before + more for before, more in zip(totals[form], numbers, strict=True)]
-    return tuple(
-        FormCost(form, products, sums, saved * NUMBER_BYTES) for form, (products, sums, saved) in totals.items()
-    )
+    return tuple(FormCost(form, *numbers) for form, numbers in totals.items())
 
 
 def _is_source(call: ReadCall) -> bool:
@@ -73,15 +75,6 @@ def _is_source(call: ReadCall) -> bool:
     last = len(spec.grid) + (spec.batch_axis is not None)
     whole = spec.size == spec.channels * math.prod(spec.grid)
     return call.value == 0 and whole and spec.style == "reshape" and spec.channel_axis == last
-
-
-def _calls_of_one_forward(read: Read, site: Site) -> list[tuple[ReadCall, SiteCall]]:
-    made = {(call.graph, call.node, call.opaque, call.turn): call for call in site.calls}
-    return [
-        (call, made[call.graph, call.node, call.opaque, call.turn])
-        for call in read.calls
-        if call.graph in ("both", "train")
-    ]
 
 
 def _rows(call: SiteCall) -> int:

@@ -1,12 +1,16 @@
 """How a call of a layer lays out its input: batch, channels and grid."""
 
 import math
+from typing import TypeAlias
 
 from torch import fx, nn
 
 from aimgraph.planning.sites import SiteCall
 from aimgraph.runtime.layer_kinds import kind_of
 from aimgraph.runtime.layers import read_weight_shape
+
+Shapes: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of one tensor at two batch sizes."""
 
 
 def kernel_taps(layer: nn.Module) -> int:
@@ -15,13 +19,7 @@ def kernel_taps(layer: nn.Module) -> int:
 
 
 def call_layout(
-    graph: str,
-    node: fx.Node,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    layer: nn.Module,
-    batch: int,
-    *,
-    chance: bool = False,
+    graph: str, node: fx.Node, shapes: Shapes, layer: nn.Module, batch: int, *, chance: bool = False
 ) -> SiteCall | str:
     """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told.
 
@@ -46,7 +44,7 @@ def call_layout(
     return SiteCall(graph, node.name, tuple(shape), grid, batch_axis, ratio, channel_axis)
 
 
-def unfit(shapes: tuple[tuple[int, ...], tuple[int, ...]], *, grouped_batch: bool) -> str:
+def unfit(shapes: Shapes, *, grouped_batch: bool) -> str:
     """Why memory channels can't join a weight of these shapes at two batch sizes; empty if they can."""
     if len(shapes[0]) < 2:
         return f"its weight {list(shapes[0])} is a vector: the output has no channels"

@@ -1,12 +1,12 @@
 """A picture of a plan: which layers read, how much, and which value of the memory."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from aimgraph.errors import ExportError
 from aimgraph.planning.plan import Plan
-from aimgraph.planning.sites import Site, Skipped
 
 _ROW_INCHES = 0.19
 
@@ -54,13 +54,13 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
     from matplotlib.patches import Patch
 
     grid_axes, cost_axes, share_axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 2, 1))
-    names = [row.label for row in rows]
+    names, colours = [row.label for row in rows], [_colour(row.value) for row in rows]
     positions = range(len(rows))
     grid_axes.barh(positions, [row.positions for row in rows], color="#999999", log=True)
     grid_axes.set_xlabel("positions P of the grid (log)")
-    cost_axes.barh(positions, [max(row.parameters, 0.5) for row in rows], color=[r.colour for r in rows], log=True)
+    cost_axes.barh(positions, [max(row.parameters, 0.5) for row in rows], color=colours, log=True)
     cost_axes.set_xlabel("added parameters (log)")
-    share_axes.barh(positions, [100 * row.share for row in rows], color=[r.colour for r in rows])
+    share_axes.barh(positions, [100 * row.share for row in rows], color=colours)
     share_axes.set_xlabel("memory's share of the input, %")
     grid_axes.set_yticks(positions, names, fontsize=7)
     grid_axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -73,7 +73,7 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
     values = sorted({row.value for row in rows if row.value is not None})
     legend = [Patch(color=_colour(value), label="source" if value == 0 else f"update {value}") for value in values]
     if any(row.value is None for row in rows):
-        legend.append(Patch(color=_SKIPPED_COLOUR, label="does not read"))
+        legend.append(Patch(color=_colour(None), label="does not read"))
     figure.legend(handles=legend, loc="outside lower center", ncols=max(1, len(legend)), title="reads the memory as of")
     figure.suptitle(_title(plan), fontsize=11)
     path = Path(path)
@@ -89,40 +89,28 @@ class _Row:
         self.label, self.positions, self.parameters = label, positions, parameters
         self.share, self.value, self.text = share, value, text
 
-    @property
-    def colour(self) -> str:
-        """By the memory value that is read."""
-        return _SKIPPED_COLOUR if self.value is None else _colour(self.value)
-
 
 def _rows(plan: Plan) -> list[_Row]:
     sites = {site.path: site for site in plan.sites}
     order = {path: i for i, path in enumerate(sites)}
-    rows: list[tuple[int, _Row]] = []
-    for memory in plan.memories:
-        for read in memory.reads:
-            site = sites[read.site]
-            share = read.channels / (site.channels[0] // site.groups + read.channels)
-            label = read.name if len(plan.memories) == 1 else f"{read.name} [{memory.name}]"
-            row = _Row(label, _size(read.grid), read.parameters, share, read.calls[0].value, f"k={read.channels}")
-            rows.append((order[read.site], row))
-    ordered = [row for _, row in sorted(rows, key=lambda item: item[0])]
-    return ordered + [_unread(item, sites.get(item.path)) for item in plan.skipped]
+    reads = [(read, memory.name) for memory in plan.memories for read in memory.reads]
+    rows = []
+    for read, name in sorted(reads, key=lambda item: order[item[0].site]):
+        site = sites[read.site]
+        share = read.channels / (site.channels[0] // site.groups + read.channels)
+        label = read.name if len(plan.memories) == 1 else f"{read.name} [{name}]"
+        size, value = math.prod(read.grid), read.calls[0].value
+        rows.append(_Row(label, size, read.parameters, share, value, f"k={read.channels}"))
+    for item in plan.skipped:
+        size = math.prod(sites[item.path].calls[0].grid) if item.path in sites else 1
+        rows.append(_Row(item.path, size, 0, 0.0, None, item.reason[:60]))
+    return rows
 
 
-def _unread(item: Skipped, site: Site | None) -> _Row:
-    positions = _size(site.calls[0].grid) if site is not None else 1
-    return _Row(item.path, positions, 0, 0.0, None, item.reason[:60])
-
-
-def _size(grid: tuple[int, ...]) -> int:
-    size = 1
-    for side in grid:
-        size *= side
-    return size
-
-
-def _colour(value: int) -> str:
+def _colour(value: int | None) -> str:
+    """By the memory value that is read, if any is."""
+    if value is None:
+        return _SKIPPED_COLOUR
     return _SOURCE_COLOUR if value == 0 else _UPDATE_COLOURS[(value - 1) % len(_UPDATE_COLOURS)]
 
 

@@ -1,14 +1,14 @@
 """What will be inserted where: the plan, as data. Nothing here touches a graph."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+import io
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
 
 from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Site, Skipped, UpdateSpot, published
-from aimgraph.planning.table import print_table, table_text
+from aimgraph.planning.table import print_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
     skipped: tuple[Skipped, ...] = ()
     spots: tuple[UpdateSpot, ...] = ()
     memories: tuple[MemoryPlan, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def added_parameters(self) -> int:
@@ -81,12 +81,11 @@ class Plan:
 
     def print(self, console: Console) -> None:
         """Print the plan as a table."""
-        print_table(console, *self._shown())
+        totals = self.totals | {"model": self.model, "inputs": self.inputs}
+        print_table(console, self.memories, self.skipped, self.notes, totals)
 
     def __str__(self) -> str:
         """The plan as a table, 120 columns wide."""
-        return table_text(*self._shown())
-
-    def _shown(self) -> tuple[Sequence[MemoryPlan], Sequence[Skipped], Sequence[str], dict[str, Any]]:
-        totals = self.totals | {"model": self.model, "inputs": self.inputs}
-        return self.memories, self.skipped, self.notes, totals
+        text = io.StringIO()
+        self.print(Console(width=120, file=text, color_system=None, force_terminal=False))
+        return text.getvalue().rstrip("\n")

@@ -1,6 +1,5 @@
 """A plan as a table."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,18 +8,6 @@ from rich.table import Table
 
 from aimgraph.planning.reads import FORMS, MemoryPlan, Read
 from aimgraph.planning.sites import Skipped
-
-_WIDTH = 120
-
-
-def table_text(
-    memories: Sequence[MemoryPlan], skipped: Sequence[Skipped], notes: Sequence[str], totals: Mapping[str, Any]
-) -> str:
-    """What `print_table` prints, as plain text, for `str` and files."""
-    console = Console(width=_WIDTH, file=io.StringIO(), color_system=None, force_terminal=False)
-    print_table(console, memories, skipped, notes, totals)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().rstrip("\n")
 
 
 def print_table(
@@ -40,8 +27,7 @@ def print_table(
         totals: As `Plan.totals` gives them.
     """
     for memory in memories:
-        console.print(_memory_table(memory), soft_wrap=False)
-        console.print(_cost_table(memory), soft_wrap=False)
+        console.print(_memory_table(memory), _cost_table(memory))
         for i, update in enumerate(memory.updates, start=1):
             console.print(f"  update {i}: {update.spot.where}, +{update.parameters:,} parameters")
         for item in memory.dropped:
@@ -62,16 +48,9 @@ def _memory_table(memory: MemoryPlan) -> Table:
         right = column in ("k", "+ parameters")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for read in memory.reads:
-        table.add_row(
-            read.name,
-            read.kind,
-            "x".join(map(str, read.grid)) or "-",
-            str(read.channels),
-            f"{read.parameters:,}",
-            _values(read),
-            read.lowering,
-            "; ".join(_remarks(read)),
-        )
+        grid = "x".join(map(str, read.grid)) or "-"
+        numbers, remarks = (str(read.channels), f"{read.parameters:,}"), "; ".join(_remarks(read))
+        table.add_row(read.name, read.kind, grid, *numbers, _values(read), read.lowering, remarks)
     return table
 
 

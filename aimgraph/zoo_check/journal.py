@@ -38,7 +38,7 @@ class Journal:
     def __init__(self, path: Path, limits: Limits, *, fresh: bool = False) -> None:
         self.path, self._limits = path, [limits.seconds, limits.gibibytes]
         self._rows: dict[str, Row] = {}
-        self._own: dict[str, str] = {}
+        self._own_code = cache(_own_code)
         if not path.exists():
             return
         lines = path.read_bytes().split(b"\n")
@@ -68,9 +68,7 @@ class Journal:
     def _key(self, task: Task) -> str:
         entry, level = task
         package = entry.name.partition(":")[0].partition(".")[0] if ":" in entry.name else ""
-        if package not in self._own:
-            self._own[package] = _own_code(package)
-        return "|".join((level, repr(entry), *_versions(), code_digest(), self._own[package]))
+        return "|".join((level, repr(entry), *_versions(), code_digest(), self._own_code(package)))
 
 
 @cache

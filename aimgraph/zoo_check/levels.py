@@ -27,14 +27,6 @@ from aimgraph.zoo_check.onnx import export
 from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
 
 
-class FailedError(Exception):
-    """A model is not what it claims to be; the message says where."""
-
-
-class BaseError(Exception):
-    """The untouched model does not get this far either; the message says where."""
-
-
 def check(entry: Entry, level: str) -> Row:
     """One model at one level, in this process.
 
@@ -44,42 +36,36 @@ def check(entry: Entry, level: str) -> Row:
             ``numeric``: compute with it; ``onnx``: export it and compare.
     """
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         try:
             row = _RUN[level](entry)
         except AimgraphError as error:
             row = Row(entry.called, level, REFUSED, reason=_line(error))
-        except FailedError as error:
-            row = Row(entry.called, level, FAILED, reason=_line(error))
-        except BaseError as error:
-            row = Row(entry.called, level, BASE, reason=_line(error))
         except Exception as error:  # any model's own code; the row says what it was
             row = Row(entry.called, level, CRASHED, reason=f"{type(error).__name__}: {_line(error)}")
-    seconds = row.seconds or time.perf_counter() - started
-    return replace(row, seconds=seconds)
+    return replace(row, seconds=row.seconds or time.perf_counter() - started)
 
 
 def _structure(entry: Entry) -> Row:
     model, device = without_values(entry)
-    started = time.perf_counter()
     try:
-        aim = _transformed(entry, model, example(entry.inputs, device) if entry.inputs else None)
+        aim, seconds = _transformed(entry, model, example(entry.inputs, device) if entry.inputs else None)
     except TraceError:
         if device != "meta":
             raise
         model = entry.build()  # it decides something by values
-        started = time.perf_counter()
-        aim = _transformed(entry, model, example(entry.inputs) if entry.inputs else None)
-    return _account(entry, "structure", aim, time.perf_counter() - started)
+        aim, seconds = _transformed(entry, model, example(entry.inputs) if entry.inputs else None)
+    return _account(entry, "structure", aim, seconds)
 
 
-def _transformed(entry: Entry, model: nn.Module, inputs: Arguments | None, **options: Any) -> AimModule:
-    """The transformed part of the model, which is the whole one or stands in it."""
+def _transformed(entry: Entry, model: nn.Module, inputs: Arguments | None, **options: Any) -> tuple[AimModule, float]:
+    """The transformed part of the model, which is the whole one or stands in it; and the seconds that it took."""
+    started = time.perf_counter()
     whole = transform(model, inputs, within=entry.within or None, **options)
+    seconds = time.perf_counter() - started
     part = whole.get_submodule(entry.within)
     assert isinstance(part, AimModule)
-    return part
+    return part, seconds
 
 
 def without_values(entry: Entry) -> tuple[nn.Module, str]:
@@ -92,33 +78,27 @@ def without_values(entry: Entry) -> tuple[nn.Module, str]:
 
 def _numeric(entry: Entry) -> Row:
     model, inputs = small_model(entry)
-    started = time.perf_counter()
-    aim = _transformed(entry, model, inputs)
-    seconds = time.perf_counter() - started
-    made = compare(entry.part(model), aim, inputs)
+    aim, seconds = _transformed(entry, model, inputs)
+    problem, without = compare(entry.part(model), aim, inputs)
     full = example(entry.inputs) if entry.inputs else None
-    if made.problem.startswith(GRADIENTS) and full and inputs and input_shapes(full) != input_shapes(inputs):
+    if problem.startswith(GRADIENTS) and full and inputs and input_shapes(full) != input_shapes(inputs):
         # at a reduced size, windows can be cropped around a memory that is small itself: look at the full one
         model = _built(entry, small=False)
-        aim = _transformed(entry, model, full)
-        made = compare(entry.part(model), aim, full)
-    if made.problem:
-        raise FailedError(made.problem)
+        aim, _ = _transformed(entry, model, full)
+        problem, without = compare(entry.part(model), aim, full)
+    if problem:
+        return Row(entry.called, "numeric", FAILED, reason=_line(problem))
     row = _account(entry, "numeric", aim, seconds)
-    without = [f"not compared: {'; '.join(made.without)}"] if made.without else []
-    return replace(row, reason=". ".join([row.reason] * bool(row.reason) + without))
+    reasons = (row.reason, f"not compared: {'; '.join(without)}" if without else "")
+    return replace(row, reason=". ".join(filter(None, reasons)))
 
 
 def _onnx(entry: Entry) -> Row:
     model, inputs = small_model(entry)
-    started = time.perf_counter()
-    aim = _transformed(entry, model.eval(), inputs, init="default")
-    seconds = time.perf_counter() - started
+    aim, seconds = _transformed(entry, model.eval(), inputs, init="default")
     problem, base = export(entry.part(model), aim)
-    if base:
-        raise BaseError(problem)
     if problem:
-        raise FailedError(problem)
+        return Row(entry.called, "onnx", BASE if base else FAILED, reason=_line(problem))
     return _account(entry, "onnx", aim, seconds)
 
 
@@ -168,17 +148,8 @@ def runs(model: nn.Module, inputs: Arguments) -> bool:
 def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
     """The row of a transformed model: passed if every layer that is called reads, or says why not."""
     planned = plan(aim)
-    row = Row(
-        entry.called,
-        level,
-        PASSED,
-        rewritten=planned.covered,
-        called=len(planned.called),
-        present=planned.layers,
-        fallback=planned.fallback,
-        left=_left(planned),
-        seconds=seconds,
-    )
+    counts = planned.covered, len(planned.called), planned.layers, planned.fallback
+    row = Row(entry.called, level, PASSED, *counts, left=_left(planned), seconds=seconds)
     if planned.covered == len(planned.called):
         return row
     reasons = {item.path: item.reason for item in planned.skipped}
@@ -188,16 +159,12 @@ def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
 
 def _left(plan: Plan) -> str:
     """How many layers are left as they are, for which reason: ``2 x never called``."""
-    counts = Counter(_general(item.reason) for item in plan.skipped)
+    # without the name of the one module that a reason is about
+    counts = Counter(re.sub(r"inside \S+ ", "inside a module ", item.reason) for item in plan.skipped)
     return "; ".join(f"{count} x {reason}" for reason, count in sorted(counts.items()))
 
 
-def _general(reason: str) -> str:
-    """A reason without the name of the one module it is about."""
-    return re.sub(r"inside \S+ ", "inside a module ", reason)
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a message, short enough for a table."""
-    text = str(error).strip().split("\n")[0]
+def _line(message: object) -> str:
+    """The first line of an error or a text, short enough for a table."""
+    text = str(message).strip().split("\n")[0]
     return text if len(text) <= 240 else f"{text[:240]}..."

@@ -5,7 +5,7 @@ import fnmatch
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.models_zoo.loader import load_model
+from aimgraph.zoo_check.rows import write_table
 
 LEVELS = ("structure", "numeric", "onnx")
 """What can be checked of a model, in the order of what it costs."""
@@ -90,16 +91,11 @@ def _options(text: str) -> Iterator[tuple[str, Any]]:
 
 def _value(text: str) -> Any:
     """``true`` -> True, ``3`` -> 3, ``0.5`` -> 0.5; anything else is a string."""
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    if text in words:
-        return words[text]
-    for number in (int, float):
-        if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
-            try:
-                return number(text)
-            except ValueError:
-                continue
-    return text
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
+        return float(text)
+    return {"true": True, "false": False, "none": None}.get(text, text)
 
 
 _INPUT = re.compile(
@@ -110,16 +106,13 @@ _INPUT = re.compile(
 def _inputs(text: str) -> list[dict[str, str]]:
     found = [_INPUT.fullmatch(part) for part in text.split(";")]
     parts = [match.groupdict("") for match in found if match is not None]
-    if len(parts) < len(found) or not all(isinstance(_dtype(part["dtype"]), torch.dtype) for part in parts):
+    types = [getattr(torch, part["dtype"] or "float32", None) for part in parts]
+    if len(parts) < len(found) or not all(isinstance(dtype, torch.dtype) for dtype in types):
         raise ConfigError(
             f"inputs {text!r}: give sizes joined by x, and several inputs joined by ;, e.g. 2x3x224x224; another type "
             "than float32 after a colon, with the numbers' limit, and a keyword before: tokens=2x128:int64<30522"
         )
     return parts
-
-
-def _dtype(name: str) -> Any:
-    return getattr(torch, name, None) if name else torch.float32
 
 
 def shapes(text: str) -> tuple[tuple[int, ...], ...]:
@@ -133,9 +126,7 @@ def shapes(text: str) -> tuple[tuple[int, ...], ...]:
 
 def is_images(text: str) -> bool:
     """Whether all inputs are positional images, whose size may be tried."""
-    return all(not part["name"] and not part["dtype"] for part in _inputs(text)) and all(
-        len(shape) >= 4 for shape in shapes(text)
-    )
+    return all(not (part["name"] or part["dtype"]) and part["sizes"].count("x") >= 3 for part in _inputs(text))
 
 
 def example(text: str, device: str = "cpu") -> Arguments:
@@ -143,7 +134,7 @@ def example(text: str, device: str = "cpu") -> Arguments:
     args: list[Tensor] = []
     kwargs: dict[str, Tensor] = {}
     for part, shape in zip(_inputs(text), shapes(text), strict=True):
-        dtype = _dtype(part["dtype"])
+        dtype = getattr(torch, part["dtype"] or "float32")
         tensor = torch.zeros(shape, dtype=dtype, device=device)
         if not (dtype.is_floating_point or dtype.is_complex):
             count = torch.arange(tensor.numel(), device=device) % int(part["below"] or 2)
@@ -198,11 +189,7 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 def write_manifest(path: Path, entries: list[Entry]) -> None:
     """Write `entries` as CSV."""
-    names = [item.name for item in fields(Entry)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(names)
-        table.writerows([getattr(entry, name) for name in names] for entry in entries)
+    write_table(path, [item.name for item in fields(Entry)], map(asdict, entries))
 
 
 def chosen(
@@ -221,7 +208,8 @@ def chosen(
     """
     found = entries
     if pattern is not None:
-        found = [e for e in found if any(fnmatch.fnmatchcase(name, pattern) for name in _names(e))]
+        matches = re.compile(fnmatch.translate(pattern)).match
+        found = [e for e in found if matches(e.called) or matches(e.name.partition("/")[2])]
     if largest is not None:
         found = [e for e in found if e.parameters <= largest * 1e6]
     if not found:
@@ -237,10 +225,6 @@ def _smallest(entries: list[Entry]) -> list[Entry]:
     for entry in sorted(entries, key=lambda entry: (entry.parameters == 0, entry.parameters)):
         families.setdefault((entry.name.partition("/")[0], entry.family) if entry.family else (entry.called, ""), entry)
     return list(families.values())
-
-
-def _names(entry: Entry) -> tuple[str, str]:
-    return entry.called, entry.name.partition("/")[2]
 
 
 def to_tasks(entries: list[Entry], level: str) -> list[Task]:

@@ -1,6 +1,6 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import plain_attention, seeded
-from aimgraph.torch_private import tree_leaves, tree_map
+from aimgraph.torch_private import tree_leaves, tree_map_only
 
 SEED = 7
 
@@ -27,8 +27,8 @@ TRIES = ((False, SEED), (True, SEED), (True, SEED + 1))
 """Train mode or not, and the seed of the inputs: gradients add up over these until none is missing."""
 
 
-LARGER = ((32, 64), (32, 32))
-"""Rows and columns to add to images, to see that a model runs at other sizes if its base does."""
+LARGER = ((0, 64, 0, 32), (0, 32, 0, 32))
+"""What to pad images with, left, right, above and below, to see that a model runs at other sizes if its base does."""
 
 
 FOLDED = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -43,30 +43,19 @@ GRADIENTS = "gradients of the memory"
 """How the message of what does not learn begins."""
 
 
-@dataclass
-class Compared:
-    """What came of a comparison.
-
-    Attributes:
-        problem: The first thing that is wrong; empty if nothing is.
-        without: What could not be compared.
-    """
-
-    problem: str = ""
-    without: list[str] = field(default_factory=list)
-
-
-def compare(base: nn.Module, aim: AimModule, inputs: Any) -> Compared:
+def compare(base: nn.Module, aim: AimModule, inputs: Any) -> tuple[str, list[str]]:
     """Compare a model with its transform.
 
     Args:
         base: The untouched model.
         aim: Its transform, with all read weights zero.
         inputs: Example inputs as for a transform.
+
+    Returns:
+        The first thing that is wrong, empty if nothing is; and what could not be compared.
     """
-    made = Compared()
-    made.problem = _problem_of(base, aim, inputs, made.without)
-    return made
+    without: list[str] = []
+    return _problem_of(base, aim, inputs, without), without
 
 
 def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]) -> str:
@@ -113,21 +102,15 @@ def _resized(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[s
     if not all(leaf.dim() >= 4 and leaf.is_floating_point() for leaf in given):  # no images
         return ""
     one, other = copy_module(base).eval(), copy_module(aim).eval()
-    for rows, cols in LARGER:
-
-        def larger(leaf: Any, rows: int = rows, cols: int = cols) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return leaf.new_zeros((*leaf.shape[:-2], leaf.shape[-2] + rows, leaf.shape[-1] + cols))
-
-        args, kwargs = random_inputs(tree_map(larger, inputs), 1, seed=SEED)
+    for padding in LARGER:
+        sample = random_inputs(tree_map_only(Tensor, partial(nn.functional.pad, pad=padding), inputs), 1, seed=SEED)
         try:
-            expected = outputs(one, (args, kwargs))
+            expected = outputs(one, sample)
         except Exception:  # whatever the base says about this size
             continue
-        seen = outputs(other, (args, kwargs))
+        seen = outputs(other, sample)
         alike = len(expected) == len(seen) and all(map(same, expected, seen))
-        return "" if alike else f"output at another size (eval): differs for {input_shapes((args, kwargs))}"
+        return "" if alike else f"output at another size (eval): differs for {input_shapes(sample)}"
     without.append("another image size: the base takes none")
     return ""
 
@@ -136,10 +119,8 @@ def _step(aim: AimModule, inputs: Arguments) -> str:
     """One optimiser step on everything: finite, and the memory's read weights move."""
     module = copy_module(aim).train()
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
-    loss = _loss(module, random_inputs(inputs, 2, seed=SEED))
-    if loss is None:
+    if not _backward(module, random_inputs(inputs, 2, seed=SEED)):
         return "one optimiser step: no output requires a gradient"
-    torch.autograd.backward(loss)
     before = {name: p.detach().clone() for name, p in aim.named_parameters() if name.startswith(f"{AIM}.")}
     optimiser.step()
     moved = [name for name, p in module.named_parameters() if name in before and not same(p.detach(), before[name])]
@@ -159,10 +140,8 @@ def _gradients(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     module = _alive(aim)
     found, idle = "", set[str]()
     for train, seed in TRIES:
-        loss = _loss(module.train(train), random_inputs(inputs, 2, seed=seed))
-        if loss is None:
+        if not _backward(module.train(train), random_inputs(inputs, 2, seed=seed)):
             return f"{GRADIENTS}: no output requires a gradient"
-        torch.autograd.backward(loss)
         idle = _idle(module)
         found = _without_gradient(module, inputs, idle)
         if not found and (train or not idle):  # what is idle in eval mode may be an auxiliary head
@@ -177,8 +156,7 @@ def _alive(aim: AimModule) -> AimModule:
     module = copy_module(aim)
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
-        dead = not bool(parameter.detach().any())
-        if dead or is_read(name):
+        if is_read(name) or not bool(parameter.detach().any()):
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return module
@@ -218,10 +196,8 @@ def _folded(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[st
 
 def _as(dtype: torch.dtype, inputs: Arguments) -> Arguments:
     """Two random samples, those of floating point numbers of one type."""
-    result: Arguments = tree_map(
-        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf,
-        random_inputs(inputs, 2, seed=SEED),
-    )
+    sample = random_inputs(inputs, 2, seed=SEED)
+    result: Arguments = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, sample)
     return result
 
 
@@ -287,10 +263,16 @@ def _covered(aim: AimModule, name: str, inputs: Arguments, idle: set[str]) -> Te
     return gradient != 0
 
 
-def _loss(module: nn.Module, sample: Arguments) -> Tensor | None:
-    """A number that every output has a part in, weighted at random so that no symmetry cancels."""
+def _backward(module: nn.Module, sample: Arguments) -> bool:
+    """Add the gradients of a number that every output has a part in, weighted at random so that no symmetry cancels.
+
+    Returns:
+        Whether there are any: they need an output that requires one.
+    """
     with seeded(SEED):
         output = module(*sample[0], **sample[1])
         leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
         parts = [(leaf.float() * torch.randn(leaf.shape)).sum() for leaf in leaves]
-    return torch.stack(parts).sum() if parts else None
+    if parts:
+        torch.autograd.backward(torch.stack(parts).sum())
+    return bool(parts)

@@ -5,34 +5,16 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from aimgraph.errors import ConfigError
 
-PASSED = "passed"
-
-
-REFUSED = "refused"
-
-
-FAILED = "failed"
-
-
-CRASHED = "crashed"
-
-
-TIMEOUT = "timeout"
-
-
-BASE = "base"
+STATUSES = PASSED, REFUSED, FAILED, CRASHED, TIMEOUT, BASE = "passed", "refused", "failed", "crashed", "timeout", "base"
 """What became of a model: as claimed; refused with one of aimgraph's errors; different from its claim;
 dead, or an error that is nobody's message; over its time; or its base alone does not get that far."""
-
-
-STATUSES = (PASSED, REFUSED, FAILED, CRASHED, TIMEOUT, BASE)
 
 
 @dataclass(frozen=True)
@@ -69,19 +51,24 @@ class Row:
         return tuple(getattr(self, name) for name in COLUMNS[:-1])
 
 
-COLUMNS = tuple(item.name for item in fields(Row))
+_TYPES: dict[str, Any] = {item.name: item.type for item in fields(Row)}
 
 
-_COUNTS = ("rewritten", "called", "present", "fallback")
+COLUMNS = tuple(_TYPES)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write `rows` as CSV, ordered by level and name; the file is replaced as a whole."""
+    ordered = sorted(rows, key=lambda item: (item.level, item.name))
+    write_table(path, COLUMNS, [asdict(row) | {"seconds": f"{row.seconds:.2f}"} for row in ordered])
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a CSV; the file is replaced as a whole."""
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
-    for row in sorted(rows, key=lambda item: (item.level, item.name)):
-        table.writerow(asdict(row) | {"seconds": f"{row.seconds:.2f}"})
+    table.writerows(rows)
     write_text(path, text.getvalue())
 
 
@@ -113,9 +100,7 @@ def _row(data: dict[str, str | None]) -> Row:
     known = {name: data[name] or "" for name in COLUMNS if name in data}
     if known.get("status") not in STATUSES:
         raise ValueError(f"{known.get('name')} has the status {known.get('status')!r}")
-    numbers = {name: int(known.pop(name) or 0) for name in _COUNTS if name in known}
-    seconds = float(known.pop("seconds", "") or 0)
-    return Row(**known, **numbers, seconds=seconds)  # type: ignore[arg-type]
+    return Row(**{name: _TYPES[name](text or _TYPES[name]()) for name, text in known.items()})
 
 
 @dataclass(frozen=True)
@@ -166,6 +151,13 @@ def differences(
         if wrong:
             found.append(Difference(row, known))
     return found
+
+
+def write_results(folder: Path, rows: list[Row], unexpected: list[Difference]) -> None:
+    """Rows as CSV, JSON and JUnit in one folder."""
+    write_rows(folder / "results.csv", rows)
+    write_text(folder / "results.json", to_json(rows, unexpected))
+    write_text(folder / "junit.xml", to_junit(rows, unexpected))
 
 
 def to_json(rows: Iterable[Row], unexpected: list[Difference]) -> str:

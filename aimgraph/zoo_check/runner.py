@@ -43,13 +43,6 @@ class Limits:
     threads: int = 1
 
 
-def run_one(task: Task, limits: Limits) -> Row:
-    """One row in this process, within its memory."""
-    _limit_memory(limits.gibibytes)
-    torch.set_num_threads(limits.threads)
-    return check(*task)
-
-
 def _limit_memory(gibibytes: float) -> None:
     """Let an allocation beyond the limit fail instead of the whole machine; where the system offers that."""
     if sys.platform != "linux":  # elsewhere the time limit is what remains
@@ -71,12 +64,11 @@ def run_local(tasks: list[Task], jobs: int, limits: Limits, report: Report) -> N
         limits: Of each.
         report: Called with every task and its row.
     """
-    context = _context()
-    waiting, running = list(reversed(tasks)), _Running()
+    waiting, running = list(reversed(tasks)), _Running(_context(), limits)
     try:
         while waiting or running.workers:
             while waiting and len(running.workers) < jobs:
-                running.start(context, waiting.pop(), limits)
+                running.start(waiting.pop())
             for task, row in running.finished():
                 report(task, row)
     finally:
@@ -97,7 +89,6 @@ class _Worker:
     process: BaseProcess
     task: Task
     deadline: float
-    seconds: float
 
     def row(self, status: str, reason: str) -> Row:
         entry, level = self.task
@@ -108,14 +99,16 @@ class _Worker:
 class _Running:
     """The processes at work, by the connection that their row comes through."""
 
+    context: Any
+    limits: Limits
     workers: dict[Connection, _Worker] = field(default_factory=dict)
 
-    def start(self, context: Any, task: Task, limits: Limits) -> None:
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(sender, task, limits), daemon=True)
+    def start(self, task: Task) -> None:
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_work, args=(sender, task, self.limits), daemon=True)
         process.start()
         sender.close()
-        self.workers[receiver] = _Worker(process, task, time.monotonic() + START_SECONDS, limits.seconds)
+        self.workers[receiver] = _Worker(process, task, time.monotonic() + START_SECONDS)
 
     def finished(self) -> Iterator[tuple[Task, Row]]:
         """The rows that came, of workers that died, and of those past their time."""
@@ -123,9 +116,9 @@ class _Running:
         for connection, worker in list(self.workers.items()):
             row = self._received(connection, worker) if connection in ready else None
             if row is None and time.monotonic() > worker.deadline:
-                row = worker.row(TIMEOUT, f"not done after {worker.seconds:g} s")
+                row = worker.row(TIMEOUT, f"not done after {self.limits.seconds:g} s")
             if row is not None:
-                self._end(connection, worker)
+                self._end(connection)
                 yield worker.task, row
 
     def _received(self, connection: Connection, worker: _Worker) -> Row | None:
@@ -137,18 +130,18 @@ class _Running:
             return worker.row(CRASHED, f"its process ended with code {worker.process.exitcode}")
         if message:
             return Row(**json.loads(message))
-        worker.deadline = time.monotonic() + worker.seconds
+        worker.deadline = time.monotonic() + self.limits.seconds
         return None
 
-    def _end(self, connection: Connection, worker: _Worker) -> None:
-        worker.process.kill()
-        worker.process.join()
+    def _end(self, connection: Connection) -> None:
+        process = self.workers.pop(connection).process
+        process.kill()
+        process.join()
         connection.close()
-        del self.workers[connection]
 
     def stop(self) -> None:
-        for connection, worker in list(self.workers.items()):
-            self._end(connection, worker)
+        for connection in list(self.workers):
+            self._end(connection)
 
 
 def _work(sender: Connection, task: Task, limits: Limits) -> None:
@@ -158,7 +151,8 @@ def _work(sender: Connection, task: Task, limits: Limits) -> None:
     for stream in (1, 2):  # a model may print; stdout is for results
         os.dup2(nowhere, stream)
     sender.send_bytes(b"")
-    row = run_one(task, limits)
-    sender.send_bytes(json.dumps(asdict(row)).encode())
+    _limit_memory(limits.gibibytes)
+    torch.set_num_threads(limits.threads)
+    sender.send_bytes(json.dumps(asdict(check(*task))).encode())
     sender.close()
     os._exit(0)  # nothing to clean up; some libraries take seconds to

@@ -41,12 +41,10 @@ def list_entries(source: str) -> Iterator[Entry]:
         yield from (sized(Entry(f"zoo/{name}", family=name)) for name in sorted(ZOO))
         return
     library = import_library(source)
-    if source == "timm":
-        for name in library.list_models():
-            yield shrunk(sized(_timm_entry(library, name)), "img_size")
-        return
-    for name in library.models.list_models():
-        yield shrunk(sized(_torchvision_entry(library, name)), "image_size")
+    timm = source == "timm"
+    make, option = (_timm_entry, "img_size") if timm else (_torchvision_entry, "image_size")
+    for name in (library if timm else library.models).list_models():
+        yield shrunk(sized(make(library, name)), option)
 
 
 def _timm_entry(library: Any, name: str) -> Entry:
@@ -91,8 +89,7 @@ def shrunk(entry: Entry, option: str) -> Entry:
         text = f"{batch}x{channels}x{side}x{side}"
         for candidate in (entry, replace(entry, small=text, small_options=f"{option}={side}")):
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
+                with warnings.catch_warnings(action="ignore"):
                     model = candidate.build("meta", small=True)
             except TypeError:  # there is no such option
                 return entry
@@ -107,8 +104,7 @@ def sized(entry: Entry) -> Entry:
     """The entry with its number of parameters, where the model can be built."""
     for device in ("meta", None):  # without values if possible; some constructors compute with them
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 model = entry.build(device)
         except (AimgraphError, RuntimeError, NotImplementedError, TypeError):
             continue
