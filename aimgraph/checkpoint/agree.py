@@ -26,7 +26,7 @@ def check_base(place: Path, spec: Spec, present: Mapping[str, Any]) -> None:
     """Refuse a base whose layers are not those that the checkpoint was made with."""
     lines = layers_apart(spec.base.layers, present)
     if lines:
-        told = "\n".join(f"  {line}" for line in lines)
+        told = "\n".join(f"  {line}" for line in lines[:4])
         raise CheckpointError(
             f"{place} was made with another base ({spec.base.name}). The first layers that differ:\n{told}\n"
             "Load it onto the model that was transformed, in the dtype that it had"
@@ -70,23 +70,17 @@ def _check_memory(place: Path, entry: MemoryEntry, memory: MemoryPlan) -> None:
         raise CheckpointError(
             f"{place}: memory {entry.name!r} has the shape {entry.shape}, and here it is {present.shape}"
         )
+    was = f"{place}: memory {entry.name!r} was"
     if present.updates != entry.updates:
-        raise CheckpointError(
-            f"{place}: memory {entry.name!r} was written by {list(entry.updates)}, and here it is by "
-            f"{list(present.updates)}"
-        )
+        raise CheckpointError(f"{was} written by {list(entry.updates)}, and here it is by {list(present.updates)}")
     for ours, theirs in zip(present.reads, entry.reads, strict=False):
         if ours != theirs:
             raise CheckpointError(
-                f"{place}: memory {entry.name!r} was read at {theirs.name} with {theirs.channels} channels on "
-                f"{_grids(theirs)} in {theirs.lowering} form, and here at {ours.name} with {ours.channels} on "
-                f"{_grids(ours)} in {ours.lowering} form"
+                f"{was} read at {theirs.name} with {theirs.channels} channels on {_grids(theirs)} in {theirs.lowering} "
+                f"form, and here at {ours.name} with {ours.channels} on {_grids(ours)} in {ours.lowering} form"
             )
     if len(present.reads) != len(entry.reads):
-        raise CheckpointError(
-            f"{place}: memory {entry.name!r} was read {len(entry.reads)} times, and here it is {len(present.reads)} "
-            "times"
-        )
+        raise CheckpointError(f"{was} read {len(entry.reads)} times, and here it is {len(present.reads)} times")
 
 
 def _grids(read: ReadEntry) -> str:

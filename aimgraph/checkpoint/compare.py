@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimgraph.checkpoint.entries import key_prefix
 from aimgraph.checkpoint.spec import MemoryEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_files
 from aimgraph.compiler.node_keys import AIM
@@ -103,17 +104,11 @@ def summary(folder: str | os.PathLike[str]) -> CheckpointSummary:
 def _summary(part: str, memory: MemoryEntry, tensors: Mapping[str, Tensor]) -> MemorySummary:
     prefix = _prefix(part, memory.name)
     mine = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    norms = {kind: _norm([t for key, t in mine.items() if key.partition(".")[0] == kind]) for kind in KINDS}
-    return MemorySummary(
-        part,
-        memory.name,
-        memory.shape,
-        memory.size,
-        len(memory.reads),
-        len(memory.updates),
-        sum(tensor.numel() * tensor.element_size() for tensor in mine.values()),
-        {kind: norm for kind, norm in norms.items() if any(key.startswith(f"{kind}.") for key in mine)},
-    )
+    kinds = {kind: [t for key, t in mine.items() if key.startswith(f"{kind}.")] for kind in KINDS}
+    norms = {kind: _norm(tensors) for kind, tensors in kinds.items() if tensors}
+    values, size = math.prod(memory.shape), sum(tensor.nbytes for tensor in mine.values())
+    reads, updates = len(memory.reads), len(memory.updates)
+    return MemorySummary(part, memory.name, memory.shape, values, reads, updates, size, norms)
 
 
 def distances(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[Distance]:
@@ -152,23 +147,16 @@ def mean(
     """
     given = [1 / len(folders)] * len(folders) if weights is None else list(weights)
     if len(folders) < 2 or len(given) != len(folders) or not all(map(math.isfinite, given)):
-        raise ConfigError(
-            f"{len(folders)} checkpoints and the weights {given}: give two or more, and a weight for each"
-        )
+        count = len(folders)
+        raise ConfigError(f"{count} checkpoints and the weights {given}: give two or more, and a weight for each")
     read = _alike(folders)
     spec, first = read[0]
-    made = {}
-    for key in _memory_keys(spec):
-        if first[key].is_floating_point():
+    made = {key: first[key] for key in _memory_keys(spec)}
+    for key, tensor in made.items():
+        if tensor.is_floating_point():
             total = sum(weight * tensors[key].double() for weight, (_, tensors) in zip(given, read, strict=True))
-            made[key] = torch.as_tensor(total).to(first[key].dtype)
-        else:
-            made[key] = first[key]
-    write_files(
-        Path(out),
-        made,
-        lambda entries, file: spec.model_copy(update={"what": "memory", "tensors": entries, "file": file}),
-    )
+            made[key] = torch.as_tensor(total).to(tensor.dtype)
+    write_files(Path(out), made, dict(spec) | {"what": "memory"})
     return Path(out)
 
 
@@ -178,13 +166,10 @@ def _alike(folders: Sequence[str | os.PathLike[str]]) -> list[tuple[Spec, dict[s
     Raises:
         CheckpointError: They don't.
     """
-    read = []
-    for folder in folders:
-        spec = read_spec(Path(folder))
-        read.append((spec, read_tensors(Path(folder), spec)))
-    first = _makes(read[0][0])
-    for folder, (spec, _) in zip(folders, read, strict=True):
-        other = _makes(spec)
+    specs = [read_spec(Path(folder)) for folder in folders]
+    read = [(spec, read_tensors(Path(folder), spec)) for folder, spec in zip(folders, specs, strict=True)]
+    first = _makes(specs[0])
+    for folder, other in zip(folders, map(_makes, specs), strict=True):
         if other != first:
             key = min(set(first.items()) ^ set(other.items()))[0]
             ours, theirs = first.get(key, "not there"), other.get(key, "not there")
@@ -205,7 +190,7 @@ def _memory_keys(spec: Spec) -> list[str]:
 
 
 def _prefix(part: str, memory: str) -> str:
-    return f"{part}.{AIM}.{memory}." if part else f"{AIM}.{memory}."
+    return f"{key_prefix(part)}{AIM}.{memory}."
 
 
 def _shown(key: str) -> str:

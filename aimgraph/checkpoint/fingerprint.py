@@ -1,12 +1,12 @@
 """The fingerprint of a base: its layers and their shapes, and a sample of its values."""
 
-import hashlib
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from aimgraph.checkpoint.spec import LayerEntry
+from aimgraph.checkpoint.tensor_files import sha256_of
+from aimgraph.inputs.as_json import dtype_name
 
 SAMPLED = 256
 """Values of a tensor that its digest is made of, evenly spread."""
@@ -15,9 +15,7 @@ SAMPLED = 256
 def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, LayerEntry]:
     """Key of the state dict -> shape, dtype and a digest of some values."""
     return {
-        key: LayerEntry(
-            dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), sample=_sample(tensor)
-        )
+        key: LayerEntry(dtype=dtype_name(tensor), shape=tuple(tensor.shape), sample=_sample(tensor))
         for key, tensor in tensors.items()
     }
 
@@ -25,45 +23,39 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, LayerEntry]:
 def _sample(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "0" * 16
-    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().contiguous().reshape(-1)
-    step = max(1, flat.numel() // SAMPLED)
-    return hashlib.sha256(flat[::step].cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()[:16]
+    flat = tensor.detach().reshape(-1)
+    return sha256_of(flat[:: max(1, flat.numel() // SAMPLED)].cpu())[:16]
 
 
-def layers_apart(written: Mapping[str, LayerEntry], present: Mapping[str, LayerEntry], most: int = 4) -> list[str]:
-    """What differs in layers, shapes and dtypes, the first ones in the order of the network.
+def layers_apart(written: Mapping[str, LayerEntry], present: Mapping[str, LayerEntry]) -> list[str]:
+    """What differs in layers, shapes and dtypes.
 
     Args:
         written: Of the base that the checkpoint was made with.
         present: Of the base at hand.
-        most: Lines to give.
 
     Returns:
-        A line for each of the first layers that differ; empty if none does.
+        A line for each layer that differs, in the order of the network.
     """
-    lines = []
     layers: dict[str, list[str]] = {}
     for key in dict.fromkeys([*written, *present]):
-        layers.setdefault(key.rpartition(".")[0], []).append(key)
-    for layer, keys in layers.items():
-        told = [line for key in keys if (line := _apart(key, written.get(key), present.get(key)))]
-        if told:
-            lines.append(f"{layer or 'the model itself'}: {', '.join(told)}")
-        if len(lines) == most:
-            break
-    return lines
+        told = layers.setdefault(key.rpartition(".")[0], [])
+        if line := _apart(key, written, present):
+            told.append(line)
+    return [f"{layer or 'the model itself'}: {', '.join(told)}" for layer, told in layers.items() if told]
 
 
-def _apart(key: str, written: LayerEntry | None, present: LayerEntry | None) -> str:
+def _apart(key: str, written: Mapping[str, LayerEntry], present: Mapping[str, LayerEntry]) -> str:
     name = key.rpartition(".")[2]
-    if written is None or present is None:
-        entry, where = (written, "only in the checkpoint's base") if present is None else (present, "only in this one")
-        assert entry is not None
-        return f"{name} {list(entry.shape)} is {where}"
-    if written.shape != present.shape:
-        return f"{name} is {list(written.shape)} in the checkpoint's base and {list(present.shape)} in this one"
-    if written.dtype != present.dtype:
-        return f"{name} is {written.dtype} in the checkpoint's base and {present.dtype} in this one"
+    if key not in present:
+        return f"{name} {list(written[key].shape)} is only in the checkpoint's base"
+    if key not in written:
+        return f"{name} {list(present[key].shape)} is only in this one"
+    was, here = written[key], present[key]
+    if was.shape != here.shape:
+        return f"{name} is {list(was.shape)} in the checkpoint's base and {list(here.shape)} in this one"
+    if was.dtype != here.dtype:
+        return f"{name} is {was.dtype} in the checkpoint's base and {here.dtype} in this one"
     return ""
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from aimgraph.checkpoint.entries import What, memory_entry, named
 from aimgraph.checkpoint.fingerprint import fingerprint
-from aimgraph.checkpoint.spec import BaseEntry, FileEntry, PartEntry, SetEntry, Spec, TensorEntry
+from aimgraph.checkpoint.spec import BaseEntry, PartEntry, SetEntry
 from aimgraph.checkpoint.tensor_files import write_files
 from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
 from aimgraph.compiler.node_keys import DEFAULT
@@ -59,24 +59,16 @@ def save(
             check_known(record_of(part), [memory_set])
         added = {key: added[in_set(key, parts, memory_set)] for key in added if not of_sets(key, parts)}
     tensors = added if what == "memory" else base | added
-
-    def spec_of(entries: dict[str, TensorEntry], file: FileEntry) -> Spec:
-        return Spec(
-            aimgraph=__version__,
-            torch=str(torch.__version__),
-            what=what,
-            base=BaseEntry(name=_base_name(aim), layers=fingerprint(base)),
-            parts=tuple(_part_entry(path, part, whole=memory_set is None) for path, part in parts.items()),
-            tensors=entries,
-            file=file,
-        )
-
-    write_files(Path(folder), tensors, spec_of)
+    kind = record_of(aim).base_class if isinstance(aim, AimModule) else type(aim)
+    about = {
+        "aimgraph": __version__,
+        "torch": str(torch.__version__),
+        "what": what,
+        "base": BaseEntry(name=kind.__name__, layers=fingerprint(base)),
+        "parts": tuple(_part_entry(path, part, whole=memory_set is None) for path, part in parts.items()),
+    }
+    write_files(Path(folder), tensors, about)
     return Path(folder)
-
-
-def _base_name(aim: nn.Module) -> str:
-    return record_of(aim).base_class.__name__ if isinstance(aim, AimModule) else type(aim).__name__
 
 
 def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:

@@ -5,7 +5,6 @@ Nothing in it is executed: layers are named one by one, never by patterns, and n
 
 import hashlib
 import json
-import math
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -130,11 +129,6 @@ class MemoryEntry(_Strict):
         """Name of the memory."""
         return str(self.config.get("name", "memory"))
 
-    @property
-    def size(self) -> int:
-        """N."""
-        return math.prod(self.shape)
-
 
 class SetEntry(_Strict):
     """A memory set besides the default one.
@@ -245,15 +239,13 @@ def parse_spec(raw: bytes, place: str) -> Spec:
             raise CheckpointError(f"{place} is damaged: its content does not have the digest that stands in it")
         return Spec.model_validate_json(raw)
     except ValidationError as error:
-        told = "; ".join(_told(problem) for problem in error.errors(include_url=False, include_input=False)[:3])
-        raise CheckpointError(f"{place} is no valid checkpoint: {told}") from error
+        told = [
+            f"{'.'.join(map(str, one['loc']))[:120] or 'the whole'}: {one['msg'].removeprefix('Value error, ')[:200]}"
+            for one in error.errors(include_url=False, include_input=False)[:3]
+        ]
+        raise CheckpointError(f"{place} is no valid checkpoint: {'; '.join(told)}") from error
     except RecursionError as error:
         raise CheckpointError(f"{place} is no valid checkpoint: it is nested too deeply") from error
-
-
-def _told(problem: Any) -> str:
-    where = ".".join(map(str, problem["loc"])) or "the whole"
-    return f"{where[:120]}: {problem['msg'].removeprefix('Value error, ')[:200]}"
 
 
 def _no_number(name: str) -> NoReturn:

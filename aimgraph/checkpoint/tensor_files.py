@@ -4,8 +4,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,15 +15,13 @@ from torch import Tensor
 
 from aimgraph.checkpoint.spec import LARGEST, FileEntry, Spec, TensorEntry, parse_spec
 from aimgraph.errors import CheckpointError
-from aimgraph.inputs.as_json import DTYPES
+from aimgraph.inputs.as_json import DTYPES, dtype_name
 
 SPEC = "aimgraph.json"
 """Name of the spec. It names the file of the tensors, so that putting it in place changes both at once."""
 
 
-def write_files(
-    folder: Path, tensors: Mapping[str, Tensor], spec_of: Callable[[dict[str, TensorEntry], FileEntry], Spec]
-) -> None:
+def write_files(folder: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
     """Write a checkpoint; the one that is there stays whole until the new one is.
 
     The tensors' file is named by its content. It is complete, and on the disk, before the spec that names it takes the
@@ -31,14 +30,17 @@ def write_files(
     Args:
         folder: Where to; made if missing.
         tensors: Key -> tensor, on any device.
-        spec_of: Makes the spec from what is known of the tensors and their file.
+        about: The fields of the spec; what it says of the tensors and their file is added.
 
     Raises:
         CheckpointError: A tensor has values that are not a number, or the files can't be written.
     """
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     refuse_nan(plain, "this model")
-    entries = {key: entry_of(tensor) for key, tensor in plain.items()}
+    entries = {
+        key: TensorEntry(dtype=dtype_name(tensor), shape=tuple(tensor.shape), sha256=sha256_of(tensor))
+        for key, tensor in plain.items()
+    }
     new: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def write_files(
             digest = file_sha256(path)
             file = FileEntry(name=f"tensors-{digest[:16]}.safetensors", bytes=path.stat().st_size, sha256=digest)
             spec = Path(draft) / SPEC
-            spec.write_bytes(spec_of(entries, file).written())
+            spec.write_bytes(Spec(**about | {"tensors": entries, "file": file}).written())
             _sync(spec)
             if file.name != old:
                 new = folder / file.name
@@ -95,9 +97,8 @@ def read_tensors(folder: Path, spec: Spec) -> dict[str, Tensor]:
     """
     path = folder / spec.file.name
     try:
-        _check_size(path, spec)
-        whole = file_sha256(path) == spec.file.sha256
         found = _tensors(path, spec)
+        whole = file_sha256(path) == spec.file.sha256
     except CheckpointError:
         raise
     except OSError as error:
@@ -110,12 +111,6 @@ def read_tensors(folder: Path, spec: Spec) -> dict[str, Tensor]:
     return found
 
 
-def _check_size(path: Path, spec: Spec) -> None:
-    size = _size(path)
-    if size != spec.file.bytes:
-        raise CheckpointError(f"{path} is damaged: it has {size:,} bytes, and {spec.file.bytes:,} were written")
-
-
 def _size(path: Path) -> int:
     """Bytes of a file; one that is a pipe or a device would never end."""
     if path.exists() and not path.is_file():
@@ -124,24 +119,25 @@ def _size(path: Path) -> int:
 
 
 def _tensors(path: Path, spec: Spec) -> dict[str, Tensor]:
+    size = _size(path)
+    if size != spec.file.bytes:
+        raise CheckpointError(f"{path} is damaged: it has {size:,} bytes, and {spec.file.bytes:,} were written")
     with safe_open(path, framework="pt") as file:
         keys = set(file.keys())
         if keys != set(spec.tensors):
             other = sorted(keys ^ set(spec.tensors))[0]
             where = "holds" if other in keys else "lacks"
             raise CheckpointError(f"{path} {where} {other!r:.200}, and the spec says otherwise")
+        found = {}
         for key, entry in spec.tensors.items():
             shape = tuple(file.get_slice(key).get_shape())
             if shape != entry.shape:
                 raise CheckpointError(f"{path}: {key} is {list(shape)}, and the spec says {list(entry.shape)}")
-        found = {}
-        for key, entry in spec.tensors.items():
-            tensor = file.get_tensor(key)
+            tensor = found[key] = file.get_tensor(key)
             if tensor.dtype != DTYPES.get(entry.dtype):
                 raise CheckpointError(f"{path}: {key} is {tensor.dtype}, and the spec says {entry.dtype:.40}")
             if sha256_of(tensor) != entry.sha256:
                 raise CheckpointError(f"{path} is damaged: the values of {key} do not have the digest of those written")
-            found[key] = tensor
     return found
 
 
@@ -152,19 +148,9 @@ def refuse_nan(tensors: Mapping[str, Tensor], place: str) -> None:
         CheckpointError: There are some.
     """
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() or tensor.is_complex():
-            bad = int(torch.isnan(tensor if tensor.element_size() > 1 else tensor.float()).sum())
-            if bad:
-                raise CheckpointError(
-                    f"{place}: {bad:,} of the {tensor.numel():,} values of {key} are not a number (NaN)"
-                )
-
-
-def entry_of(tensor: Tensor) -> TensorEntry:
-    """What the spec says of a tensor."""
-    return TensorEntry(
-        dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), sha256=sha256_of(tensor)
-    )
+        bad = int(torch.isnan(tensor if tensor.element_size() > 1 else tensor.float()).sum())
+        if bad:
+            raise CheckpointError(f"{place}: {bad:,} of the {tensor.numel():,} values of {key} are not a number (NaN)")
 
 
 def sha256_of(tensor: Tensor) -> str:

@@ -73,13 +73,7 @@ def in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
 
 
 def put_tensors(
-    place: Path,
-    aim: nn.Module,
-    what: What,
-    tensors: Mapping[str, Tensor],
-    *,
-    adopt: bool,
-    one: str | None = None,
+    place: Path, aim: nn.Module, what: What, tensors: Mapping[str, Tensor], *, adopt: bool, one: str | None = None
 ) -> None:
     """Give `aim` the values of the file; all is checked before the first of them changes.
 
@@ -103,21 +97,19 @@ def put_tensors(
     check_tensors(place, given, wanted, free=set(added) if adopt else set())
     if one is not None:
         given = _for_set(place, aim, parts, given, one)
+    _adopt(aim, added, given)
     if what == "all":
-        _adopt(aim, added, given)
         aim.load_state_dict(given)
         return
-    _adopt(aim, added, given)
     for path, part in parts.items():
-        prefix = key_prefix(path)
-        mine = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(f"{prefix}{AIM}.")}
-        widened = {key: mine.pop(key) for site in record_of(part).concat_sites for key in site.keys if key in mine}
-        live = _live(part)
-        with torch.no_grad():
-            for key, tensor in mine.items():
-                live[key].copy_(tensor)
+        keys = {key: key_prefix(path) + key for site in record_of(part).concat_sites for key in site.keys}
+        widened = {key: given.pop(whole) for key, whole in keys.items() if whole in given}
         if widened:
             part.load_state_dict(widened, strict=False)
+    live = _live(aim)
+    with torch.no_grad():
+        for key, tensor in given.items():
+            live[key].copy_(tensor)
 
 
 def _for_set(
@@ -125,26 +117,24 @@ def _for_set(
 ) -> dict[str, Tensor]:
     """The values of a file by their keys in a set, without those that it shares."""
     live, made = _live(aim), {}
+    chosen = {name or record_of(part).chosen for part in parts.values()}
     for key, tensor in given.items():
         mine = in_set(key, parts, name)
-        chosen = {name or record_of(part).chosen for part in parts.values()}
-        if mine == key and chosen != {DEFAULT}:
-            if not torch.equal(live[key].cpu(), tensor):
-                raise CheckpointError(
-                    f"{place}: {key} differs from the read weights that this memory set shares with the default one: "
-                    "put it into a set with read weights of its own"
-                )
-            continue
-        made[mine] = tensor
+        if mine != key or chosen == {DEFAULT}:
+            made[mine] = tensor
+        elif not torch.equal(live[key].cpu(), tensor):
+            raise CheckpointError(
+                f"{place}: {key} differs from the read weights that this memory set shares with the default one: "
+                "put it into a set with read weights of its own"
+            )
     return made
 
 
 def _adopt(aim: nn.Module, added: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Give the memories the dtypes of the file."""
     live = _live(aim)
-    for key in added:
-        if key in live and key in given and live[key].dtype != given[key].dtype:
-            live[key].data = live[key].data.to(given[key].dtype)
+    for key in added.keys() & given.keys() & live.keys():
+        live[key].data = live[key].data.to(given[key].dtype)
 
 
 def _live(module: nn.Module) -> dict[str, Tensor]:

@@ -30,15 +30,18 @@ class Argument:
         keyword: The keyword that passes it; none if it is passed by position.
         given: Whether the example gives it.
         default: Its own default, in a tuple; empty if there is none.
-        constant: Whether its value is a constant of the graph: those not given, None, flags and strings.
     """
 
     name: str
     value: Any
-    keyword: str
-    given: bool
-    default: tuple[Any, ...]
-    constant: bool
+    keyword: str = ""
+    given: bool = True
+    default: tuple[Any, ...] = ()
+
+    @property
+    def constant(self) -> bool:
+        """Whether its value is a constant of the graph: those not given, None, flags and strings."""
+        return not self.given or self.value is None or isinstance(self.value, bool | str)
 
     @property
     def passed(self) -> Any:
@@ -61,27 +64,19 @@ def arguments_of(root: nn.Module, inputs: Arguments) -> list[Argument]:
     taken = set(signature.parameters)
     found: list[Argument] = []
     for number, (name, parameter) in enumerate(signature.parameters.items()):
-        value = bound.arguments.get(name, parameter.default)
         if parameter.kind is parameter.VAR_POSITIONAL:
             for index, item in enumerate(bound.arguments.get(name, ())):
-                found.append(_argument(_free(f"{name}_{index}", taken), item))
+                found.append(Argument(_free(f"{name}_{index}", taken), item))
         elif parameter.kind is parameter.VAR_KEYWORD:
             for key, item in bound.arguments.get(name, {}).items():
-                found.append(_argument(_free(key, taken), item, keyword=key))
+                found.append(Argument(_free(key, taken), item, key))
         else:
             by_place = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and number < len(args)
             positional = by_place or parameter.kind is parameter.POSITIONAL_ONLY
             default = () if parameter.default is parameter.empty else (parameter.default,)
-            given = name in bound.arguments
-            found.append(_argument(name, value, "" if positional else name, given=given, default=default))
+            value = bound.arguments.get(name, parameter.default)
+            found.append(Argument(name, value, "" if positional else name, name in bound.arguments, default))
     return found
-
-
-def _argument(
-    name: str, value: Any, keyword: str = "", *, given: bool = True, default: tuple[Any, ...] = ()
-) -> Argument:
-    constant = not given or value is None or isinstance(value, bool | str)
-    return Argument(name, value, keyword, given, default, constant)
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -17,6 +17,11 @@ DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).valu
 """Name -> dtype."""
 
 
+def dtype_name(tensor: Tensor) -> str:
+    """``float32``, ..."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def inputs_to_json(inputs: Arguments) -> Any:
     """Example inputs as data: shapes and dtypes; numbers where they were remembered; None if a kind can't be written.
 
@@ -39,13 +44,9 @@ def _to_json(value: Any) -> Any:
         return {kind.__name__: [_to_json(item) for item in value]}
     if kind is dict and all(type(key) is str for key in value):
         return {"dict": [[key, _to_json(item)] for key, item in value.items()]}
-    if isinstance(value, Tensor):
-        found: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
-        if not value.is_meta:
-            if value.is_complex():
-                raise TypeError("numbers that JSON does not have")
-            found["numbers"] = value.reshape(-1).tolist()
-        return {"tensor": found}
+    if isinstance(value, Tensor) and (value.is_meta or not value.is_complex()):  # JSON has no complex numbers
+        numbers = {} if value.is_meta else {"numbers": value.reshape(-1).tolist()}
+        return {"tensor": {"dtype": dtype_name(value), "shape": list(value.shape)} | numbers}
     raise TypeError(f"a {kind.__name__} can't be written")
 
 
@@ -76,26 +77,12 @@ def _from_json(data: Any) -> Any:
         items = [_from_json(item) for item in content]
         return tuple(items) if kind == "tuple" else items
     if kind == "dict" and isinstance(content, list):
-        return {_key(key): _from_json(item) for key, item in content}
-    if (
-        kind == "tensor"
-        and isinstance(content, dict)
-        and {"dtype", "shape"}
-        <= set(content)
-        <= {
-            "dtype",
-            "shape",
-            "numbers",
-        }
-    ):
+        if not all(isinstance(key, str) for key, _ in content):
+            raise TypeError("a keyword is no string")
+        return {key: _from_json(item) for key, item in content}
+    if kind == "tensor" and isinstance(content, dict) and set(content) | {"numbers"} == {"dtype", "shape", "numbers"}:
         return _tensor(**content)
     raise TypeError(f"unknown kind {kind!r:.40}")
-
-
-def _key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise TypeError("a keyword is no string")
-    return key
 
 
 def _tensor(dtype: Any, shape: Any, numbers: Any = None) -> Tensor:

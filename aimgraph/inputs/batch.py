@@ -1,14 +1,12 @@
 """The batch of inputs: which dimension it is, and inputs at another batch size."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.reproducible import drawn_like
-from aimgraph.torch_private import tree_leaves, tree_map
+from aimgraph.torch_private import tree_leaves, tree_map_only
 
 
 def with_rows(tensor: Tensor, rows: int) -> Tensor:
@@ -48,13 +46,11 @@ def batch_size(inputs: Arguments) -> int:
 def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:
     """The inputs with `other` samples instead of `size`; see `with_rows` for their values."""
 
-    def resize(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size:
-            return with_rows(leaf, other)
-        return leaf
+    def resize(leaf: Tensor) -> Tensor:
+        return with_rows(leaf, other) if leaf.dim() and leaf.shape[0] == size else leaf
 
-    args, kwargs = tree_map(resize, inputs)
-    return args, kwargs
+    made: Arguments = tree_map_only(Tensor, resize, inputs)
+    return made
 
 
 def input_shapes(inputs: Arguments) -> list[list[int]]:
@@ -75,14 +71,12 @@ def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device
     generator = torch.Generator().manual_seed(seed)
     size = batch_size(inputs)
 
-    def draw(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
+    def draw(leaf: Tensor) -> Tensor:
         here = torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if leaf.is_meta else leaf.to(device)
         rows = batch if leaf.dim() and leaf.shape[0] == size else None
         if leaf.is_floating_point():
             return drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
         return here.clone() if rows is None else with_rows(here, rows)
 
-    args, kwargs = tree_map(draw, inputs)
-    return args, kwargs
+    made: Arguments = tree_map_only(Tensor, draw, inputs)
+    return made

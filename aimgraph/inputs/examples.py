@@ -1,5 +1,6 @@
 """Example inputs: taken as given, or inferred from the base."""
 
+import functools
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
-from aimgraph.torch_private import FakeTensorMode, tree_map
+from aimgraph.torch_private import FakeTensorMode, tree_map_only
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),
@@ -37,11 +38,10 @@ def resolve_inputs(base: nn.Module, example_inputs: Any) -> Arguments:
     if example_inputs is None:
         return _infer(base)
     devices = {parameter.device for parameter in base.parameters()}
-    args, kwargs = _split(example_inputs)
+    inputs = _split(example_inputs)
     if len(devices) == 1:
-        device = devices.pop()
-        args, kwargs = tree_map(lambda leaf: _moved(leaf, device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-    return args, kwargs
+        inputs = tree_map_only(Tensor, functools.partial(_moved, device=devices.pop()), inputs)
+    return inputs
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -71,58 +71,52 @@ def _infer(base: nn.Module) -> Arguments:
     tried = []
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     copy = fake_copy(base, mode).eval()
-    needed = [
-        name
-        for name, p in inspect.signature(base.forward).parameters.items()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+    parameters = inspect.signature(base.forward).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) <= 1:
-        for shape, dtype, device in _candidates(base):
+        for sample in _candidates(base):
+            shape = list(sample.shape)
             try:
                 with quiet(), mode, torch.no_grad():
-                    copy(torch.zeros(shape, dtype=dtype, device=device))
+                    copy(mode.from_tensor(sample))
             except Exception as error:  # the base's own complaint about a shape; listed if all fail
-                tried.append(f"  {list(shape)}: {error}".split("\n")[0])
+                tried.append(f"  {shape}: {error}".split("\n")[0])
                 continue
-            warnings.warn(f"no example_inputs given: assuming one input of shape {list(shape)}", stacklevel=4)
-            return (torch.zeros(shape, dtype=dtype, device=device),), {}
+            warnings.warn(f"no example_inputs given: assuming one input of shape {shape}", stacklevel=4)
+            return (sample,), {}
     lines = "\n".join(tried) if tried else f"  nothing: its forward needs {needed}"
-    raise ExampleInputError(
-        f"can't infer example inputs for {type(base).__name__}; give example_inputs=. Tried:\n{lines}"
-    )
+    kind = type(base).__name__
+    raise ExampleInputError(f"can't infer example inputs for {kind}; give example_inputs=. Tried:\n{lines}")
 
 
-def _candidates(base: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype, torch.device]]:
+def _candidates(base: nn.Module) -> Iterator[Tensor]:
     first = next((m for m in base.modules() if is_layer(m)), None)
     if first is None:
         raise ExampleInputError(
             f"{type(base).__name__} has no convolution or linear layer: there is nothing that could read a memory"
         )
-    weight = next(first.parameters())
+    shapes = []
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(base, name, None)
         size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
         if size:
-            yield (1, *size), weight.dtype, weight.device
+            shapes.append((1, *size))
     channels, rank = kind_of(first).channels(first)[0], len(kind_of(first).kernel(first))
     if rank:
-        for grid in SIZES[rank]:
-            yield (1, channels, *grid), weight.dtype, weight.device
+        shapes += [(1, channels, *grid) for grid in SIZES[rank]]
     else:
-        yield (1, channels), weight.dtype, weight.device
-        for grid in SIZES[2]:
-            yield (1, 3, *grid), weight.dtype, weight.device
+        shapes += [(1, channels), *((1, 3, *grid) for grid in SIZES[2])]
+    weight = next(first.parameters())
+    yield from (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for shape in shapes)
 
 
 def recorded(inputs: Arguments) -> Arguments:
     """Example inputs as they are remembered: meta tensors, and the numbers of short ones that are no features."""
-    result: Arguments = tree_map(_recorded, inputs)
+    result: Arguments = tree_map_only(Tensor, _recorded, inputs)
     return result
 
 
-def _recorded(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
+def _recorded(leaf: Tensor) -> Tensor:
     numbers = not leaf.is_floating_point() and leaf.numel() <= _NUMBERS
     return leaf.detach().cpu().clone() if numbers and not leaf.is_meta else leaf.to("meta")
 
