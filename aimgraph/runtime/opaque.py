@@ -114,13 +114,7 @@ class OpaqueCall(nn.Module):
     """
 
     def __init__(
-        self,
-        root: nn.Module,
-        path: str,
-        reads: tuple[OpaqueRead, ...],
-        layers: frozenset[str],
-        *,
-        needs_values: bool,
+        self, root: nn.Module, path: str, reads: tuple[OpaqueRead, ...], layers: frozenset[str], *, needs_values: bool
     ) -> None:
         super().__init__()
         self.reads, self.layers, self.path = reads, layers, path

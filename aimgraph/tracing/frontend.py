@@ -29,12 +29,7 @@ from aimgraph.tracing.trace import Traced, trace
 
 
 def build_program(
-    base: nn.Module,
-    inputs: Arguments,
-    configs: tuple[AimConfig, ...],
-    *,
-    share: bool,
-    outside: Outside | None = None,
+    base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, ...], *, share: bool, outside: Outside | None = None
 ) -> Program:
     """Copy and trace `base`.
 
