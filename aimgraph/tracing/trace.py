@@ -13,7 +13,7 @@ from aimgraph.compiler.signature import Classified
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
-from aimgraph.fake.operations import Operation, Recorder
+from aimgraph.fake.operations import Operation
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, Argument, Arguments, arguments_of
@@ -139,9 +139,8 @@ class _Tracing:
         """The graph of a mode."""
         root = self.faker.root
         root.train(mode == "train")
-        run, recorder = self._started(mode)
-        names = names_in(root, self.kinds)
-        tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, recorder, names, self.arguments)
+        run, names = self._started(mode), names_in(root, self.kinds)
+        tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, names, self.arguments)
         with (
             self.faker.outside.kept(),
             run.adopted(self.faker.copy(train=mode == "train")),
@@ -153,25 +152,24 @@ class _Tracing:
 
     def replay(self, mode: str, graph: fx.Graph) -> list[Operation] | None:
         """What the nodes of a graph do in a mode; None if they don't run in it, which tracing in that mode explains."""
-        run, recorder = self._started(mode)
+        run = self._started(mode)
         try:
             with quiet(), self.faker.outside.kept():
-                run.run(graph, recorder)
+                run.run(graph)
         except Exception:  # whatever the base's own code raises
             return None
-        return recorder.operations
+        return run.recorder.operations
 
     def differ(self, mode: str, other: str) -> bool:
         """Whether anything that is no tensor, or the structure of what a node gives, differs between two modes."""
         one, two = self.runs[mode].values, self.runs[other].values
         return any(_described(one[node]) != _described(two[node]) for node in one if node in two)
 
-    def _started(self, mode: str) -> tuple[FakeRun, Recorder]:
+    def _started(self, mode: str) -> FakeRun:
         values = {argument.name: argument.passed for argument in self.arguments}
         run = self.runs[mode] = FakeRun(self.faker.root, values, self.faker, train=mode == "train")
-        recorder = Recorder(self.faker.tensors, run.inputs)
-        self.operations[mode] = recorder.operations
-        return run, recorder
+        self.operations[mode] = run.recorder.operations
+        return run
 
 
 def _notices_mode(root: nn.Module) -> bool:
@@ -272,7 +270,7 @@ def _whole_graph(tracer: LayerTracer) -> fx.Graph:
         else:
             args.append(node)
     graph.output(graph.create_node("call_module", OPAQUE_BASE, tuple(args), kwargs))
-    with quiet(), tracer.recorder:
+    with quiet():
         tracer.run.run(graph)
     return graph
 

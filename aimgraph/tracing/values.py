@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from aimgraph.compiler.graph_text import told
 from aimgraph.compiler.node_keys import GUARDS
 from aimgraph.errors import TraceError
-from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.guards import QUESTIONS, guard
@@ -61,14 +60,12 @@ class ValueTracer(fx.Tracer):
 
     Args:
         run: Derives what each node gives on the example inputs.
-        recorder: Lists what the nodes do to tensors.
         names: Names the calls of convolution and linear functions, and knows which module's forward runs.
     """
 
-    def __init__(self, run: FakeRun, recorder: Recorder, names: CallNames) -> None:
+    def __init__(self, run: FakeRun, names: CallNames) -> None:
         super().__init__()
         self.run = run
-        self.recorder = recorder
         self.names = names
         self.aside = False
         self.unknown: dict[fx.Node, Exception] = {}
@@ -180,7 +177,7 @@ class ValueTracer(fx.Tracer):
         if not self.aside:
             with self._standing_aside():
                 try:
-                    self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
+                    self.run.values[proxy.node] = self.run.run_node(proxy.node)
                 except Exception as error:  # whatever the base's own code raises; told where the value is needed
                     first = (self.unknown[node] for node in proxy.node.all_input_nodes if node in self.unknown)
                     self.unknown[proxy.node] = next(first, error)
