@@ -1,6 +1,7 @@
 """Running modules and graphs on fake tensors: shapes without arithmetic, and without side effects."""
 
 import copy
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -136,7 +137,7 @@ class FakeRun:
             case "placeholder":
                 return self.inputs[target]
             case "get_attr":
-                return self._fake(_attribute(self.root, target))
+                return self._fake(operator.attrgetter(target)(self.root))
             case "call_module":
                 if is_of_torch(module):
                     return module(*args, **kwargs)
@@ -210,10 +211,3 @@ def _tensors(thing: Any) -> list[Tensor]:
         return [thing]
     own = [chain(m.parameters(recurse=False), m.buffers(recurse=False)) for m in modules_of(thing)]
     return list(chain.from_iterable(own))
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    value: Any = root
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value

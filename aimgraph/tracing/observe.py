@@ -1,6 +1,7 @@
 """What a base's own forward does, watched on fake tensors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,20 +71,18 @@ def _observe_once(
 
     watch = WatchCalls(names_in(copy, ours, opaque_paths), run)
     try:
-        with (
-            faker.outside.kept(),
-            kept_randomness(),
-            quiet(),
-            plain_attention(),
-            fake,
-            torch.no_grad(),
-            watch,
-            recorder,
-        ):
+        with _surroundings(faker), watch, recorder:
             copy.forward(*args, **kwargs)
     except Exception as error:  # any code may stand in a forward; told where the answer is needed
         return Observed([], Calls(failed=watch.calls.failed or ""), error)
     return Observed(recorder.operations, watch.calls)
+
+
+@contextmanager
+def _surroundings(faker: Faker) -> Iterator[None]:
+    """While a copy runs on fake tensors, and leaves nothing behind."""
+    with faker.outside.kept(), kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad():
+        yield
 
 
 def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> None:
@@ -105,8 +104,7 @@ def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> 
             recorder.take(bound_arguments(faker.root, (args, kwargs)))
             start = len(recorder.operations)
             try:
-                outside = faker.outside.kept()
-                with outside, kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad(), recorder:
+                with _surroundings(faker), recorder:
                     copy.forward(*args, **kwargs)
             except Exception as error:  # only the second can fail: the first has been observed
                 failed = error

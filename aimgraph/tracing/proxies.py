@@ -97,11 +97,10 @@ def _is_given(node: fx.Node) -> bool:
 @lru_cache(maxsize=4096)
 def _unpacked(code: CodeType, offset: int) -> int | None:
     """Into how many names the instruction at `offset` unpacks, as in ``B, C, H, W = x.shape``; None for another one."""
-    found = (one for one in dis.get_instructions(code) if one.offset == offset)
-    instruction = next(found, None)
-    if instruction is None or instruction.opname != "UNPACK_SEQUENCE":
-        return None
-    return int(instruction.argval)
+    found = (
+        one.argval for one in dis.get_instructions(code) if (one.offset, one.opname) == (offset, "UNPACK_SEQUENCE")
+    )
+    return next(found, None)
 
 
 class LayerAttribute(LayerProxy):

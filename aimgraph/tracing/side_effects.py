@@ -12,6 +12,7 @@ from torch import fx, nn
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.reproducible import kept_randomness
+from aimgraph.torch_private import patched
 from aimgraph.tracing.values import ValueTracer
 
 
@@ -125,8 +126,5 @@ def watched_modes(seen: dict[nn.Module, None], tracer: ValueTracer) -> Iterator[
     def put(module: nn.Module, flag: bool) -> None:
         vars(module)["training"] = flag
 
-    nn.Module.training = property(get, put)  # type: ignore[assignment]
-    try:
+    with patched((nn.Module, "training", lambda _: property(get, put))):
         yield
-    finally:
-        del nn.Module.training

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -109,10 +109,11 @@ def trace(
     return Traced(graphs, moded_paths, notes, setters, runs, tracing.operations)
 
 
+@dataclass
 class _Tracing:
     """Traces one module on one set of inputs, mode after mode.
 
-    Args:
+    Attributes:
         faker: As for `trace`.
         kinds: As for `trace`.
         arguments: Of the module's forward.
@@ -120,20 +121,16 @@ class _Tracing:
         opaque: As for `trace`.
     """
 
-    def __init__(
-        self,
-        faker: Faker,
-        kinds: dict[nn.Module, Classified],
-        arguments: list[Argument],
-        callers: frozenset[nn.Module],
-        opaque: frozenset[str],
-    ) -> None:
-        self.faker, self.kinds, self.arguments, self.callers, self.opaque = faker, kinds, arguments, callers, opaque
-        self.notes: list[str] = []
-        self.setters: list[str] = []
-        self.moded: dict[nn.Module, None] = {}
-        self.runs: dict[str, FakeRun] = {}
-        self.operations: dict[str, list[Operation]] = {}
+    faker: Faker
+    kinds: dict[nn.Module, Classified]
+    arguments: list[Argument]
+    callers: frozenset[nn.Module]
+    opaque: frozenset[str]
+    notes: list[str] = field(default_factory=list)
+    setters: list[str] = field(default_factory=list)
+    moded: dict[nn.Module, None] = field(default_factory=dict)
+    runs: dict[str, FakeRun] = field(default_factory=dict)
+    operations: dict[str, list[Operation]] = field(default_factory=dict)
 
     def trace(self, mode: str) -> fx.Graph:
         """The graph of a mode."""

@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -116,11 +117,7 @@ class ValueTracer(fx.Tracer):
     def forget_probes(self) -> None:
         """Forget what the call being recorded asked for: torch's C++ tries its arguments, then passes them on."""
         # test_a_decision_by_size_is_asked_again: a probe that stays would be a decision that the forward never made
-        callers = set()
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None:
-            callers.add((frame, frame.f_lasti))
-            frame = frame.f_back
+        callers = {(frame, frame.f_lasti) for frame, _ in traceback.walk_stack(sys._getframe(1))}
         for noted, asker, place in self.probes:
             if (asker, place) in callers:
                 self.asked.discard((noted.all_input_nodes[0], str(noted.args[1])))
@@ -132,7 +129,8 @@ class ValueTracer(fx.Tracer):
         if (node, question) in self.asked or node not in self.varying:
             return None
         self.asked.add((node, question))
-        if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
+        values = self.run.values
+        if any(_reads(one, _DEVICES) or isinstance(values.get(one), torch.device) for one in self._scalars(node)):
             return None
         with self._standing_aside():
             noted = self.create_node("call_function", guard, (node, question, answer, told(node), asking_line()), {})
@@ -205,7 +203,3 @@ def _reads(node: fx.Node, names: tuple[str, ...]) -> bool:
     """Whether a node gets one of these attributes, or calls the method of that name."""
     name = node.args[1] if node.op == "call_function" and node.target is getattr else node.target
     return isinstance(name, str) and node.op != "placeholder" and name in names
-
-
-def _is_device(value: Any) -> bool:
-    return isinstance(value, torch.device)
