@@ -68,13 +68,7 @@ class Derived:
         self._shared = _SHARED.setdefault((self._surroundings, torch.backends.mha.get_fastpath_enabled()), {})
 
     def call(
-        self,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        mode: FakeTensorMode,
-        recorder: Recorder,
-        call: Callable[..., Any],
+        self, target: Any, args: Any, kwargs: Any, call: Callable[..., Any], mode: FakeTensorMode, recorder: Recorder
     ) -> Any:
         """What a function or a layer of torch gives in `mode`, run or recalled.
 
@@ -82,9 +76,9 @@ class Derived:
             target: The function or the layer.
             args: Its arguments.
             kwargs: The same.
+            call: Calls it with these arguments.
             mode: Is active, except where a module runs on real values.
             recorder: Is active, too, and lists the operations.
-            call: Calls it with these arguments.
         """
         if _in_context() or active_fake_mode() is not mode:
             return call(*args, **kwargs)

@@ -159,10 +159,7 @@ class FakeRun:
             self._alive.append(thing)
             new = [tensor for tensor in _tensors(thing) if id(tensor) not in self._memo]
             self._alive += new
-            self._memo |= faked([tensor for tensor in new if type(tensor) is nn.Parameter], self.mode)
-            for tensor in new:
-                if id(tensor) not in self._memo:
-                    self._memo[id(tensor)] = self.mode.from_tensor(tensor)
+            self._memo |= faked(new, self.mode)
             if isinstance(thing, nn.Module):  # any other tensor is a constant
                 self.recorder.note([self._memo[id(tensor)] for tensor in new], HELD, len(self.recorder.alive))
             if id(thing) in self._real or getattr(thing, "needs_values", False):

@@ -1,9 +1,9 @@
 """What a base's own forward does, watched on fake tensors."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
@@ -59,16 +59,13 @@ def observe(
 def _observe_once(
     faker: Faker, kinds: dict[nn.Module, Classified], mode: str, inputs: Arguments, opaque_paths: frozenset[str]
 ) -> Observed:
-    root, fake = faker.root, faker.mode
+    root = faker.root
     copy = faker.copy(train=mode == "train")
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
-    args, kwargs = fake_inputs(inputs, fake)
+    args, kwargs = fake_inputs(inputs, faker.mode)
     recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
-
-    def run(target: Any, args: Any, kwargs: Any, call: Callable[..., Any]) -> Any:
-        return faker.derived.call(target, args, kwargs, fake, recorder, call)
-
+    run = partial(faker.derived.call, mode=faker.mode, recorder=recorder)
     watch = WatchCalls(names_in(copy, ours, opaque_paths), run)
     try:
         with _surroundings(faker), watch, recorder:

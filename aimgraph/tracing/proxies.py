@@ -50,20 +50,16 @@ class LayerProxy(fx.Proxy):
         return (items[i] for i in range(count))
 
     def __len__(self) -> int:
-        length: int = self.tracer.ask(self, "len()")
-        return length
+        return int(self.tracer.ask(self, "len()"))
 
     def __int__(self) -> int:
-        number: int = self.tracer.ask(self, "int()")
-        return number
+        return int(self.tracer.ask(self, "int()"))
 
     def __index__(self) -> int:
-        number: int = self.tracer.ask(self, "an index", sys._getframe(1))
-        return number
+        return int(self.tracer.ask(self, "an index", sys._getframe(1)))
 
     def __float__(self) -> float:
-        number: float = self.tracer.ask(self, "float()")
-        return number
+        return float(self.tracer.ask(self, "float()"))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})

@@ -71,12 +71,8 @@ def _content(value: Any) -> Any:
 
 
 def _changed(now: Any, old: Any, content: Any) -> bool:
-    if now is not old:
-        return True
-    if content is None:
-        return False
-    if not now and not content:
-        return False
+    if now is not old or content is None:
+        return now is not old
     pairs = zip(_items(now), _items(content), strict=False)
     return len(now) != len(content) or any(a is not b for a, b in pairs)
 

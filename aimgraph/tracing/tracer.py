@@ -55,7 +55,6 @@ class LayerTracer(ValueTracer):
         self.opaque = opaque
         self.failed: str | None = None
         self.checkpoints = False
-        self.leaves: dict[nn.Module, bool] = {}
         held = chain(root.named_parameters(), root.named_buffers())
         self.held = {id(tensor): (name, tensor) for name, tensor in held}
 
@@ -79,11 +78,6 @@ class LayerTracer(ValueTracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
-        if module not in self.leaves:
-            self.leaves[module] = self._is_leaf(module, path)
-        return self.leaves[module]
-
-    def _is_leaf(self, module: nn.Module, path: str) -> bool:
         if path in self.opaque:
             return True
         if module in self.kinds:

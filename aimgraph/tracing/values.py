@@ -149,8 +149,7 @@ class ValueTracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The truth of a size, a flag or the like."""
-        truth: bool = self.ask(obj, "the truth")
-        return truth
+        return bool(self.ask(obj, "the truth"))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a shape, a tuple or a tensor, each a proxy."""
