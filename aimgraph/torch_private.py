@@ -94,6 +94,29 @@ GRAPH_NAMES = (
 """All that a `torch.fx.GraphModule` keeps on itself besides what an `nn.Module` does, of any version."""
 
 
+Function: TypeAlias = Callable[..., Any]
+
+
+@contextmanager
+def patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Replace attributes of modules and classes, and put them back.
+
+    Args:
+        *patches: Owner, name, and what makes the new attribute of the one that the owner has or inherits, None without.
+    """
+    originals = [vars(owner).get(name) for owner, name, _ in patches]
+    try:
+        for (owner, name, patch), original in zip(patches, originals, strict=True):
+            setattr(owner, name, patch(getattr(owner, name, None) if original is None else original))
+        yield
+    finally:
+        for (owner, name, _), original in zip(patches, originals, strict=True):
+            if original is not None:
+                setattr(owner, name, original)
+            elif name in vars(owner):
+                delattr(owner, name)
+
+
 def structure_key(structure: Any) -> Any:
     """What stands for a structure in a key; that of a dict has no hash in torch 2.6."""
     try:
@@ -162,25 +185,20 @@ def own_call(kind: Any) -> None:
 @contextmanager
 def keywords_quoted() -> Iterator[None]:
     """Let torch.fx print names that are keywords of Python, as ``getattr(self.layers, "class")``."""
-    module: Any = fx_graph
-    original = module._format_target
 
-    def quoted(base: str, target: str) -> Any:
-        if not any(keyword.iskeyword(name) for name in target.split(".")):
-            return original(base, target)
-        for name in target.split("."):
-            plain = name.isidentifier() and not keyword.iskeyword(name)
-            base = f"{base}.{name}" if plain else f'getattr({base}, "{name}")'
-        return base
+    def quoting(original: Function) -> Function:
+        def quoted(base: str, target: str) -> Any:
+            if not any(keyword.iskeyword(name) for name in target.split(".")):
+                return original(base, target)
+            for name in target.split("."):
+                plain = name.isidentifier() and not keyword.iskeyword(name)
+                base = f"{base}.{name}" if plain else f'getattr({base}, "{name}")'
+            return base
 
-    module._format_target = quoted
-    try:
+        return quoted
+
+    with patched((fx_graph, "_format_target", quoting)):
         yield
-    finally:
-        module._format_target = original
-
-
-Function: TypeAlias = Callable[..., Any]
 
 
 @contextmanager
@@ -196,18 +214,9 @@ def checkpoint_replaced(variants: Callable[[Function, Function], tuple[Function,
     module: Any = checkpoint
     name = "_checkpoint_without_reentrant_generator"
     name = f"{name}_impl" if hasattr(module, f"{name}_impl") else name
-    own, generator = vars(function).get("apply"), getattr(module, name)
-    apply, around = variants(function.apply, generator)
-    function.apply = staticmethod(apply)
-    setattr(module, name, around)
-    try:
+    apply, around = variants(function.apply, getattr(module, name))
+    with patched((function, "apply", lambda _: staticmethod(apply)), (module, name, lambda _: around)):
         yield
-    finally:
-        setattr(module, name, generator)
-        if own is None:
-            del function.apply
-        else:
-            function.apply = own
 
 
 @cache

@@ -1,6 +1,6 @@
 """What the outcome of an operation depends on, as something that can be looked up."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.copies import OWN, is_constant
-from aimgraph.fake.operations import Recorder
+from aimgraph.fake.operations import Source
 from aimgraph.torch_private import FakeTensor, OpOverload, OpOverloadPacket
 
 
@@ -56,27 +56,27 @@ _CONSTANTS = frozenset(
 )
 
 
-def describe(value: Any, seen: dict[int, int], recorder: Recorder | None) -> Any:
+def describe(value: Any, seen: dict[int, int], known: Mapping[int, Source]) -> Any:
     """What an operation can see of a value, as something that can be looked up.
 
     Args:
         value: An argument, or part of one.
         seen: Identity of a tensor -> its place among those in the arguments; extended.
-        recorder: What lists the operations; it knows nothing of constants.
+        known: Identity of a tensor that operations are listed of -> its source; constants are not there.
     """
     if isinstance(value, Tensor):
         if type(value) is not FakeTensor or not is_ordinary(value):
             raise UnclearError
-        known = recorder is None or id(value) in recorder.known
-        return Tensor, metadata(value), seen.setdefault(id(value), len(seen)) if known else None
+        place = seen.setdefault(id(value), len(seen)) if id(value) in known else None
+        return Tensor, metadata(value), place
     if type(value) in _CONSTANTS:
         return type(value), value
     if type(value) in (tuple, list, torch.Size):
-        return type(value), tuple(describe(item, seen, recorder) for item in value)
+        return type(value), tuple(describe(item, seen, known) for item in value)
     if type(value) is dict:
-        return dict, tuple((key, describe(item, seen, recorder)) for key, item in value.items())
+        return dict, tuple((key, describe(item, seen, known)) for key, item in value.items())
     if type(value) is slice:
-        return slice, describe((value.start, value.stop, value.step), seen, recorder)
+        return slice, describe((value.start, value.stop, value.step), seen, known)
     raise UnclearError
 
 

@@ -4,8 +4,7 @@ Networks repeat themselves: most of their layers differ in nothing that a fake t
 often transformed again, with another memory: what functions and layers of torch give is remembered by the process.
 """
 
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -34,14 +33,14 @@ class _Outcome:
     Attributes:
         like: Shape, strides, dtype and device; for an argument, its place among them.
         writes: Whether it overwrites that argument, and nothing else.
-        operations: The operations, None if no recorder watched. Their sources count from the first of them; `HELD`
-            are those of the arguments, followed by the module's own.
+        operations: The operations. Their sources count from the first of them; `HELD` are those of the arguments,
+            followed by the module's own.
         source: Which of their results it is; None if the recorder does not watch it.
     """
 
     like: tuple[Any, ...] | int
     writes: bool
-    operations: list[Operation] | None
+    operations: list[Operation]
     source: Source | None
 
     def make(self, mode: FakeTensorMode, given: Any) -> Tensor | None:
@@ -67,16 +66,9 @@ class Derived:
         self._outcomes: dict[Any, _Outcome] = {}
         self._surroundings = surroundings()
         self._shared = _SHARED.setdefault((self._surroundings, torch.backends.mha.get_fastpath_enabled()), {})
-        self._barren: set[Any] = set()
 
     def call(
-        self,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        mode: FakeTensorMode,
-        recorder: Recorder,
-        run: Callable[..., Any] | None = None,
+        self, target: Any, args: Any, kwargs: Any, call: Callable[..., Any], mode: FakeTensorMode, recorder: Recorder
     ) -> Any:
         """What a function or a layer of torch gives in `mode`, run or recalled.
 
@@ -84,155 +76,133 @@ class Derived:
             target: The function or the layer.
             args: Its arguments.
             kwargs: The same.
+            call: Calls it with these arguments.
             mode: Is active, except where a module runs on real values.
             recorder: Is active, too, and lists the operations.
-            run: Calls it with these arguments; by default it calls itself.
         """
-        run = run or target
-        if target in self._barren or _in_context() or active_fake_mode() is not mode:
-            return run(*args, **kwargs)
+        if _in_context() or active_fake_mode() is not mode:
+            return call(*args, **kwargs)
         is_layer = isinstance(target, nn.Module)
-        asked = ("call_module" if is_layer else "call_function"), target, args, kwargs, recorder
-        train = target.training if is_layer else None
-        key = self.key(*asked, train=train)
+        key = partial(self.key, target, args, kwargs, recorder, train=target.training if is_layer else None)
         own = partial(own_tensors, target) if is_layer else list[Tensor]
-        known = self.recall(key, mode, recorder, (args, kwargs), own)
-        if known is not None:
-            return known[0]
-        held, start = own(), len(recorder.operations)
-        before = [(tensor, version_of(tensor)) for tensor in _tensors((args, kwargs))]
-        value = run(*args, **kwargs)
-        written = [tensor for tensor, version in before if version_of(tensor) != version]
-        if key is not None:
-            same = key == self.key(*asked, train=train) and all(map(operator.is_, held, own()))
-            alone = all(tensor is value for tensor in written)
-            writes = bool(written)
-            if not (same and alone and self.keep(key, (args, kwargs), value, recorder, start, held, writes=writes)):
-                self._barren.add(target)
-        return value
+        return self.run(key, (args, kwargs), own, mode, recorder, partial(call, *args, **kwargs))[0]
 
-    def key(
-        self, op: str, target: Any, args: Any, kwargs: Any, recorder: Recorder | None, *, train: bool | None = None
-    ) -> Any:
+    def run(
+        self,
+        key: Callable[[], Any],
+        given: Any,
+        own: Callable[[], list[Tensor]],
+        mode: FakeTensorMode,
+        recorder: Recorder,
+        call: Callable[[], Any],
+    ) -> tuple[Any, list[Tensor]]:
+        """What an operation gives, run or recalled, and which of its arguments it overwrites.
+
+        Args:
+            key: Gives what `key` gives for it, or None; asked again after it has run.
+            given: Its arguments.
+            own: Gives the module's own tensors, of which each is as often there as it has names.
+            mode: The fake tensors'.
+            recorder: What lists its operations.
+            call: Runs it.
+        """
+        asked = key()
+        known = self.recall(asked, given, own, mode, recorder)
+        if known is not None:
+            return known
+        start, before = len(recorder.operations), [(tensor, version_of(tensor)) for tensor in _tensors(given)]
+        value = call()
+        written = [tensor for tensor, version in before if version_of(tensor) != version]
+        if asked is not None and all(tensor is value for tensor in written) and asked == key():
+            self.keep(asked, given, own(), value, recorder, start, writes=bool(written))
+        return value, written
+
+    def key(self, target: Any, args: Any, kwargs: Any, recorder: Recorder, *, train: bool | None = None) -> Any:
         """What an outcome depends on; None if that can't be told.
 
         Args:
-            op: ``call_module``, ``call_function`` or ``call_method``; nothing else has a key.
             target: The module, the function, or the method's name.
             args: Its arguments.
             kwargs: The same.
             recorder: What lists its operations; it depends on which arguments the recorder watches.
             train: The mode, of a module.
         """
-        if op not in ("call_module", "call_function", "call_method") or surroundings() != self._surroundings:
+        if surroundings() != self._surroundings:
             return None  # a forward may change settings on its way
         try:
-            seen: dict[int, int] = {}
-            given = describe(args, seen, recorder), describe(kwargs, seen, recorder)
-            return op, target if train is None else configuration(target, train), given
+            given = describe((args, kwargs), {}, recorder.known)
+            return target if train is None else configuration(target, train), given
         except UnclearError:
             return None
 
     def recall(
-        self,
-        key: Any,
-        mode: FakeTensorMode,
-        recorder: Recorder | None,
-        given: Any,
-        own: Callable[[], list[Tensor]] = list,
-    ) -> tuple[Tensor, bool] | None:
-        """What was given before, its operations recorded again; None if nothing was.
-
-        Args:
-            key: As `key` made it.
-            mode: The fake tensor's.
-            recorder: What lists the operations.
-            given: The arguments.
-            own: Gives the module's own tensors, of which each is as often there as it has names.
-
-        Returns:
-            A tensor like the one before, or an argument; and whether it overwrites that.
-        """
-        outcome = (self._outcomes.get(key) or self._shared.get(key)) if key is not None else None
-        if outcome is None or (recorder is not None and outcome.operations is None):
+        self, key: Any, given: Any, own: Callable[[], list[Tensor]], mode: FakeTensorMode, recorder: Recorder
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """What `run` gave before, its operations recorded again; None if nothing was."""
+        outcome = self._outcomes.get(key) or self._shared.get(key)
+        value = None if outcome is None else outcome.make(mode, given)
+        if outcome is None or value is None:
             return None
-        value = outcome.make(mode, given)
-        if value is None:
-            return None
-        if recorder is not None and outcome.operations:
+        if outcome.operations:
             start = len(recorder.operations)
-            held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own()]
+            held = _sources(given, own(), recorder)
             recorder.operations += [one.take(_absolute, start, held) for one in outcome.operations]
             if outcome.source is not None:
                 recorder.note([value], outcome.source[0] + start, outcome.source[1])
-        return value, outcome.writes
+        return value, [value] if outcome.writes else []
 
     def keep(
-        self,
-        key: Any,
-        given: Any,
-        value: Any,
-        recorder: Recorder | None,
-        start: int,
-        own: Sequence[Tensor] = (),
-        *,
-        writes: bool,
-    ) -> bool:
-        """Remember what an operation gave, if that is one new tensor or an argument as it was; whether it is.
+        self, key: Any, given: Any, own: Sequence[Tensor], value: Any, recorder: Recorder, start: int, *, writes: bool
+    ) -> None:
+        """Remember what an operation gave, if that is one new tensor or an argument as it was.
 
         Not a new one that shares memory with the arguments or the module's own tensors.
 
         Args:
             key: As `key` made it, before the operation and after it.
             given: The arguments.
+            own: The module's own tensors.
             value: What it gave.
             recorder: What listed its operations.
             start: How many operations there were before.
-            own: The module's own tensors, as for `recall`.
-            writes: Whether it may have overwritten what it gave, and nothing else.
+            writes: Whether it has overwritten what it gave.
         """
-        if type(value) is not FakeTensor or not is_ordinary(value):
-            return False
         tensors = _tensors(given)
+        if type(value) is not FakeTensor or not is_ordinary(value) or _is_shared(value, (*tensors, *own)):
+            return
         like = next((place for place, one in enumerate(tensors) if one is value), None)
         if like is None and (value.requires_grad or value.storage_offset()):
-            return False
-        if _is_shared(value, (*tensors, *own)):
-            return False
-        recorded = (None, None) if recorder is None else _since(recorder, start, given, own, value)
+            return
+        recorded = _since(recorder, start, _sources(given, own, recorder), value)
         if recorded is None:
-            return False
-        outcome = _Outcome(metadata(value) if like is None else like, like is not None and writes, *recorded)
-        outcomes = self._shared if is_known(key[1]) else self._outcomes
-        if outcomes is self._shared and len(outcomes) >= _MOST_SHARED:
+            return
+        outcomes = self._shared if is_known(key[0]) else self._outcomes
+        if len(outcomes) >= _MOST:
             outcomes.clear()
-        outcomes[key] = outcome
-        return True
+        outcomes[key] = _Outcome(metadata(value) if like is None else like, writes, *recorded)
 
 
 _SHARED: dict[Any, dict[Any, _Outcome]] = {}
 
 """What is set around a transform -> the outcomes of functions and layers of torch, whoever called them."""
 
-_MOST_SHARED = 2**14
+_MOST = 2**14
 
 """How many of them are remembered, at most: some 2 KiB each."""
 
 
 def _since(
-    recorder: Recorder, start: int, given: Any, own: Sequence[Tensor], value: Tensor
+    recorder: Recorder, start: int, held: Sequence[Source | None], value: Tensor
 ) -> tuple[list[Operation], Source | None] | None:
     """The operations since `start` and the source of `value`, as they are kept; None if a key says too little of them.
 
     Args:
         recorder: What listed them.
         start: How many operations there were before.
-        given: The arguments.
-        own: The module's own tensors.
+        held: What `_sources` gives.
         value: What came of it.
     """
     made = recorder.operations[start:]
-    held = _sources(given, recorder) + [recorder.known.get(id(tensor)) for tensor in own]
     if any(one is not None and one[0] >= start for one in held):
         return None  # a constant before, written to
     places = {one: (HELD, place) for place, one in enumerate(held) if one is not None}
@@ -258,10 +228,11 @@ def _absolute(source: Source | None, start: int, held: list[Source | None]) -> S
     return held[place] if number == HELD else (number + start, place)
 
 
-def _sources(given: Any, recorder: Recorder) -> list[Source | None]:
-    """Which tensors the arguments are, in the order of their first places; constants are left out."""
-    known = (recorder.known.get(id(leaf)) for leaf in _tensors(given))
-    return list(dict.fromkeys(source for source in known if source is not None))
+def _sources(given: Any, own: Sequence[Tensor], recorder: Recorder) -> list[Source | None]:
+    """Which tensors the arguments are, in the order of their first places, without constants; then a module's own."""
+    known = dict.fromkeys(recorder.known.get(id(leaf)) for leaf in _tensors(given))
+    known.pop(None, None)
+    return [*known, *(recorder.known.get(id(tensor)) for tensor in own)]
 
 
 def _in_context() -> bool:
@@ -270,18 +241,17 @@ def _in_context() -> bool:
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
-    """The parameters and buffers of a module, each as often as it has names."""
-    if not module._modules:
-        return [one for held in (module._parameters, module._buffers) for one in held.values() if one is not None]
-    named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-    return [tensor for _, tensor in named]
+    """The tensors of a module and of those that it holds, without owning them or not, each as often as it has names."""
+    own = [one for held in (module._parameters, module._buffers) for one in held.values() if one is not None]
+    parts = [*module._modules.values(), *leaves(vars(module).get("aim_borrowed", ()))]
+    return own + [tensor for part in parts if part is not None for tensor in own_tensors(part)]
 
 
 def _tensors(given: Any) -> list[Tensor]:
     return [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
 
 
-def _is_shared(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+def _is_shared(tensor: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether another tensor is in the same memory."""
     storage = storage_of(tensor)
     return any(storage_of(other) == storage for other in others if other is not tensor)

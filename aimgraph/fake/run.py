@@ -3,7 +3,7 @@
 import copy
 import operator
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -14,13 +14,13 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from aimgraph.copies import copy_module, is_of_torch, modules_of
 from aimgraph.fake.faker import Faker, run_for_real
-from aimgraph.fake.operations import Recorder
+from aimgraph.fake.operations import HELD, Recorder
 from aimgraph.fake.outcomes import Derived, own_tensors
 from aimgraph.fake.tensors import fake_inputs, faked
 from aimgraph.reproducible import kept_python_randomness
 from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.regions import closed_contexts, enter_context, leave_context
-from aimgraph.torch_private import FakeTensorMode, unset_fake_temporarily, version_of
+from aimgraph.torch_private import FakeTensorMode, unset_fake_temporarily
 
 
 class FakeRun:
@@ -34,6 +34,9 @@ class FakeRun:
         train: The mode that modules run in.
 
     Attributes:
+        values: What each node gave.
+        writes: (a node, an input of it that it overwrites in place).
+        recorder: Lists the operations on the inputs, and on the parameters and buffers that the faker has made.
         draws: How many calls drew from Python's or numpy's random numbers; here each draws what the first does.
     """
 
@@ -49,6 +52,7 @@ class FakeRun:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if faker is None else faker.mode
         self.root = root
         self.inputs: dict[str, Any] = fake_inputs(inputs, self.mode)
+        self.recorder = Recorder(() if faker is None else faker.tensors, self.inputs)
         self.values: dict[fx.Node, Any] = {}
         self.writes: list[tuple[fx.Node, fx.Node]] = []
         self._copies: dict[int, Any] = {}
@@ -62,12 +66,12 @@ class FakeRun:
         self.draws = 0
         self._real = {id(root.get_submodule(path)) for path in (real if faker is None else faker.real)}
 
-    def run(self, graph: fx.Graph, recorder: Recorder | None = None) -> None:
-        """Run every node of `graph` that has no value yet, in order; `recorder` lists the operations."""
+    def run(self, graph: fx.Graph) -> None:
+        """Run every node of `graph` that has no value yet, in order."""
         with closed_contexts():
             for node in graph.nodes:
                 if node not in self.values:
-                    self.values[node] = self.run_node(node, recorder)
+                    self.values[node] = self.run_node(node)
 
     @contextmanager
     def adopted(self, copy: nn.Module) -> Iterator[None]:
@@ -86,66 +90,55 @@ class FakeRun:
                 self._copies.pop(id(self.root.get_submodule(str(node.target))), None)
         self.run(graph)
 
-    def run_node(self, node: fx.Node, recorder: Recorder | None = None) -> Any:
+    def run_node(self, node: fx.Node) -> Any:
         """What `node` gives, computed from the values of its inputs.
 
         Also notes in `writes` which of its inputs the node overwrites in place.
-
-        Args:
-            node: Of a graph of the root's.
-            recorder: Lists the operations.
         """
         args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
         called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        copied = self._copied(called)
-        key = None if self._contexts else self._key(node, copied, args, kwargs, recorder)
-        known = self._derived.recall(key, self.mode, recorder, (args, kwargs), partial(self._own, copied))
-        if known is not None:
-            value, writes = known
-            self.writes += [(node, n) for n in node.all_input_nodes if writes and self.values[n] is value]
-            return value
-        module = None if called is None else self._fake(called)
-        own, draws = self._own(module) if key is not None else [], self.draws
-        before = {n: version_of(self.values[n]) for n in node.all_input_nodes}
-        start = len(recorder.operations) if recorder is not None else 0
-        with recorder or nullcontext(), self.mode, torch.set_grad_enabled(self._grad):
-            value = self._call(node, module, args, kwargs)
-            if node.target in (enter_context, leave_context):
-                self._grad = torch.is_grad_enabled()
-                self._contexts += 1 if node.target is enter_context else -1
-        written = [(node, n) for n, version in before.items() if version_of(self.values[n]) != version]
-        alone = self.draws == draws and all(self.values[n] is value for _, n in written)
-        same = alone and key is not None and key == self._key(node, module, args, kwargs, recorder)
-        if same and all(map(operator.is_, own, self._own(module))):
-            self._derived.keep(key, (args, kwargs), value, recorder, start, own, writes=bool(written))
-        self.writes += written
+        draws = self.draws
+
+        def key() -> Any:
+            if self._contexts or self.draws != draws or not node.op.startswith("call_"):
+                return None
+            if called is None:
+                return self._derived.key(node.target, args, kwargs, self.recorder)
+            return self._derived.key(self._copied(called), args, kwargs, self.recorder, train=self.train)
+
+        def own() -> list[Tensor]:
+            held = [] if called is None else own_tensors(self._copied(called))
+            return [self._memo.get(id(tensor), tensor) for tensor in held]
+
+        call = partial(self._call, node, called, args, kwargs)
+        value, written = self._derived.run(key, (args, kwargs), own, self.mode, self.recorder, call)
+        self.writes += [(node, n) for n in node.all_input_nodes if any(self.values[n] is one for one in written)]
         return value
 
-    def _key(self, node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, recorder: Recorder | None) -> Any:
-        if module is None:
-            return self._derived.key(node.op, node.target, args, kwargs, recorder)
-        return self._derived.key(node.op, module, args, kwargs, recorder, train=self.train)
-
-    def _own(self, module: nn.Module | None) -> list[Tensor]:
-        """The fake tensors of a module, each as often as it has names."""
-        return [] if module is None else [self._memo.get(id(tensor), tensor) for tensor in own_tensors(module)]
-
-    def _copied(self, module: nn.Module | None) -> nn.Module | None:
+    def _copied(self, module: nn.Module) -> nn.Module:
         """The fake copy of a module that has run already, or the module itself, which such a copy is like."""
-        if module is None or (not self._real and id(module) not in self._copies):
+        if not self._real and id(module) not in self._copies:
             return module
         copied: nn.Module = self._fake(module)
         return copied
 
-    def _call(self, node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
+    def _call(self, node: fx.Node, called: nn.Module | None, args: Any, kwargs: Any) -> Any:
+        module = None if called is None else self._fake(called)
+        with self.recorder, self.mode, torch.set_grad_enabled(self._grad):
+            value = self._call_as(node, module, args, kwargs)
+            if node.target in (enter_context, leave_context):
+                self._grad = torch.is_grad_enabled()
+                self._contexts += 1 if node.target is enter_context else -1
+        return value
+
+    def _call_as(self, node: fx.Node, module: Any, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
         match node.op:
             case "placeholder":
                 return self.inputs[target]
             case "get_attr":
-                return self._fake(_attribute(self.root, target))
+                return self._fake(operator.attrgetter(target)(self.root))
             case "call_module":
-                assert module is not None
                 if is_of_torch(module):
                     return module(*args, **kwargs)
                 with kept_python_randomness() as drawn:
@@ -166,10 +159,9 @@ class FakeRun:
             self._alive.append(thing)
             new = [tensor for tensor in _tensors(thing) if id(tensor) not in self._memo]
             self._alive += new
-            self._memo |= faked([tensor for tensor in new if type(tensor) is nn.Parameter], self.mode)
-            for tensor in new:
-                if id(tensor) not in self._memo:
-                    self._memo[id(tensor)] = self.mode.from_tensor(tensor)
+            self._memo |= faked(new, self.mode)
+            if isinstance(thing, nn.Module):  # any other tensor is a constant
+                self.recorder.note([self._memo[id(tensor)] for tensor in new], HELD, len(self.recorder.alive))
             if id(thing) in self._real or getattr(thing, "needs_values", False):
                 self._copies[id(thing)] = nn.Module()
                 self._run_for_real(thing, self._copies[id(thing)])
@@ -216,10 +208,3 @@ def _tensors(thing: Any) -> list[Tensor]:
         return [thing]
     own = [chain(m.parameters(recurse=False), m.buffers(recurse=False)) for m in modules_of(thing)]
     return list(chain.from_iterable(own))
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    value: Any = root
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value

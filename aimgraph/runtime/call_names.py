@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from aimgraph.runtime.layer_kinds import FUNCTIONS
+from aimgraph.torch_private import patched
 
 
 @dataclass
@@ -158,8 +159,8 @@ class WatchFunctions(TorchFunctionMode):
         """Called where the forward of `module` raises an error."""
 
     def __enter__(self) -> Self:
-        self._call, self._apply = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
-        call_module, apply_function, names, thread = self._call, self._apply, self.names, threading.get_ident()
+        call_module, apply_function = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
+        names, thread = self.names, threading.get_ident()
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread:
@@ -177,14 +178,15 @@ class WatchFunctions(TorchFunctionMode):
             with names.inside_function(cls.__name__):
                 return apply_function.__get__(None, cls)(*args, **kwargs)
 
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]
+        self._patches = patched(
+            (nn.Module, "__call__", lambda _: call), (torch.autograd.Function, "apply", lambda _: classmethod(apply))
+        )
+        self._patches.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        nn.Module.__call__ = self._call  # type: ignore[method-assign]
-        torch.autograd.Function.apply = self._apply  # type: ignore[method-assign]
+        self._patches.__exit__(None, None, None)
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

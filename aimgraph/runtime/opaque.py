@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -114,13 +115,7 @@ class OpaqueCall(nn.Module):
     """
 
     def __init__(
-        self,
-        root: nn.Module,
-        path: str,
-        reads: tuple[OpaqueRead, ...],
-        layers: frozenset[str],
-        *,
-        needs_values: bool,
+        self, root: nn.Module, path: str, reads: tuple[OpaqueRead, ...], layers: frozenset[str], *, needs_values: bool
     ) -> None:
         super().__init__()
         self.reads, self.layers, self.path = reads, layers, path
@@ -130,10 +125,11 @@ class OpaqueCall(nn.Module):
     def outside(self) -> Iterator[Tensor]:
         """The parameters and buffers of the model that are not the module's."""
         root = self.aim_borrowed[0]
-        inside = (
-            {id(tensor) for tensor in _tensors_of(root.get_submodule(self.path))} if self.path != OPAQUE_BASE else set()
-        )
-        yield from (tensor for tensor in _tensors_of(root) if inside and id(tensor) not in inside)
+        if self.path != OPAQUE_BASE:
+            module = root.get_submodule(self.path)
+            inside = {id(tensor) for tensor in chain(module.parameters(), module.buffers())}
+            held = chain(root.parameters(), root.buffers())
+            yield from (tensor for tensor in held if inside and id(tensor) not in inside)
 
     @disable_dynamo
     def forward(self, values: list[Tensor], /, *args: Any, **kwargs: Any) -> Any:
@@ -196,11 +192,6 @@ class OpaqueCall(nn.Module):
         root = self.aim_borrowed[0]
         paths = {part: path for path, part in root.named_modules() if not isinstance(part, OpaqueBase | OpaqueCall)}
         return CallNames(root, paths, self.layers)
-
-
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
 
 class _Functions(WatchFunctions):

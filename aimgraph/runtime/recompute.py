@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimgraph.torch_private import Function, checkpoint_replaced
+from aimgraph.torch_private import Function, checkpoint_replaced, patched
 
 
 @contextmanager
@@ -38,8 +38,6 @@ def checkpointed_as(wrap: Callable[[Function], Function], values: list[Tensor]) 
 @contextmanager
 def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
     """Run what is checkpointed as if it were not; call `seen` each time, and where hooks take what is saved."""
-    hooks: Any = torch.autograd.graph.saved_tensors_hooks
-    enter_hooks = hooks.__enter__
 
     def enter(function: Function, _preserved: bool, *args: Any) -> Any:
         seen()
@@ -49,13 +47,13 @@ def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
         seen()
         yield
 
-    def hooked(context: Any) -> Any:
-        seen()
-        return enter_hooks(context)
+    def hooked(enter_hooks: Function) -> Function:
+        def call(context: Any) -> Any:
+            seen()
+            return enter_hooks(context)
 
-    hooks.__enter__ = hooked
-    try:
-        with checkpoint_replaced(lambda *_: (enter, around)):
-            yield
-    finally:
-        hooks.__enter__ = enter_hooks
+        return call
+
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    with patched((hooks, "__enter__", hooked)), checkpoint_replaced(lambda *_: (enter, around)):
+        yield

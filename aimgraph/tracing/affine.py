@@ -61,9 +61,7 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> Classifi
         return Classified(name, affine=False, reason=reason)
     if not _inherits_forward(layer):
         return _watch(layer, mode or FakeTensorMode(allow_non_fake_inputs=True))
-    if "weight" not in layer._parameters or layer._forward_pre_hooks:
-        return Classified(name, affine=True, raw=True)
-    return Classified(name, affine=True)
+    return Classified(name, affine=True, raw="weight" not in layer._parameters or bool(layer._forward_pre_hooks))
 
 
 def _inherits_forward(layer: AffineLayer) -> bool:
@@ -105,7 +103,7 @@ class _Watcher(TorchFunctionMode):
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not made or any(result is leaf for leaf in used):
             return result
-        if self.stream not in _Identities(used):
+        if not any(leaf is self.stream for leaf in used):
             self.raw = True  # arithmetic on the weight: legal, but Wm can't go through it
         elif func in FUNCTIONS and not self.called:
             self._note_call(func, args, kwargs)
@@ -131,16 +129,6 @@ def _spread(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return value[0] if len(set(value)) == 1 else tuple(value)
     return value
-
-
-class _Identities:
-    """Membership by identity: tensors compare by value."""
-
-    def __init__(self, items: list[Tensor]) -> None:
-        self.ids = {id(item) for item in items}
-
-    def __contains__(self, item: Tensor) -> bool:
-        return id(item) in self.ids
 
 
 def _pads_with_zero_or_input(mode: str = "constant", value: float | None = None, **_: Any) -> bool:

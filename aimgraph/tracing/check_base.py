@@ -1,9 +1,7 @@
 """Which models can be transformed at all; the others are refused before anything is copied."""
 
-from collections.abc import Iterator
-
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from aimgraph.compiler.node_keys import AIM
@@ -92,10 +90,6 @@ def _check_submodule(path: str, module: nn.Module) -> None:
             f"{path or 'the model'} ({type(module).__name__}) is quantised: its weight is packed integers, which no "
             "memory can be added to; transform the float model, train its memory, and quantise afterwards"
         )
-    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in _own_tensors(module)):
+    tensors = *module._parameters.values(), *module._buffers.values()
+    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors):
         raise PlanError(f"{path} ({type(module).__name__}) has no shape yet: run the model once first")
-
-
-def _own_tensors(module: nn.Module) -> Iterator[Tensor | None]:
-    yield from module._parameters.values()
-    yield from module._buffers.values()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import Classified, Opaque, Signature, base_names, graph_inputs
@@ -29,12 +29,7 @@ from aimgraph.tracing.trace import Traced, trace
 
 
 def build_program(
-    base: nn.Module,
-    inputs: Arguments,
-    configs: tuple[AimConfig, ...],
-    *,
-    share: bool,
-    outside: Outside | None = None,
+    base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, ...], *, share: bool, outside: Outside | None = None
 ) -> Program:
     """Copy and trace `base`.
 
@@ -73,9 +68,12 @@ def build_program(
         opaque={path or OPAQUE_BASE: item for path, item in found.opaque.items()},
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
-    notes = (*traced.notes, *_notes(graphs), *kept_notes(root, found.opaque))
+    notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque))
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
     return Program(root, graphs, kinds, found.runs, signature, configs, plan)
+
+
+_BOTH = ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,3 @@ def clone(base: nn.Module, *, share: bool) -> nn.Module:
         return copy_module(base, memo)
     except Exception as error:  # whatever copy hooks of the base's members raise
         raise PlanError(f"{type(base).__name__} can't be copied by copy.deepcopy: {error}".split("\n")[0]) from error
-
-
-def _notes(graphs: dict[str, fx.Graph]) -> tuple[str, ...]:
-    if len(graphs) == 1:
-        return ()
-    return ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)

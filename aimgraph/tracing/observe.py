@@ -1,8 +1,9 @@
 """What a base's own forward does, watched on fake tensors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
@@ -58,32 +59,27 @@ def observe(
 def _observe_once(
     faker: Faker, kinds: dict[nn.Module, Classified], mode: str, inputs: Arguments, opaque_paths: frozenset[str]
 ) -> Observed:
-    root, fake = faker.root, faker.mode
+    root = faker.root
     copy = faker.copy(train=mode == "train")
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
-    args, kwargs = fake_inputs(inputs, fake)
+    args, kwargs = fake_inputs(inputs, faker.mode)
     recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
-
-    def run(target: Any, args: Any, kwargs: Any, call: Callable[..., Any]) -> Any:
-        return faker.derived.call(target, args, kwargs, fake, recorder, call)
-
+    run = partial(faker.derived.call, mode=faker.mode, recorder=recorder)
     watch = WatchCalls(names_in(copy, ours, opaque_paths), run)
     try:
-        with (
-            faker.outside.kept(),
-            kept_randomness(),
-            quiet(),
-            plain_attention(),
-            fake,
-            torch.no_grad(),
-            watch,
-            recorder,
-        ):
+        with _surroundings(faker), watch, recorder:
             copy.forward(*args, **kwargs)
     except Exception as error:  # any code may stand in a forward; told where the answer is needed
         return Observed([], Calls(failed=watch.calls.failed or ""), error)
     return Observed(recorder.operations, watch.calls)
+
+
+@contextmanager
+def _surroundings(faker: Faker) -> Iterator[None]:
+    """While a copy runs on fake tensors, and leaves nothing behind."""
+    with faker.outside.kept(), kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad():
+        yield
 
 
 def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> None:
@@ -105,8 +101,7 @@ def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> 
             recorder.take(bound_arguments(faker.root, (args, kwargs)))
             start = len(recorder.operations)
             try:
-                outside = faker.outside.kept()
-                with outside, kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad(), recorder:
+                with _surroundings(faker), recorder:
                     copy.forward(*args, **kwargs)
             except Exception as error:  # only the second can fail: the first has been observed
                 failed = error

@@ -12,7 +12,7 @@ import torch.nn.attention
 from torch import Tensor, fx, nn
 
 from aimgraph.errors import TraceError
-from aimgraph.torch_private import CHECK, KERNEL_CHOICES, WRAPPED_FUNCTIONS, WRAPPED_METHODS, tree_leaves
+from aimgraph.torch_private import CHECK, KERNEL_CHOICES, WRAPPED_FUNCTIONS, WRAPPED_METHODS, patched, tree_leaves
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.values import PLAIN_ISINSTANCE, ValueTracer
 from aimgraph.user_code import is_users
@@ -35,18 +35,17 @@ def nothing_hidden() -> Iterator[None]:
 @contextmanager
 def autograd_functions_refused() -> Iterator[None]:
     """A graph would keep the forward of a `torch.autograd.Function`, and lose its backward."""
-    original = vars(torch.autograd.Function)["apply"]
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
-            raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
-        return original.__get__(None, cls)(*args, **kwargs)
+    def refusing(original: Any) -> Any:
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+                raise TraceError(f"it calls {cls.__name__}, whose own backward a graph does not keep")
+            return original.__get__(None, cls)(*args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign,assignment]
-    try:
+        return classmethod(apply)
+
+    with patched((torch.autograd.Function, "apply", refusing)):
         yield
-    finally:
-        torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -61,11 +60,8 @@ def posing() -> Iterator[None]:
             return True
         return PLAIN_ISINSTANCE(value, LayerProxy) and PLAIN_ISINSTANCE(value.tracer.known(value), kinds)
 
-    builtins.isinstance = asked
-    try:
+    with patched((builtins, "isinstance", lambda _: asked)):
         yield
-    finally:
-        builtins.isinstance = PLAIN_ISINSTANCE
 
 
 @contextmanager
@@ -90,7 +86,7 @@ def functions_on_proxies(tracer: ValueTracer) -> Iterator[None]:
 
         return ask
 
-    with _patched(
+    with patched(
         (torch, CHECK, _checking),
         (torch, "is_grad_enabled", asking),
         *((torch, name, recording) for name in ("empty", "ones", "rand", "randn", "zeros")),
@@ -128,7 +124,7 @@ def random_states_refused(tracer: ValueTracer) -> Iterator[None]:
         return choose
 
     names = ("manual_seed", "seed", "set_rng_state")
-    with _patched(
+    with patched(
         *((module, name, refusing) for module in (torch, torch.random) for name in names),
         (torch.random, "fork_rng", refusing),
         *((torch.nn.attention, name, choosing) for name in KERNEL_CHOICES),
@@ -151,7 +147,7 @@ def parameters_as_proxies(tracer: ValueTracer) -> Iterator[None]:
         return tensors
 
     names = ("parameters", "buffers", "named_parameters", "named_buffers")
-    with _patched(*((nn.Module, name, standing_in) for name in names)):
+    with patched(*((nn.Module, name, standing_in) for name in names)):
         yield
 
 
@@ -160,16 +156,3 @@ def _stand_in(tracer: ValueTracer, item: Any, held: dict[str, Any]) -> Any:
     if isinstance(item, tuple):
         return item[0], tracer.getattr(item[0], item[1], held)
     return tracer.getattr("", item, held)
-
-
-@contextmanager
-def _patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
-    """Replace functions of modules by what is made of them."""
-    originals = [getattr(module, name) for module, name, _ in patches]
-    try:
-        for (module, name, patch), function in zip(patches, originals, strict=True):
-            setattr(module, name, patch(function))
-        yield
-    finally:
-        for (module, name, _), function in zip(patches, originals, strict=True):
-            setattr(module, name, function)

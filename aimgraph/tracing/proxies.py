@@ -50,20 +50,16 @@ class LayerProxy(fx.Proxy):
         return (items[i] for i in range(count))
 
     def __len__(self) -> int:
-        length: int = self.tracer.ask(self, "len()")
-        return length
+        return int(self.tracer.ask(self, "len()"))
 
     def __int__(self) -> int:
-        number: int = self.tracer.ask(self, "int()")
-        return number
+        return int(self.tracer.ask(self, "int()"))
 
     def __index__(self) -> int:
-        number: int = self.tracer.ask(self, "an index", sys._getframe(1))
-        return number
+        return int(self.tracer.ask(self, "an index", sys._getframe(1)))
 
     def __float__(self) -> float:
-        number: float = self.tracer.ask(self, "float()")
-        return number
+        return float(self.tracer.ask(self, "float()"))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
@@ -97,11 +93,10 @@ def _is_given(node: fx.Node) -> bool:
 @lru_cache(maxsize=4096)
 def _unpacked(code: CodeType, offset: int) -> int | None:
     """Into how many names the instruction at `offset` unpacks, as in ``B, C, H, W = x.shape``; None for another one."""
-    found = (one for one in dis.get_instructions(code) if one.offset == offset)
-    instruction = next(found, None)
-    if instruction is None or instruction.opname != "UNPACK_SEQUENCE":
-        return None
-    return int(instruction.argval)
+    found = (
+        one.argval for one in dis.get_instructions(code) if (one.offset, one.opname) == (offset, "UNPACK_SEQUENCE")
+    )
+    return next(found, None)
 
 
 class LayerAttribute(LayerProxy):

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from aimgraph.runtime.regions import CONTEXTS, enter_context, leave_context
-from aimgraph.torch_private import autocast_options
+from aimgraph.torch_private import autocast_options, patched
 from aimgraph.tracing.proxies import LayerProxy
 from aimgraph.tracing.values import ValueTracer
 
@@ -17,24 +17,14 @@ from aimgraph.tracing.values import ValueTracer
 def contexts_recorded(tracer: ValueTracer) -> Iterator[None]:
     """Make entering and leaving a grad mode or autocast nodes of the graph."""
     recorder = _ContextRecorder(tracer)
-    patches: list[tuple[Any, str, Any]] = [
+    kinds = torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast
+    with patched(
         (torch.set_grad_enabled, "__init__", recorder.set),
-        (torch.set_grad_enabled, "__exit__", recorder.leave),
-    ]
-    for kind in (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast):
-        patches += [(kind, "__init__", recorder.make), (kind, "__enter__", recorder.enter)]
-        patches += [(kind, "__exit__", recorder.leave)]
-    originals = [(kind, name, vars(kind).get(name)) for kind, name, _ in patches]
-    try:
-        for kind, name, patch in patches:
-            setattr(kind, name, patch(getattr(kind, name)))
+        *((kind, "__init__", recorder.make) for kind in kinds),
+        *((kind, "__enter__", recorder.enter) for kind in kinds),
+        *((kind, "__exit__", recorder.leave) for kind in (torch.set_grad_enabled, *kinds)),
+    ):
         yield
-    finally:
-        for kind, name, original in originals:
-            if original is None:
-                delattr(kind, name)
-            else:
-                setattr(kind, name, original)
 
 
 class _ContextRecorder:

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from aimgraph.compiler.node_keys import BY_BATCH, GUARDS, HAS_TENSORS, NUMBERS, OVERWRITTEN_BY, SHAPES, VALUE
 from aimgraph.errors import ExampleInputError, TraceError
 from aimgraph.fake.faker import Faker
-from aimgraph.fake.operations import Operation, Recorder
+from aimgraph.fake.operations import Operation
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
@@ -130,10 +130,9 @@ def derive_shapes(
             run = run or FakeRun(
                 root, bound_arguments(root, with_batch(inputs, size, other)), faker, train=name == "train"
             )
-            recorder = Recorder(faker.tensors, run.inputs) if other > batch else None
             try:
                 with quiet():
-                    run.run(graph, recorder)
+                    run.run(graph)
             except GuardError as error:
                 raise TraceError(str(error), where=_decider(graph, run)) from error
             except Exception as error:  # whatever the base's own code raises on these inputs
@@ -143,10 +142,8 @@ def derive_shapes(
                     f"{other} (the first dimension is taken as the batch): {error}{hidden_tensors(inputs)}"
                 ) from error
             runs.append(run)
-            if recorder is not None:
-                operations["eval" if name == "both" else name] = recorder.operations
         _annotate(graph, *runs)
-        kept[name] = runs[0]
+        kept[name], operations["eval" if name == "both" else name] = runs[0], runs[1].recorder.operations
     return kept, operations
 
 

@@ -12,6 +12,7 @@ from torch import fx, nn
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.reproducible import kept_randomness
+from aimgraph.torch_private import patched
 from aimgraph.tracing.values import ValueTracer
 
 
@@ -70,12 +71,8 @@ def _content(value: Any) -> Any:
 
 
 def _changed(now: Any, old: Any, content: Any) -> bool:
-    if now is not old:
-        return True
-    if content is None:
-        return False
-    if not now and not content:
-        return False
+    if now is not old or content is None:
+        return now is not old
     pairs = zip(_items(now), _items(content), strict=False)
     return len(now) != len(content) or any(a is not b for a, b in pairs)
 
@@ -125,8 +122,5 @@ def watched_modes(seen: dict[nn.Module, None], tracer: ValueTracer) -> Iterator[
     def put(module: nn.Module, flag: bool) -> None:
         vars(module)["training"] = flag
 
-    nn.Module.training = property(get, put)  # type: ignore[assignment]
-    try:
+    with patched((nn.Module, "training", lambda _: property(get, put))):
         yield
-    finally:
-        del nn.Module.training

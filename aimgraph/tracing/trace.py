@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ from aimgraph.compiler.signature import Classified
 from aimgraph.copies import USUAL
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
-from aimgraph.fake.operations import Operation, Recorder
+from aimgraph.fake.operations import Operation
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, Argument, Arguments, arguments_of
@@ -109,10 +109,11 @@ def trace(
     return Traced(graphs, moded_paths, notes, setters, runs, tracing.operations)
 
 
+@dataclass
 class _Tracing:
     """Traces one module on one set of inputs, mode after mode.
 
-    Args:
+    Attributes:
         faker: As for `trace`.
         kinds: As for `trace`.
         arguments: Of the module's forward.
@@ -120,28 +121,23 @@ class _Tracing:
         opaque: As for `trace`.
     """
 
-    def __init__(
-        self,
-        faker: Faker,
-        kinds: dict[nn.Module, Classified],
-        arguments: list[Argument],
-        callers: frozenset[nn.Module],
-        opaque: frozenset[str],
-    ) -> None:
-        self.faker, self.kinds, self.arguments, self.callers, self.opaque = faker, kinds, arguments, callers, opaque
-        self.notes: list[str] = []
-        self.setters: list[str] = []
-        self.moded: dict[nn.Module, None] = {}
-        self.runs: dict[str, FakeRun] = {}
-        self.operations: dict[str, list[Operation]] = {}
+    faker: Faker
+    kinds: dict[nn.Module, Classified]
+    arguments: list[Argument]
+    callers: frozenset[nn.Module]
+    opaque: frozenset[str]
+    notes: list[str] = field(default_factory=list)
+    setters: list[str] = field(default_factory=list)
+    moded: dict[nn.Module, None] = field(default_factory=dict)
+    runs: dict[str, FakeRun] = field(default_factory=dict)
+    operations: dict[str, list[Operation]] = field(default_factory=dict)
 
     def trace(self, mode: str) -> fx.Graph:
         """The graph of a mode."""
         root = self.faker.root
         root.train(mode == "train")
-        run, recorder = self._started(mode)
-        names = names_in(root, self.kinds)
-        tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, recorder, names, self.arguments)
+        run, names = self._started(mode), names_in(root, self.kinds)
+        tracer = LayerTracer(self.kinds, self.callers, self.opaque, run, names, self.arguments)
         with (
             self.faker.outside.kept(),
             run.adopted(self.faker.copy(train=mode == "train")),
@@ -153,25 +149,24 @@ class _Tracing:
 
     def replay(self, mode: str, graph: fx.Graph) -> list[Operation] | None:
         """What the nodes of a graph do in a mode; None if they don't run in it, which tracing in that mode explains."""
-        run, recorder = self._started(mode)
+        run = self._started(mode)
         try:
             with quiet(), self.faker.outside.kept():
-                run.run(graph, recorder)
+                run.run(graph)
         except Exception:  # whatever the base's own code raises
             return None
-        return recorder.operations
+        return run.recorder.operations
 
     def differ(self, mode: str, other: str) -> bool:
         """Whether anything that is no tensor, or the structure of what a node gives, differs between two modes."""
         one, two = self.runs[mode].values, self.runs[other].values
         return any(_described(one[node]) != _described(two[node]) for node in one if node in two)
 
-    def _started(self, mode: str) -> tuple[FakeRun, Recorder]:
+    def _started(self, mode: str) -> FakeRun:
         values = {argument.name: argument.passed for argument in self.arguments}
         run = self.runs[mode] = FakeRun(self.faker.root, values, self.faker, train=mode == "train")
-        recorder = Recorder(self.faker.tensors, run.inputs)
-        self.operations[mode] = recorder.operations
-        return run, recorder
+        self.operations[mode] = run.recorder.operations
+        return run
 
 
 def _notices_mode(root: nn.Module) -> bool:
@@ -272,7 +267,7 @@ def _whole_graph(tracer: LayerTracer) -> fx.Graph:
         else:
             args.append(node)
     graph.output(graph.create_node("call_module", OPAQUE_BASE, tuple(args), kwargs))
-    with quiet(), tracer.recorder:
+    with quiet():
         tracer.run.run(graph)
     return graph
 

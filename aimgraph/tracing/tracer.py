@@ -11,7 +11,6 @@ from torch.fx.immutable_collections import immutable_dict
 from aimgraph.compiler.node_keys import CALL, OUTPUT_OF
 from aimgraph.compiler.signature import Classified
 from aimgraph.copies import USUAL
-from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Argument
 from aimgraph.runtime.call_names import CallNames, input_name
@@ -33,7 +32,6 @@ class LayerTracer(ValueTracer):
         callers: Modules that call a convolution or linear function themselves.
         opaque: Paths of modules that are kept as one call whatever is in them.
         run: Derives what each node gives on the example inputs.
-        recorder: Lists what the nodes do to tensors.
         names: Names such calls.
         arguments: Of the root's forward.
     """
@@ -46,11 +44,10 @@ class LayerTracer(ValueTracer):
         callers: frozenset[nn.Module],
         opaque: frozenset[str],
         run: FakeRun,
-        recorder: Recorder,
         names: CallNames,
         arguments: list[Argument],
     ) -> None:
-        super().__init__(run, recorder, names)
+        super().__init__(run, names)
         root = names.module
         self.arguments = arguments
         self.kinds = kinds
@@ -58,7 +55,6 @@ class LayerTracer(ValueTracer):
         self.opaque = opaque
         self.failed: str | None = None
         self.checkpoints = False
-        self.leaves: dict[nn.Module, bool] = {}
         held = chain(root.named_parameters(), root.named_buffers())
         self.held = {id(tensor): (name, tensor) for name, tensor in held}
 
@@ -82,11 +78,6 @@ class LayerTracer(ValueTracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         """Whether the graph calls `module` instead of entering it."""
-        if module not in self.leaves:
-            self.leaves[module] = self._is_leaf(module, path)
-        return self.leaves[module]
-
-    def _is_leaf(self, module: nn.Module, path: str) -> bool:
         if path in self.opaque:
             return True
         if module in self.kinds:

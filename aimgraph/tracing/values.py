@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 from aimgraph.compiler.graph_text import told
 from aimgraph.compiler.node_keys import GUARDS
 from aimgraph.errors import TraceError
-from aimgraph.fake.operations import Recorder
 from aimgraph.fake.run import FakeRun
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.guards import QUESTIONS, guard
@@ -61,14 +61,12 @@ class ValueTracer(fx.Tracer):
 
     Args:
         run: Derives what each node gives on the example inputs.
-        recorder: Lists what the nodes do to tensors.
         names: Names the calls of convolution and linear functions, and knows which module's forward runs.
     """
 
-    def __init__(self, run: FakeRun, recorder: Recorder, names: CallNames) -> None:
+    def __init__(self, run: FakeRun, names: CallNames) -> None:
         super().__init__()
         self.run = run
-        self.recorder = recorder
         self.names = names
         self.aside = False
         self.unknown: dict[fx.Node, Exception] = {}
@@ -119,11 +117,7 @@ class ValueTracer(fx.Tracer):
     def forget_probes(self) -> None:
         """Forget what the call being recorded asked for: torch's C++ tries its arguments, then passes them on."""
         # test_a_decision_by_size_is_asked_again: a probe that stays would be a decision that the forward never made
-        callers = set()
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None:
-            callers.add((frame, frame.f_lasti))
-            frame = frame.f_back
+        callers = {(frame, frame.f_lasti) for frame, _ in traceback.walk_stack(sys._getframe(1))}
         for noted, asker, place in self.probes:
             if (asker, place) in callers:
                 self.asked.discard((noted.all_input_nodes[0], str(noted.args[1])))
@@ -135,7 +129,8 @@ class ValueTracer(fx.Tracer):
         if (node, question) in self.asked or node not in self.varying:
             return None
         self.asked.add((node, question))
-        if any(_reads(scalar, _DEVICES) or _is_device(self.run.values.get(scalar)) for scalar in self._scalars(node)):
+        values = self.run.values
+        if any(_reads(one, _DEVICES) or isinstance(values.get(one), torch.device) for one in self._scalars(node)):
             return None
         with self._standing_aside():
             noted = self.create_node("call_function", guard, (node, question, answer, told(node), asking_line()), {})
@@ -154,8 +149,7 @@ class ValueTracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The truth of a size, a flag or the like."""
-        truth: bool = self.ask(obj, "the truth")
-        return truth
+        return bool(self.ask(obj, "the truth"))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a shape, a tuple or a tensor, each a proxy."""
@@ -180,7 +174,7 @@ class ValueTracer(fx.Tracer):
         if not self.aside:
             with self._standing_aside():
                 try:
-                    self.run.values[proxy.node] = self.run.run_node(proxy.node, self.recorder)
+                    self.run.values[proxy.node] = self.run.run_node(proxy.node)
                 except Exception as error:  # whatever the base's own code raises; told where the value is needed
                     first = (self.unknown[node] for node in proxy.node.all_input_nodes if node in self.unknown)
                     self.unknown[proxy.node] = next(first, error)
@@ -208,7 +202,3 @@ def _reads(node: fx.Node, names: tuple[str, ...]) -> bool:
     """Whether a node gets one of these attributes, or calls the method of that name."""
     name = node.args[1] if node.op == "call_function" and node.target is getattr else node.target
     return isinstance(name, str) and node.op != "placeholder" and name in names
-
-
-def _is_device(value: Any) -> bool:
-    return isinstance(value, torch.device)
