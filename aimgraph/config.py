@@ -115,9 +115,8 @@ class AimConfig(BaseModel):
         if self.updates == ():
             raise ValueError("updates=() names no module: use updates=None for a memory without updates")
         for option in ("carry", "pool", "mode", "block"):
-            default = type(self).model_fields[option].default
-            if self.updates is None and getattr(self, option) != default:
-                value = getattr(self, option)
+            value = getattr(self, option)
+            if self.updates is None and value != type(self).model_fields[option].default:
                 raise ValueError(f'{option}={value!r} needs updates, e.g. updates="stages"')
         if self.write_in_eval and self.carry != "state":
             raise ValueError('write_in_eval=True needs carry="state"')

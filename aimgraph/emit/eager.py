@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM
 from aimgraph.emit.record import record_of
-from aimgraph.emit.set_names import present_member
+from aimgraph.emit.set_names import member_in_use
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
@@ -45,13 +44,12 @@ def eager_forward(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[.
     graphs = ("both", "train" if train else "eval")
     values, reads = [], []
     for memory in record_of(aim).plan.memories:
-        value = aim.get_submodule(present_member(f"{AIM}.{memory.name}.source", aim))()
+        value = member_in_use(aim, f"{memory.name}.source")()
         last = _last_turns(memory, graphs)
         further = set(last)
         for read in memory.reads:
-            layer = aim.get_submodule(present_member(f"{AIM}.{memory.name}.reads.{read.name}", aim))
-            path = f"{AIM}.{memory.name}.{read.view.path}" if read.view else ""
-            view = aim.get_submodule(present_member(path, aim)) if path else None
+            layer = member_in_use(aim, f"{memory.name}.reads.{read.name}")
+            view = member_in_use(aim, f"{memory.name}.{read.view.path}") if read.view else None
             for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
                 reads.append(replace(item, view=view))

@@ -29,9 +29,6 @@ class Folds:
     left: dict[str, str]
 
 
-_GRAPH = ("_graph", *COMPILED)
-
-
 class FoldedModule(fx.GraphModule):
     """What `fold` gives: for inference only, it stays in eval mode.
 
@@ -69,7 +66,7 @@ class FoldedModule(fx.GraphModule):
         return _loaded, (self._state(), dump_graph(self._graph), type(self).__name__)
 
     def _state(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in _GRAPH}
+        return {key: value for key, value in vars(self).items() if key not in ("_graph", *COMPILED)}
 
 
 def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:

@@ -26,12 +26,13 @@ def member(path: str, aim: nn.Module, name: str) -> str:
     """What stands for ``aim.<...>`` in a set: its own, or the default one that it shares."""
     parent, _, last = f"{SETS}.{name}.{path.removeprefix(f'{AIM}.')}".rpartition(".")
     there = submodule_at(aim, parent) if name != DEFAULT else None
-    return f"{parent}.{last}" if there is not None and hasattr(there, last) else path
+    held = (there._modules, there._parameters, there._buffers) if there is not None else ()
+    return f"{parent}.{last}" if any(last in members for members in held) else path
 
 
-def present_member(path: str, aim: nn.Module) -> str:
-    """The same for the set in use."""
-    return member(path, aim, record_of(aim).chosen)
+def member_in_use(aim: nn.Module, path: str) -> nn.Module:
+    """The module that stands for ``aim.<path>`` in the set in use."""
+    return aim.get_submodule(member(f"{AIM}.{path}", aim, record_of(aim).chosen))
 
 
 def graphs_of(aim: nn.Module, name: str) -> dict[str, fx.Graph]:

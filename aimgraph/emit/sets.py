@@ -108,10 +108,8 @@ def _draw(aim: nn.Module, memory: MemoryPlan, made: Memory) -> None:
     """Values as a transform gives them to a new memory."""
     redraw(made.source)
     for read in memory.reads:
-        layer = made.reads.get_submodule(read.name)
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        weight.copy_(_read_weight(aim, read, layer, memory.config.init).to(weight))
+        layer: Any = made.reads.get_submodule(read.name)
+        layer.weight.copy_(_read_weight(aim, read, layer, memory.config.init).to(layer.weight))
     redraw(made.views)
     redraw(made.updates)
     for module in made.children():
@@ -127,23 +125,17 @@ def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, init: str) -> Ten
 
 def _add_opaque_calls(aim: nn.Module, name: str) -> None:
     """Modules that are kept as one call, reading the set's weights."""
-    there = aim._modules[AIM]
-    assert there is not None
     own: dict[int, Any] = {id(None): None}
     for memory in record_of(aim).plan.memories:
         for part in ("reads", "views"):
             mine = aim.get_submodule(f"{SETS}.{name}.{memory.name}.{part}")
             default = aim.get_submodule(f"{AIM}.{memory.name}.{part}")
             own |= {id(module): mine.get_submodule(path) for path, module in default.named_modules()}
-    for path, call in list(there.named_modules()):
+    for path, call in list(aim.get_submodule(AIM).named_modules()):
         if isinstance(call, OpaqueCall) and not path.startswith("sets."):
             reads = tuple(replace(read, read=own[id(read.read)], view=own[id(read.view)]) for read in call.reads)
-            root = call.aim_borrowed[0]
-            put_module(
-                aim,
-                f"{SETS}.{name}.{path}",
-                OpaqueCall(root, call.path, reads, call.layers, needs_values=call.needs_values),
-            )
+            made = OpaqueCall(call.aim_borrowed[0], call.path, reads, call.layers, needs_values=call.needs_values)
+            put_module(aim, f"{SETS}.{name}.{path}", made)
 
 
 def remove_set(aim: nn.Module, name: str) -> None:
