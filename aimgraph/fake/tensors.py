@@ -87,12 +87,12 @@ GIVEN = "aim_given"
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch from logging an operation that fails on fake tensors: the caller reports it."""
-    logger = logging.getLogger(FakeTensor.__module__)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def quiet(name: str = FakeTensor.__module__, level: int = logging.CRITICAL + 1) -> Iterator[None]:
+    """Keep a logger below a level; by default, torch from logging an operation that fails on fake tensors."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)

@@ -1,11 +1,9 @@
 """An ONNX file beside torch: the same inputs, the same memories, several batch sizes, several steps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +11,8 @@ from aimgraph.api.verify import tensors_in
 from aimgraph.distance import farthest, largest
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import batch_size, random_inputs
-from aimgraph.onnx.file import BATCH_SIZES, told
+from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
+from aimgraph.onnx.file import BATCH_SIZES, arrays_of, told
 from aimgraph.onnx.prepare import Prepared, torch_steps
 from aimgraph.torch_private import tree_leaves, tree_map
 
@@ -22,19 +20,8 @@ STEPS = 3
 """Steps that are compared where a file has state."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One run of a file.
-
-    Attributes:
-        inputs: (args, kwargs).
-        memories: One value for each exposed memory.
-        first: Whether the memories have their initial values.
-    """
-
-    inputs: Arguments
-    memories: tuple[Tensor, ...]
-    first: bool
+Pair: TypeAlias = tuple[list[Tensor], list[Any]]
+"""Outputs of torch, and of the file."""
 
 
 class Comparison:
@@ -52,21 +39,20 @@ class Comparison:
     def __init__(
         self, aim: nn.Module, prepared: Prepared, inputs: Arguments, device: torch.device, *, half: bool, sizes: bool
     ) -> None:
-        self.aim, self.prepared, self.inputs, self.device = aim, prepared, inputs, device
-        self.half = half
+        self.aim, self.prepared, self.inputs, self.device, self.half = aim, prepared, inputs, device, half
         self.others = [larger(aim, inputs, device)] if sizes else []
-        self.shapes = tuple(
-            tuple(next(leaf for leaf in tree_leaves(one) if isinstance(leaf, Tensor)).shape[1:])
-            for one in (inputs, *self.others)
-        )
-        self.states = any(item.kind == "state" for item in prepared.exposed)
+        self.shapes = tuple(tuple(input_shapes(one)[0][1:]) for one in (inputs, *self.others))
+        self.states = prepared.memory == "state"
 
     def expected(self) -> list[dict[str, Any]]:
         """What torch gives for `random_inputs` of the last batch size, in a few values of every output."""
         batch = BATCH_SIZES[-1]
-        sample = random_inputs(self.inputs, batch, seed=batch, device=self.device)
-        memories = tuple(self._initial(item, batch) for item in self.prepared.exposed)
-        return [told(output) for output in self._reference(Case(sample, memories, first=True))]
+        with torch.no_grad():
+            sample = random_inputs(self.inputs, batch, seed=batch, device=self.device)
+            if not self.states:
+                return [told(output) for output in self._plain(sample)]
+            output, after = self._stepped(sample, self._initial(batch))
+            return [told(value) for value in (*output, *after)]
 
     def run(self, path: Path) -> tuple[float, float]:
         """Largest absolute and relative difference over all outputs, batch sizes and steps.
@@ -75,84 +61,66 @@ class Comparison:
             ExportError: onnxruntime can't load or run the file, or the batch or a size is fixed in it.
         """
         session = load_session(path)
-        count = len(self.prepared.exposed)
-        declared = session.get_inputs()
-        self._check_sizes(declared[: len(declared) - count])
+        self._check_sizes(session)
         with torch.no_grad():
-            return largest(farthest(given, expected) for expected, given in self._pairs(session, declared))
+            return largest(farthest(given, expected) for expected, given in self._pairs(session))
 
-    def _pairs(self, session: Any, declared: list[Any]) -> Iterator[tuple[list[Tensor], list[Any]]]:
+    def _pairs(self, session: Any) -> Iterator[Pair]:
+        pairs = self._steps if self.states else self._memories
         for one in (self.inputs, *self.others):
             for batch in BATCH_SIZES:
                 sample = random_inputs(one, batch, seed=batch, device=self.device)
-                _check_batch(declared, _feeds(sample), batch)
-                if self.states:
-                    yield from self._steps(session, declared, sample, batch)
-                    continue
-                for case in self._cases(sample, batch):
-                    given = self._run(session, declared, case.inputs, [_array(value) for value in case.memories])
-                    yield self._reference(case), given
+                _check_batch(session.get_inputs(), arrays_of(sample), batch)
+                yield from pairs(session, sample, batch)
 
-    def _cases(self, sample: Arguments, batch: int) -> Iterator[Case]:
-        exposed = self.prepared.exposed
-        yield Case(sample, tuple(self._initial(item, batch) for item in exposed), first=True)
-        if exposed:
-            generator = torch.Generator().manual_seed(batch)
-            rows = [batch if item.rows == "any" else 1 for item in exposed]
-            drawn = (
-                self._initial(item, batch) + torch.randn(count, item.values, generator=generator).to(self.device)
-                for item, count in zip(exposed, rows, strict=True)
-            )
-            yield Case(sample, tuple(drawn), first=False)
+    def _memories(self, session: Any, sample: Arguments, batch: int) -> Iterator[Pair]:
+        """With the initial values of the memories, then with others."""
+        values = self._initial(batch)
+        yield self._plain(sample), self._run(session, sample, values)
+        generator = torch.Generator().manual_seed(batch)
+        for index, item in enumerate(self.prepared.exposed):
+            rows = batch if item.rows == "any" else 1
+            values[index] = values[index] + torch.randn(rows, item.values, generator=generator).to(self.device)
+        if values:
+            output = tensors_in(self.prepared.module(*values, *sample[0], **sample[1]))
+            yield output, self._run(session, sample, values)
 
-    def _steps(
-        self, session: Any, declared: list[Any], sample: Arguments, batch: int
-    ) -> Iterator[tuple[list[Tensor], list[Any]]]:
+    def _steps(self, session: Any, sample: Arguments, batch: int) -> Iterator[Pair]:
         carried = torch_steps(self.aim, self.prepared)
-        values = tuple(self._initial(item, batch) for item in self.prepared.exposed)
-        theirs = [_array(value) for value in values]
+        values = theirs = self._initial(batch)
         for step in range(STEPS):
             here = random_inputs(sample, batch, seed=10 * batch + step, device=self.device)
             output, values = self._stepped(here, values)
             reference = tensors_in(carried(*here[0], **here[1])) if carried is not None else output
-            given = self._run(session, declared, here, theirs)
+            given = self._run(session, here, theirs)
             theirs = given[len(output) :]
             yield [*reference, *values], given
 
-    def _stepped(self, sample: Arguments, values: tuple[Tensor, ...]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def _plain(self, sample: Arguments) -> list[Tensor]:
+        return tensors_in(self.aim(*sample[0], **sample[1]))
+
+    def _stepped(self, sample: Arguments, values: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         output, after = self.prepared.module(*values, *sample[0], **sample[1])
-        return tensors_in(output), after
+        return tensors_in(output), list(after)
 
-    def _reference(self, case: Case) -> list[Tensor]:
-        args, kwargs = case.inputs
-        with torch.no_grad():
-            if self.states:
-                output, after = self._stepped(case.inputs, case.memories)
-                return [*output, *after]
-            if case.first:
-                return tensors_in(self.aim(*args, **kwargs))
-            return tensors_in(self.prepared.module(*case.memories, *args, **kwargs))
+    def _initial(self, batch: int) -> list[Any]:
+        """The values that the exposed memories start with."""
+        values = [(self.prepared.initial[item.memory], item.rows) for item in self.prepared.exposed]
+        return [value.repeat(batch, 1) if rows == "batch" else value for value, rows in values]
 
-    def _initial(self, item: Any, batch: int) -> Tensor:
-        value = self.prepared.initial[item.memory]
-        return value.repeat(batch, 1) if item.rows == "batch" else value
-
-    def _run(self, session: Any, declared: list[Any], sample: Arguments, memories: list[Any]) -> list[Any]:
-        arrays = [*_feeds(sample), *memories]
-        if self.half:
-            arrays = [
-                array.astype(np.float16) if np.issubdtype(array.dtype, np.floating) else array for array in arrays
-            ]
+    def _run(self, session: Any, sample: Arguments, memories: list[Any]) -> list[Any]:
+        arrays = arrays_of((sample, memories), half=self.half)
         try:
-            found: list[Any] = session.run(None, dict(zip([item.name for item in declared], arrays, strict=True)))
+            feeds = {item.name: array for item, array in zip(session.get_inputs(), arrays, strict=True)}
+            found: list[Any] = session.run(None, feeds)
         except Exception as error:  # onnxruntime raises its own, undocumented classes
             shapes = [list(array.shape) for array in arrays]
             raise ExportError(f"onnxruntime can't run the exported graph on {shapes}: {error}") from error
         return found
 
-    def _check_sizes(self, declared: list[Any]) -> None:
+    def _check_sizes(self, session: Any) -> None:
         """Say so where the exporter has fixed a size that was to vary."""
-        for item in declared if self.others else ():
+        for item in session.get_inputs() if self.others else ():
             if len(item.shape) > 2 and all(isinstance(size, int) for size in item.shape[2:]):
                 raise ExportError(
                     f"the sizes of input {item.name!r} can't vary: the base's own computation fixes them at "
@@ -200,14 +168,6 @@ def larger(module: nn.Module, inputs: Arguments, device: torch.device) -> Argume
             continue
         return other
     raise ExportError("dynamic_size: the model runs at no other size that was tried:\n  " + "\n  ".join(tried))
-
-
-def _feeds(sample: Arguments) -> list[Any]:
-    return [_array(leaf) for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
-
-
-def _array(value: Tensor) -> Any:
-    return value.detach().cpu().numpy()
 
 
 def _check_batch(declared: list[Any], feeds: list[Any], batch: int) -> None:

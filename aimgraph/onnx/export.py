@@ -9,7 +9,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,23 +21,16 @@ from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
+from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.onnx.compare import Comparison
-from aimgraph.onnx.file import BATCH_SIZES, add_metadata, name_ends
-from aimgraph.onnx.prepare import Memory, Prepared, half, has_memory, prepare
+from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends
+from aimgraph.onnx.prepare import Memory, Prepared, half, prepare
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.torch_private import tree_map
-
-TOLERANCE = 1e-4
-"""Largest max|d| / max|y| between torch and onnxruntime that an exported file may show."""
-
-
-TOLERANCE_HALF = 1e-2
-"""The same for half precision, beside torch in single precision."""
-
 
 _EXPORTED_AT = 2
 
@@ -123,8 +116,7 @@ def export_onnx(
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not record_of(aim).enabled:
         aim = strip(aim)  # a disabled memory leaves the base
-    if tolerance is None:
-        tolerance = TOLERANCE_HALF if float16 else TOLERANCE
+    tolerance = TOLERANCES[float16] if tolerance is None else tolerance
     path.parent.mkdir(parents=True, exist_ok=True)
     with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
@@ -135,7 +127,7 @@ def export_onnx(
         name_ends(program, written, inputs)
         draft = Path(folder) / path.name
         check = Comparison(aim, prepared, inputs, _device(aim), half=float16, sizes=dynamic_size)
-        add_metadata(program, prepared, inputs, check.expected(), half=float16)
+        add_metadata(program, written, inputs, check.expected())
         program.save(str(draft), external_data=_needs_external_data(written.module))
         report = _compared(check, prepared, path, draft, tolerance)
         for file in sorted(Path(folder).iterdir(), reverse=True):
@@ -145,14 +137,21 @@ def export_onnx(
 
 def _compared(check: Comparison, prepared: Prepared, path: Path, draft: Path, tolerance: float) -> OnnxReport:
     """The report on a file that is to be at `path`, once it agrees with torch."""
+    import onnx
+
     difference, relative = check.run(draft)
     if not relative <= tolerance:
         raise ExportError(
             f"{path}: onnxruntime disagrees with torch by max|d| = {difference:.3g}, max|d| / max|y| = "
             f"{relative:.3g} > {tolerance:.3g}; nothing was written"
         )
-    report = _report(path, draft, difference, relative)
-    return replace(report, memory=prepared.memory, memories=prepared.exposed, sizes=check.shapes)
+    model = onnx.load(str(draft), load_external_data=False)
+    onnx.checker.check_model(str(draft))
+    operators = dict(sorted(collections.Counter(node.op_type for node in model.graph.node).items()))
+    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    size = sum(file.stat().st_size for file in draft.parent.iterdir())
+    agreement = (BATCH_SIZES, difference, relative)
+    return OnnxReport(str(path), size, opset, operators, *agreement, prepared.memory, prepared.exposed, check.shapes)
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -169,10 +168,8 @@ def _require_onnx() -> None:
 
 
 def _inputs(aim: nn.Module, example_inputs: Any) -> Arguments:
-    if example_inputs is None and isinstance(aim, AimModule):
-        return record_of(aim).inputs
-    if example_inputs is None and isinstance(aim, FoldedModule):
-        return aim._aim_inputs
+    if example_inputs is None and isinstance(aim, AimModule | FoldedModule):
+        return record_of(aim).inputs if isinstance(aim, AimModule) else aim._aim_inputs
     return resolve_inputs(aim, example_inputs)
 
 
@@ -183,7 +180,7 @@ def _export(
         return _run_exporter(prepared, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
     except Exception as error:
         reason = _told(error)
-        if has_memory(aim):
+        if any(isinstance(part, AimModule) for part in aim.modules()):
             base = Prepared(strip(aim).eval(), "", float16=prepared.float16)
             try:
                 _run_exporter(base, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
@@ -207,7 +204,7 @@ def _run_exporter(
     module = prepared.module
     args, kwargs = prepared.cast(random_inputs(inputs, _EXPORTED_AT, seed=0, device=_device(module)))
     given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
-    with _quiet(), torch.no_grad():
+    with quiet("torch.onnx", logging.ERROR), warnings.catch_warnings(action="ignore"), torch.no_grad():
         return torch.onnx.export(
             module,
             (*given, *args),
@@ -240,20 +237,6 @@ def _dynamic_shapes(prepared: Prepared, inputs: Arguments, *, dynamic_size: bool
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about optional packages off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     flags = {part: part.training for part in module.modules()}
     module.eval()
@@ -266,16 +249,4 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _needs_external_data(module: nn.Module) -> bool:
-    size: int = sum(t.numel() * t.element_size() for t in module.state_dict().values())
-    return size > 1_900_000_000
-
-
-def _report(path: Path, draft: Path, difference: float, relative: float) -> OnnxReport:
-    import onnx
-
-    model = onnx.load(str(draft), load_external_data=False)
-    onnx.checker.check_model(str(draft))
-    operators = collections.Counter(node.op_type for node in model.graph.node)
-    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    size = sum(file.stat().st_size for file in draft.parent.iterdir())
-    return OnnxReport(str(path), size, opset, dict(sorted(operators.items())), BATCH_SIZES, difference, relative)
+    return bool(sum(tensor.nbytes for tensor in module.state_dict().values()) > 1_900_000_000)

@@ -26,6 +26,17 @@ SAMPLED = 64
 """Values of an output that the metadata remember."""
 
 
+TOLERANCES = {False: 1e-4, True: 1e-2}
+"""Whether a file is in half precision -> largest max|d| / max|y| to torch that it may show by default."""
+
+
+def arrays_of(values: Any, *, half: bool = False) -> list[Any]:
+    """The tensors and arrays in nested `values` as arrays, floating-point ones in half precision if it is asked for."""
+    leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor | np.ndarray)]
+    tensors = [torch.as_tensor(leaf).detach().cpu() for leaf in leaves]
+    return [(tensor.half() if half and tensor.is_floating_point() else tensor).numpy() for tensor in tensors]
+
+
 def told(output: Tensor) -> dict[str, Any]:
     """Some values of an output, evenly spread, its shape and its largest absolute value."""
     flat = output.detach().cpu().double().reshape(-1)
@@ -64,10 +75,7 @@ def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
     given = ir.Value(name=item.input, type=value.type, shape=ir.Shape([f"{item.memory}_rows", item.values]))
     value.name = f"{item.input}_by_sample"
     width = ir.tensor(np.array([item.values], dtype=np.int64), name=f"{item.input}_width")
-    nodes = [
-        ir.node("Shape", [batched], {"start": 0, "end": 1}),
-        ir.node("Constant", [], {"value": width}),
-    ]
+    nodes = [ir.node("Shape", [batched], {"start": 0, "end": 1}), ir.node("Constant", [], {"value": width})]
     nodes.append(ir.node("Concat", [nodes[0].outputs[0], nodes[1].outputs[0]], {"axis": 0}))
     nodes.append(ir.node("Expand", [given, nodes[2].outputs[0]]))
     for label, node in zip(("batch", "width", "shape", "rows"), nodes, strict=True):
@@ -81,16 +89,14 @@ def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
     return given
 
 
-def add_metadata(
-    program: Any, prepared: Prepared, inputs: Arguments, expected: list[dict[str, Any]], *, half: bool
-) -> None:
+def add_metadata(program: Any, prepared: Prepared, inputs: Arguments, expected: list[dict[str, Any]]) -> None:
     """Say in the file what it is: plan, memories, their initial values, and what torch gives for some input."""
     data = {
         "format": 1,
         "aimgraph": __version__,
         "torch": str(torch.__version__),
         "memory": prepared.memory,
-        "float16": half,
+        "float16": prepared.float16,
         "memories": [asdict(item) for item in prepared.exposed],
         "plan": prepared.plan.to_dict() if prepared.plan is not None else None,
         "inputs": inputs_to_json(recorded(inputs)),

@@ -17,7 +17,7 @@ from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
-from aimgraph.torch_private import tree_map
+from aimgraph.torch_private import tree_map_only
 
 Memory = Literal["constant", "input", "state", "inside"]
 
@@ -46,13 +46,12 @@ class Prepared:
         """Inputs in the precision of the module."""
         if not self.float16:
             return inputs
-        return tree_map(lambda leaf: leaf.half() if _is_float(leaf) else leaf, inputs)
+        return tree_map_only(Tensor, lambda leaf: leaf.half() if leaf.is_floating_point() else leaf, inputs)
 
     def example(self, item: Exposed, batch: int) -> Tensor:
         """A value for an exposed memory: the initial one, with rows for a batch where it has rows."""
         value = self.initial[item.memory]
-        rows = batch if item.rows in ("any", "batch") else None
-        made: Tensor = self.cast(value if rows is None else value.repeat(rows, 1))
+        made: Tensor = self.cast(value.repeat(batch, 1) if item.rows in ("any", "batch") else value)
         return made
 
 
@@ -87,14 +86,12 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
     memories = record.plan.memories
     named = [one.name for one in memories if kind and exposable(one, kind)]
     if kind and not named:
-        what = "has updates" if kind == "input" else "is without updates"
-        other = "state" if kind == "input" else "input"
+        what, other = ("has updates", "state") if kind == "input" else ("is without updates", "input")
         raise ExportError(f"memory={mode!r}: every memory of this model {what}; export with memory={other!r}")
     _refuse_lost_writes(aim, kind)
     if mode == "inside" and not dynamic_size:
         return Prepared(aim, mode, plan=record.plan)
-    keep = tuple(one.name for one in memories) if mode == "inside" or dynamic_size else tuple(named)
-    own = settled(aim)
+    own, keep = settled(aim), tuple(one.name for one in memories if dynamic_size or one.name in named)
     made, described = exposed(own, inputs, kind, keep=keep, sizes=dynamic_size)
     initial = {item.memory: _initial(own, item) for item in described}
     return Prepared(made, mode, described, initial, record.plan)
@@ -121,10 +118,8 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
 
 
 def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
-    if kind == "state":
-        return
     for memory in record_of(aim).plan.memories:
-        if memory.config.carry == "state" and memory.config.write_in_eval:
+        if kind != "state" and memory.config.carry == "state" and memory.config.write_in_eval:
             raise ExportError(
                 f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
                 'lost: export with memory="state", or transform with write_in_eval=False to export the state as it is'
@@ -133,9 +128,8 @@ def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
 
 def _initial(aim: AimModule, item: Exposed) -> Tensor:
     path = f"{AIM}.{item.memory}"
-    if item.rows == "none":
-        return aim.get_buffer(f"{path}.carry.state").detach().clone()
-    value: Tensor = aim.get_submodule(f"{path}.source")()
+    carried = item.rows == "none"
+    value: Tensor = aim.get_buffer(f"{path}.carry.state") if carried else aim.get_submodule(f"{path}.source")()
     return value.detach().clone()
 
 
@@ -144,22 +138,12 @@ def half(prepared: Prepared) -> Prepared:
     return replace(prepared, module=copy.deepcopy(prepared.module).half().eval(), float16=True)
 
 
-def has_memory(module: nn.Module) -> bool:
-    """Whether there is a transformed part."""
-    return any(isinstance(part, AimModule) for part in module.modules())
-
-
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
-
-
-def torch_steps(aim: nn.Module, prepared: Prepared) -> nn.Module | None:
+def torch_steps(aim: Any, prepared: Prepared) -> nn.Module | None:
     """A copy of `aim` that carries its state by itself, where all states of a file are carried."""
-    states = [item for item in prepared.exposed if item.kind == "state"]
-    if not states or any(item.rows != "none" for item in states) or not isinstance(aim, AimModule):
+    if any(item.rows != "none" for item in prepared.exposed):
         return None
     made: AimModule = settled(aim).eval()
-    for item in states:
+    for item in prepared.exposed:
         carry: Any = made.get_submodule(f"{AIM}.{item.memory}.carry")
         carry.write_in_eval = True
     return made

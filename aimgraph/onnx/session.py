@@ -107,14 +107,10 @@ class MemorySession:
         value = np.asarray(value, dtype=self._initial[name].dtype)
         if rows == "batch" and value.shape == (1, size):
             return np.repeat(value, batch, axis=0)
-        wanted: dict[str, list[tuple[int, ...]]] = {
-            "none": [(size,)],
-            "one": [(1, size)],
-            "any": [(1, size), (batch, size)],
-            "batch": [(batch, size)],
-        }
-        if value.shape not in wanted[rows]:
-            shapes = " or ".join(str(list(shape)) for shape in dict.fromkeys(wanted[rows]))
+        counts: dict[str, tuple[int, ...]] = {"none": (), "one": (1,), "any": (1, batch), "batch": (batch,)}
+        wanted = [[count, size] for count in counts[rows]] or [[size]]
+        if list(value.shape) not in wanted:
+            shapes = " or ".join(dict.fromkeys(map(str, wanted)))
             hint = "; reset() it before a batch of another size" if rows == "batch" else ""
             raise ValueError(f"memory {name!r} is {list(value.shape)}, and this batch takes {shapes}{hint}")
         return value

@@ -46,13 +46,7 @@ def _resize(op: Any, view: Any, like: Any, outer: list[int]) -> Any:
     wanted = op.Gather(op.Shape(like), op.Constant(value_ints=grid))
     own = op.Gather(op.Shape(view), op.Constant(value_ints=outer))
     present = op.Gather(op.Shape(view), op.Constant(value_ints=grid))
-    resized = op.Resize(
-        op.Reshape(op.Transpose(view, perm=order), shape(own, present)),
-        None,
-        None,
-        shape(own, wanted),
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )
+    features, sizes = op.Reshape(op.Transpose(view, perm=order), shape(own, present)), shape(own, wanted)
+    resized = op.Resize(features, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel")
     back = op.Reshape(resized, op.Concat(own, wanted, axis=0))
     return op.Transpose(back, perm=[order.index(axis) for axis in range(rank)])
