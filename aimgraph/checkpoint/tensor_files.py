@@ -37,27 +37,16 @@ def write_files(folder: Path, tensors: Mapping[str, Tensor], about: dict[str, An
     """
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     refuse_nan(plain, "this model")
-    entries = {
-        key: TensorEntry(dtype=dtype_name(tensor), shape=tuple(tensor.shape), sha256=sha256_of(tensor))
-        for key, tensor in plain.items()
-    }
     new: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         old = _named(folder / SPEC)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as draft:
-            path = Path(draft) / "tensors"
-            # every tensor apart: two of them may share memory, which a file can't
-            save_file({key: tensor.clone() for key, tensor in plain.items()}, path, metadata={"format": "pt"})
-            _sync(path)
-            digest = file_sha256(path)
-            file = FileEntry(name=f"tensors-{digest[:16]}.safetensors", bytes=path.stat().st_size, sha256=digest)
-            spec = Path(draft) / SPEC
-            spec.write_bytes(Spec(**about | {"tensors": entries, "file": file}).written())
-            _sync(spec)
-            if file.name != old:
-                new = folder / file.name
-            path.replace(folder / file.name)
+            path, spec = Path(draft) / "tensors", Path(draft) / SPEC
+            name = _write_drafts(path, spec, plain, about)
+            if name != old:
+                new = folder / name
+            path.replace(folder / name)
             spec.replace(folder / SPEC)
             _sync(folder)
     except BaseException as error:
@@ -68,6 +57,22 @@ def write_files(folder: Path, tensors: Mapping[str, Tensor], about: dict[str, An
         raise
     if old is not None and new is not None:
         (folder / old).unlink(missing_ok=True)
+
+
+def _write_drafts(path: Path, spec: Path, plain: Mapping[str, Tensor], about: dict[str, Any]) -> str:
+    """Write both files, complete and on the disk; the name that the tensors' file is to have."""
+    # every tensor apart: two of them may share memory, which a file can't
+    save_file({key: tensor.clone() for key, tensor in plain.items()}, path, metadata={"format": "pt"})
+    _sync(path)
+    digest = file_sha256(path)
+    file = FileEntry(name=f"tensors-{digest[:16]}.safetensors", bytes=path.stat().st_size, sha256=digest)
+    entries = {
+        key: TensorEntry(dtype=dtype_name(tensor), shape=tuple(tensor.shape), sha256=sha256_of(tensor))
+        for key, tensor in plain.items()
+    }
+    spec.write_bytes(Spec(**about | {"tensors": entries, "file": file}).written())
+    _sync(spec)
+    return file.name
 
 
 def read_spec(folder: Path) -> Spec:
