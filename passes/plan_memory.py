@@ -12,6 +12,7 @@ Declines: updates that no site reads afterwards and no state keeps.
 
 import glob
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -74,13 +75,15 @@ def _plan_one(parts: Parts, program: Program, order: dict[str, dict[str, int]]) 
     limit = config.budget * program.plan.base_parameters
     shape = _auto_shape(parts, sites, kept, limit) if config.shape == "auto" else config.shape
     values = _ValueOf(config, kept, order)
-    reads = [read for site in sites for read in _site_reads(parts, site, shape, values)]
+    reads: list[Read] = []
+    for site in sites:
+        reads += _site_reads(parts, site, shape, values, len(reads))
     return MemoryPlan(
         config=config,
         shape=shape,
         size=math.prod(shape),
         source_parameters=parts.source_parameters(shape),
-        reads=tuple(_placed(read, number) for number, read in enumerate(reads)),
+        reads=tuple(reads),
         updates=tuple(PlannedUpdate(spot, parts.update_parameters(shape, spot)) for spot in kept),
         dropped=dropped,
     )
@@ -100,16 +103,11 @@ def _auto_shape(parts: Parts, sites: list[Site], spots: tuple[UpdateSpot, ...], 
 
 def _solve(outer: tuple[int, ...], limit: float, added: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
     """The shape on a grid with the most channels whose added parameters stay within the limit; one at least."""
-    low, high = 1, 2
+    high = 2
     while added((*outer, high)) <= limit:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if added((*outer, middle)) <= limit:
-            low = middle
-        else:
-            high = middle
-    return (*outer, low)
+        high *= 2
+    too_many = bisect_right(range(high), limit, lo=high // 2 + 1, key=lambda channels: added((*outer, channels)))
+    return (*outer, too_many - 1)
 
 
 def _auto_grid(sites: list[Site]) -> tuple[int, ...]:
@@ -139,10 +137,10 @@ def _select(config: AimConfig, program: Program) -> list[Site]:
         what = f"memory {config.name!r}: sites"
         chosen = select_paths(as_patterns(config.sites), sites, what, unusable)
     excluded = set(select_paths(as_patterns(config.exclude), sites, f"memory {config.name!r}: exclude", unusable))
-    chosen = [path for path in chosen if path not in excluded]
-    if not chosen:
+    kept = [sites[path] for path in chosen if path not in excluded]
+    if not kept:
         raise PlanError(f"memory {config.name!r}: exclude leaves no layer to read; {len(excluded)} are excluded")
-    return [sites[path] for path in chosen]
+    return kept
 
 
 def _module(root: nn.Module, site: Site) -> nn.Module:
@@ -155,29 +153,22 @@ def _live_spots(
 ) -> tuple[tuple[UpdateSpot, ...], tuple[Skipped, ...]]:
     """Updates that some site reads afterwards, or a later live update, or the carried state."""
     live = len(spots) if config.carry == "state" else 0
+    calls = [call for site in sites for call in site.calls]
+    if config.pool is None:  # what does not depend on the batch reads the initial value
+        calls = [call for call in calls if call.batch_ratio != 0]
     for number, spot in enumerate(spots, start=1):
-        for site in sites:
-            for call in site.calls:
-                if call.batch_ratio == 0 and config.pool is None:
-                    continue  # it reads the initial value
-                if (
-                    call.graph in spot.nodes
-                    and order[call.graph][call.node] > order[call.graph][spot.nodes[call.graph]]
-                ):
-                    live = max(live, number)
-    dropped = tuple(
-        Skipped(spot.where, f"update of {config.name}", "no site reads it afterwards and no state keeps it")
-        for spot in spots[live:]
-    )
-    return spots[:live], dropped
+        places = {graph: order[graph][node] for graph, node in spot.nodes.items()}
+        if any(call.graph in places and order[call.graph][call.node] > places[call.graph] for call in calls):
+            live = max(live, number)
+    kind, why = f"update of {config.name}", "no site reads it afterwards and no state keeps it"
+    return spots[:live], tuple(Skipped(spot.where, kind, why) for spot in spots[live:])
 
 
 class _ValueOf:
     """Which value of the memory a call reads: the latest update before it in execution order."""
 
     def __init__(self, config: AimConfig, spots: tuple[UpdateSpot, ...], order: dict[str, dict[str, int]]) -> None:
-        self.per_sample = config.pool is None
-        self.spots, self.order = spots, order
+        self.per_sample, self.spots, self.order = config.pool is None, spots, order
 
     def read(self, call: SiteCall, view: ViewSpec) -> ReadCall:
         order, mean, note = self.order[call.graph], False, ""
@@ -192,8 +183,8 @@ class _ValueOf:
         return ReadCall(call.graph, call.node, spec, value, mean, note, *where)
 
 
-def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _ValueOf) -> Iterator[Read]:
-    """One read weight, and one more for each other rank that the layer is called at."""
+def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _ValueOf, before: int) -> Iterator[Read]:
+    """One read weight, and one more for each other rank that the layer is called at; there are `before` others."""
     by_rank, concat = _by_rank(site), parts.config.lowering == "concat"
     note = site.split_only
     if len(by_rank) > 1:
@@ -212,7 +203,7 @@ def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _Value
             raw=site.raw,
             function=site.function,
             note=note if concat else "",
-            view=parts.own_view(shape, calls[0].grid),
+            view=parts.own_view(shape, calls[0].grid, f"views.{before + number}"),
         )
 
 
@@ -222,11 +213,6 @@ def _by_rank(site: Site) -> dict[int, list[SiteCall]]:
     for call in site.calls:
         by_rank.setdefault(len(call.grid), []).append(call)
     return by_rank
-
-
-def _placed(read: Read, number: int) -> Read:
-    """The read with the place of the module that shows it the memory, if there is one."""
-    return replace(read, view=replace(read.view, path=f"views.{number}")) if read.view else read
 
 
 def _check_lowerings(memories: tuple[MemoryPlan, ...]) -> None:

@@ -3,7 +3,6 @@
 They are built on torch's meta device, where nothing is allocated; what needs values there is built with them.
 """
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 
 class Parts:
-    """The factories that a config asks for. One with a static ``count_parameters(spec)`` is not built to count.
+    """The factories that a config asks for.
 
     Args:
         config: Of the memory.
@@ -55,13 +54,13 @@ class Parts:
         view, module = self._views[spec]
         return view, 0 if module is None else _count(module)
 
-    def own_view(self, shape: tuple[int, ...], grid: tuple[int, ...]) -> OwnView | None:
-        """The module that shows it; it has no place yet."""
+    def own_view(self, shape: tuple[int, ...], grid: tuple[int, ...], path: str) -> OwnView | None:
+        """The module that shows it, to stand at `path`; None where a few operations do."""
         spec, count = ReadSpec(shape, grid), self.view(shape, grid)[1]
         if self._views[spec][1] is None:
             return None
         rows = self._checked("read", spec, lambda: _shows_rows(self.read(spec), spec.size), meta=False)
-        return OwnView("", count, rows)
+        return OwnView(path, count, rows)
 
     def update_parameters(self, shape: tuple[int, ...], spot: UpdateSpot) -> int:
         """How many parameters the update at a spot has."""
@@ -83,23 +82,14 @@ class Parts:
 
 def block_spec(config: AimConfig, shape: tuple[int, ...], spot: UpdateSpot) -> BlockSpec:
     """What the block at a spot is made from."""
-    gated = config.mode == "gated"
-    return BlockSpec(shape, spot.features, spot.grid, gated, factory_of("read", config.read))
+    return BlockSpec(shape, spot.features, spot.grid, config.mode == "gated", factory_of("read", config.read))
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _known(factory: Factory, spec: SourceSpec) -> int | None:
-    if isinstance(inspect.getattr_static(factory, "count_parameters", None), staticmethod):
-        return int(factory.count_parameters(spec))  # type: ignore[attr-defined]
-    return None
-
-
 def _source_parameters(factory: Factory, spec: SourceSpec) -> int:
-    if (known := _known(factory, spec)) is not None:
-        return known
     source = factory(spec)
     if not isinstance(source, nn.Module):
         raise ConfigError(f"it gives a {type(source).__name__}; a source is a torch.nn.Module")
@@ -108,14 +98,11 @@ def _source_parameters(factory: Factory, spec: SourceSpec) -> int:
 
 
 def _update_parameters(factory: Factory, spec: BlockSpec) -> int:
-    if (known := _known(factory, spec)) is not None:
-        return known
     update = update_of(factory, spec)
     if isinstance(update, BlockUpdate):
         features = torch.zeros(2, spec.features, *spec.grid)
-        _check(
-            update.block.eval()(torch.zeros(2, spec.size), features), [2, spec.size], "for 2 samples an update block"
-        )
+        given = update.block.eval()(torch.zeros(2, spec.size), features)
+        _check(given, [2, spec.size], "for 2 samples an update block")
     return _count(update)
 
 

@@ -20,16 +20,8 @@ class OnesConvSource(nn.Module):
     def __init__(self, spec: SourceSpec) -> None:
         super().__init__()
         self.shape = spec.shape
-        channels = spec.shape[-1]
-        self.layer: nn.Conv2d | nn.Linear = (
-            nn.Conv2d(channels, channels, 1) if len(spec.shape) == 3 else nn.Linear(1, channels)
-        )
-
-    @staticmethod
-    def count_parameters(spec: SourceSpec) -> int:
-        """How many parameters it has."""
-        channels = spec.shape[-1]
-        return channels * channels + channels if len(spec.shape) == 3 else 2 * channels
+        size = spec.shape[-1]
+        self.layer: nn.Conv2d | nn.Linear = nn.Conv2d(size, size, 1) if len(spec.shape) == 3 else nn.Linear(1, size)
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""

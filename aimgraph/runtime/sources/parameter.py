@@ -20,11 +20,6 @@ class ParameterSource(nn.Module):
         self.value = nn.Parameter(torch.empty(spec.size))
         self.reset_parameters()
 
-    @staticmethod
-    def count_parameters(spec: SourceSpec) -> int:
-        """How many parameters it has."""
-        return spec.size
-
     def reset_parameters(self) -> None:
         """Draw all values anew."""
         with torch.no_grad():

@@ -40,19 +40,6 @@ class ConvSigmoid(Update):
             else nn.Linear(WIDTHS[-1], heads * spec.size)
         )
 
-    @staticmethod
-    def count_parameters(spec: BlockSpec) -> int:
-        """How many parameters it has."""
-        view, module = view_of(spec.read, ReadSpec(spec.shape, spec.grid))
-        total = sum(parameter.numel() for parameter in module.parameters()) if module else 0
-        inputs, heads = spec.features + view.channels, 2 if spec.gated else 1
-        if not spec.grid:
-            return total + (inputs + 1) * WIDTHS[-1] + (WIDTHS[-1] + 1) * heads * spec.size
-        for width in WIDTHS:
-            total += (inputs * 3**spec.rank + 3) * width
-            inputs = width
-        return total + (inputs + 1) * heads * spec.shape[-1]
-
     def heads(self, memory: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """[B, N] in (row, column, channel) order per head."""
         view = fit(read_view(memory, self.spec, self.view), features, channel_axis=1, batch_axis=0)
