@@ -17,6 +17,7 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.layer_kinds import kind_of
 from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight
+from aimgraph.runtime.memory import remove_module
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,15 @@ class ConcatLayers(BasePass):
 
     def run(self, program: Program) -> PassResult:
         """Give each concat-form site its widened weight and drop its separate read weights."""
-        concat: dict[str, list[tuple[str, str]]] = {}
+        concat: dict[str, list[str]] = {}
         skipped = []
-        for memory in program.plan.memories:
-            for read in memory.reads:
-                if read.lowering == "concat":
-                    concat.setdefault(read.site, []).append((memory.name, read.name))
-                else:
-                    skipped.append(Skipped(read.site, read.kind, read.note or "planned in split form"))
-        for site, reads in concat.items():
-            _widen(program.root, site, [f"{AIM}.{memory}.reads.{name}" for memory, name in reads])
+        for memory, read in program.plan.reads:
+            if read.lowering == "concat":
+                concat.setdefault(read.site, []).append(f"{AIM}.{memory.name}.reads.{read.name}")
+            else:
+                skipped.append(Skipped(read.site, read.kind, read.note or "planned in split form"))
+        for site, paths in concat.items():
+            _widen(program.root, site, paths)
         for graph in program.graphs.values():
             for node in graph.find_nodes(op="call_module"):
                 site = str(node.target).removeprefix(f"{CONCAT}.")
@@ -53,18 +53,4 @@ def _widen(root: nn.Module, site: str, read_paths: list[str]) -> None:
     wide = concat_weight(layer, layer.weight.detach(), [read.weight.detach() for read in reads])
     replace_weight(layer, wide, sum(kind_of(read).channels(read)[0] for read in reads))
     for path in read_paths:
-        _remove(root, path)
-
-
-def _remove(root: nn.Module, path: str) -> None:
-    """Take a read layer out of the tree; its children, reads of layers below it, keep their place."""
-    parent, _, name = path.rpartition(".")
-    owner, read = root.get_submodule(parent), root.get_submodule(path)
-    below = {key: child for key, child in read._modules.items() if child is not None}
-    del owner._modules[name]
-    nested = nn.Module()
-    for key, child in below.items():
-        if any(True for _ in child.parameters()):
-            nested.add_module(key, child)
-    if nested._modules:
-        owner.add_module(name, nested)
+        remove_module(root, path)

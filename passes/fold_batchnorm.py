@@ -20,13 +20,14 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.graph_tools import insert_call, is_read, names_of
+from aimgraph.compiler.graph_tools import called_module, insert_call, is_read, names_of
 from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.passes.fold_memory import is_plain, untouched, uses
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
+from aimgraph.runtime.layers import layer_at
 from aimgraph.runtime.memory import free_name
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -56,27 +57,23 @@ class _Fuser:
 
     def __init__(self, program: Program, graph: fx.Graph) -> None:
         self.root, self.graph = program.root, graph
-        root = program.root
-        reads = [read for memory in program.plan.memories for read in memory.reads]
-        self.sites = {read.site for read in reads if not read.raw and not read.function}
-        self.uses = uses(root, graph)
-        called = [root.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")]
-        self.calls = Counter(map(id, called))
+        self.sites = {read.site for _, read in program.plan.reads if not read.raw and not read.function}
+        self.uses = uses(self.root, graph)
+        self.calls = Counter(id(called_module(self.root, node)) for node in graph.find_nodes(op="call_module"))
         self.biased: set[nn.Module] = set()  # layers that had no bias before
 
     def fuse(self, node: fx.Node, dimensions: int) -> bool:
         """Take a norm into the layer before it; whether that could be done."""
-        norm = self.root.get_submodule(str(node.target))
-        if type(norm) not in NORMS or self.calls[id(norm)] != 1 or node.kwargs or not untouched(norm):
+        norm = called_module(self.root, node)
+        if not isinstance(norm, NORMS) or type(norm) not in NORMS or self.calls[id(norm)] != 1 or node.kwargs:
             return False
-        assert isinstance(norm, NORMS)
-        if norm.training or norm.running_mean is None or norm.running_var is None:
+        if not untouched(norm) or norm.training or norm.running_mean is None or norm.running_var is None:
             return False
         found = self._added(node.args[0])
         if found is None:
             return False
         before, maps, terms = found
-        layer = self._module(before)
+        layer = called_module(self.root, before)
         if not _by_rows(layer) or not self._scales(layer, before, [*maps, *terms]):
             return False
         if not kind_of(layer).kernel(layer) and dimensions != 2:  # the norm's channels are another dimension
@@ -85,25 +82,26 @@ class _Fuser:
             return False
         if layer.bias is None and is_plain(layer):
             self.biased.add(layer)
-        shift = _fuse(layer, maps, [term.module for term in terms], norm, biased=is_plain(layer))
+        reads = [layer_at(self.root, str(term.target)) for term in terms]
+        shift = _fuse(layer, maps, reads, norm, biased=is_plain(layer))
         if shift is not None:
             self._shift(terms, maps, shift, dimensions)
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
         self.graph.erase_node(node)
         return True
 
-    def _added(self, before: Any) -> "tuple[fx.Node, list[BiasMap], list[_Term]] | None":
+    def _added(self, before: Any) -> tuple[fx.Node, list[BiasMap], list[fx.Node]] | None:
         """What is added to a layer's output, and the layer's call; None where something else sees it."""
         maps, terms = [], []
         while isinstance(before, fx.Node) and len(before.users) == 1:
-            module = self._module(before)
+            module = called_module(self.root, before)
             if isinstance(module, BiasMap):
                 if module.grouped_batch or self.calls[id(module)] != 1:
                     return None
                 maps.append(module)
             elif before.target is accumulate:
-                term = self._term(before.args[1])
-                if term is None:
+                term = before.args[1]
+                if not isinstance(term, fx.Node) or not self._is_term(term):
                     return None
                 terms.append(term)
             else:
@@ -111,16 +109,12 @@ class _Fuser:
             before = before.args[0]
         return None
 
-    def _term(self, node: Any) -> "_Term | None":
-        """A read whose weight nothing else uses."""
-        if not isinstance(node, fx.Node) or not is_read(node) or len(node.users) != 1:
-            return None
-        module = self._module(node)
-        if not _by_rows(module) or "weight" not in module._parameters:
-            return None
-        if self.uses[id(module.weight)] != 1:
-            return None
-        return _Term(node, module)
+    def _is_term(self, node: fx.Node) -> bool:
+        """Whether a node is a read whose weight nothing else uses."""
+        if not is_read(node) or len(node.users) != 1:
+            return False
+        module = called_module(self.root, node)
+        return _by_rows(module) and "weight" in module._parameters and self.uses[id(module.weight)] == 1
 
     def _scales(self, layer: AffineLayer, call: fx.Node, added: list[Any]) -> bool:
         """Whether a layer's output is known to be proportional to its weight and bias."""
@@ -129,17 +123,16 @@ class _Fuser:
         own = "weight" in layer._parameters and untouched(layer)
         return own and layer.bias is None and str(call.target) in self.sites and bool(added)
 
-    def _shift(self, terms: "list[_Term]", maps: list[BiasMap], shift: Tensor, dimensions: int) -> None:
+    def _shift(self, terms: list[fx.Node], maps: list[BiasMap], shift: Tensor, dimensions: int) -> None:
         """Add what the norm adds to a map, or to a term."""
         shift = shift.reshape(-1, *[1] * (dimensions - 2))
         if maps:
-            axis = 1 if maps[0].batch_axis == 0 else 0
-            maps[0].value = maps[0].value + (shift if axis == 0 else shift[None])
+            maps[0].value = maps[0].value + shift
             return
         aim = self.root.get_submodule(AIM)
         name = free_name("_shift", lambda one: one not in aim._buffers)
         aim.register_buffer(name, shift[None])
-        term = terms[0].node
+        term = terms[0]
         (user,) = term.users
         with self.graph.inserting_after(term):
             value = self.graph.get_attr(f"{AIM}.{name}")
@@ -147,26 +140,10 @@ class _Fuser:
             total = insert_call(self.graph, torch.add, term, value)
         user.replace_input_with(term, total)
 
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-
 
 def _by_rows(module: nn.Module | None) -> TypeGuard[AffineLayer]:
     """Whether a module is a layer with a row of its weight for each output channel."""
     return is_layer(module) and kind_of(module).in_axis == 1
-
-
-@dataclass(frozen=True)
-class _Term:
-    """A read that is added.
-
-    Attributes:
-        node: Its call.
-        module: Its layer.
-    """
-
-    node: fx.Node
-    module: AffineLayer
 
 
 @torch.no_grad()
@@ -186,10 +163,8 @@ def _fuse(
         weight = scaled.weight.double() * scale.reshape(-1, *[1] * (scaled.weight.dim() - 1))
         scaled.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     for made in maps:
-        axis = 1 if made.batch_axis == 0 else 0
-        shape = [1] * made.value.dim()
-        shape[axis] = -1
-        made.value = (made.value.double() * scale.reshape(shape)).to(made.value.dtype)
+        after = made.value.dim() - (2 if made.batch_axis == 0 else 1)  # dimensions behind the channels
+        made.value = (made.value.double() * scale.reshape(-1, *[1] * after)).to(made.value.dtype)
     if not biased:
         return bias.to(dtype)
     layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

@@ -20,7 +20,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.graph_tools import insert_module, is_read, names_of, submodule_at
+from aimgraph.compiler.graph_tools import called_module, insert_module, is_read, names_of
 from aimgraph.compiler.node_keys import ADDED, AIM
 from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.copies import copy_module
@@ -30,7 +30,7 @@ from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap, constant_over_grid
 from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
-from aimgraph.runtime.memory import free_name, put_module
+from aimgraph.runtime.memory import put_or_share
 from aimgraph.runtime.opaque import OpaqueCall
 from aimgraph.runtime.reads.view import fit
 from aimgraph.runtime.state import StateCarry
@@ -51,12 +51,8 @@ class FoldMemory(BasePass):
     def run(self, program: Program) -> PassResult:
         """Replace every term that depends on parameters alone."""
         modified, biased = False, set[nn.Module]()
-        skipped = [
-            Skipped(read.name, "read", "inside a module that is kept as one call")
-            for memory in program.plan.memories
-            for read in memory.reads
-            if any(call.opaque for call in read.calls)
-        ]
+        inside = [read.name for _, read in program.plan.reads if read.opaque]
+        skipped = [Skipped(name, "read", "inside a module that is kept as one call") for name in inside]
         for name, graph in program.graphs.items():
             folder = _Folder(program, name, graph, self.keep)
             modified = folder.fold() or modified
@@ -108,9 +104,8 @@ class _Folder:
 
     def _value(self, node: fx.Node) -> Tensor | None:
         """What a node gives, if that depends on parameters alone."""
-        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if node.op == "call_module" and node.target in self.sources:
-            assert module is not None
+        module = called_module(self.root, node)
+        if module is not None and node.target in self.sources:
             return self._same(node, module)
         if isinstance(module, StateCarry) and (len(node.args) > 1 or module.write_in_eval):
             return None
@@ -153,46 +148,24 @@ class _Folder:
         assert isinstance(output, fx.Node)
         value, view = self.static[term].detach(), term.all_input_nodes[0]
         assert view.target is fit
-        axes: Any = view.args[2:4]
-        batch_axis: int | None = axes[1]
+        batch_axis: Any = view.args[3]
         site = str(term.target).partition(".reads.")[2]
         if not grouped_batch and self._into_bias(output, value):
             total.replace_all_uses_with(output)
             self.graph.erase_node(total)
             return True
-        path = self._put(
-            str(term.target), BiasMap(value.contiguous(), (site,), batch_axis, grouped_batch=grouped_batch)
-        )
+        made = BiasMap(value.contiguous(), (site,), batch_axis, grouped_batch=grouped_batch)
+        path = put_or_share(self.root, str(term.target).replace(".reads.", ".maps.", 1), made, made.is_same)
         with self.graph.inserting_before(total):
-            made = insert_module(self.graph, path, output)
-        total.replace_all_uses_with(made)
+            total.replace_all_uses_with(insert_module(self.graph, path, output))
         self.graph.erase_node(total)
         if grouped_batch:
             self.graph.erase_node(user)
         return True
 
-    def _put(self, read: str, made: BiasMap) -> str:
-        """Where a map stands: beside the reads, under the same name; equal maps of one layer are one."""
-        memory, _, name = read.partition(".reads.")
-
-        def fits(path: str) -> bool:
-            there = submodule_at(self.root, path)
-            if not isinstance(there, BiasMap):
-                return True
-            same = (there.batch_axis, there.grouped_batch) == (made.batch_axis, made.grouped_batch)
-            return same and torch.equal(there.value, made.value)
-
-        path = free_name(f"{memory}.maps.{name}", fits, "_call_")
-        if not isinstance(submodule_at(self.root, path), BiasMap):
-            put_module(self.root, path, made)
-        return path
-
     def _into_bias(self, output: fx.Node, value: Tensor) -> bool:
         """Add a map that is the same everywhere to the layer's bias, if the layer is plain and called once."""
-        if output.op != "call_module":
-            return False
-        path = str(output.target)
-        layer = self.root.get_submodule(path)
+        layer = called_module(self.root, output)
         if not is_plain(layer) or any(self.uses[id(p)] != 1 for p in layer.parameters()):
             return False
         rank = len(kind_of(layer).kernel(layer))
@@ -211,7 +184,7 @@ class _Folder:
         return True
 
 
-def is_plain(layer: nn.Module) -> TypeGuard[AffineLayer]:
+def is_plain(layer: nn.Module | None) -> TypeGuard[AffineLayer]:
     """Whether a layer is of the class of its kind, as it was made: its bias is added to its output, and that is all."""
     if not is_layer(layer) or type(layer) is not kind_of(layer).layer:
         return False
@@ -228,10 +201,10 @@ def uses(root: nn.Module, graph: fx.Graph) -> Counter[int]:
     """How often a graph uses each parameter, by identity: calls of what owns it, and what takes it by its name."""
     found: Counter[int] = Counter()
     for node in graph.nodes:
-        if node.op == "call_module":
-            called = root.get_submodule(str(node.target))
-            if isinstance(called, OpaqueCall):
-                called = called.aim_borrowed[0].get_submodule(called.path)
+        called = called_module(root, node)
+        if isinstance(called, OpaqueCall):
+            called = called.aim_borrowed[0].get_submodule(called.path)
+        if called is not None:
             found.update({id(parameter) for parameter in called.parameters()})
         elif node.op == "get_attr":
             found[id(attrgetter(str(node.target))(root))] += 1

@@ -18,7 +18,6 @@ its layers and functions do the same sum where they are called.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,12 +38,12 @@ from aimgraph.compiler.graph_tools import (
 from aimgraph.compiler.node_keys import ADDED, AIM, CONCAT, OPAQUE, OPAQUE_READS, READ, VALUE
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.compiler.signature import FunctionCall, layer_paths
+from aimgraph.planning.plan import PlannedCall
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
-from aimgraph.runtime.layer_kinds import AffineLayer
 from aimgraph.runtime.layers import Widened, groups_of, layer_at, stored_weight
-from aimgraph.runtime.memory import Memory, free_name, put_module
+from aimgraph.runtime.memory import Memory, put_module, put_or_share
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
@@ -74,13 +73,11 @@ class InsertMemory(BasePass):
 def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
     config = memory.config
-    like = first_weight(program, memory)
-    calls = {name: nodes_by_name(graph) for name, graph in program.graphs.items()}
+    like = weight_at(program, memory.reads[0])
     with own_stream(f"{config.seed}/{config.name}/source and reads"):
         built = Memory(factory_of("source", config.source)(SourceSpec(memory.shape)))
         for read in memory.reads:
-            first = read.calls[0]
-            put_module(built.reads, read.name, _build_read(program, read, calls[first.graph][first.node], config.init))
+            put_module(built.reads, read.name, _build_read(program, read, config.init))
     with own_stream(f"{config.seed}/{config.name}/views"):
         for read in memory.reads:
             if read.view:
@@ -91,36 +88,32 @@ def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     return built
 
 
-def _build_read(program: Program, read: Read, call: fx.Node, init: str) -> nn.Module:
+def _build_read(program: Program, read: Read, init: str) -> nn.Module:
     if not read.function:
         return read_layer(layer_at(program.root, read.site), read.channels, init, raw=read.raw)
-    if read.calls[0].opaque:
-        made = _inner_call(program, read)
+    like = weight_at(program, read)
+    if isinstance(like, FunctionCall):
         samples = program.signature.batch if read.calls[0].grouped_batch else 1
-        layer = function_layer(getattr(F, made.function), made.weight, made.groups, samples)
-        like: Tensor | FunctionCall = made
+        layer = function_layer(getattr(F, like.function), like.weight, like.groups, samples)
     else:
-        layer = site_layer(program.root, call, program.signature.batch)
-        like = options(call)["weight"].meta[VALUE]
+        layer = site_layer(program.root, _first_call(program, read), program.signature.batch)
     wm = read_weight(layer, read.channels, init).to(device=like.device, dtype=like.dtype)
     return FunctionRead(read.kind, nn.Parameter(wm), bound=read_bound(layer, read.channels, init))
 
 
-def _inner_call(program: Program, read: Read) -> FunctionCall:
-    """The first call of a function inside a module that is kept as one call."""
-    return next(calls.made[read.site][0] for calls in program.signature.calls.values() if read.site in calls.made)
+def weight_at(program: Program, read: Read) -> Tensor | FunctionCall:
+    """The weight at a site, or its description inside an opaque module: what is added follows its device and dtype."""
+    if not read.function:
+        return stored_weight(layer_at(program.root, read.site))
+    if read.calls[0].opaque:
+        return next(calls.made[read.site][0] for calls in program.signature.calls.values() if read.site in calls.made)
+    weight: Tensor = options(_first_call(program, read))["weight"].meta[VALUE]
+    return weight
 
 
-def first_weight(program: Program, memory: MemoryPlan) -> Tensor | FunctionCall:
-    """The weight of the memory's first site, or its description: what is added follows its device and dtype."""
-    read = memory.reads[0]
-    if read.function and read.calls[0].opaque:
-        return _inner_call(program, read)
-    if read.function:
-        call = nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
-        weight: Tensor = options(call)["weight"].meta[VALUE]
-        return weight
-    return stored_weight(layer_at(program.root, read.site))
+def _first_call(program: Program, read: Read) -> fx.Node:
+    """The first call that a read serves."""
+    return nodes_by_name(program.graphs[read.calls[0].graph])[read.calls[0].node]
 
 
 @dataclass
@@ -134,28 +127,17 @@ class _GraphInserter:
 
     def insert(self) -> None:
         nodes = nodes_by_name(self.graph)
-        with self.graph.inserting_before(_first_call(self.graph)):
+        with self.graph.inserting_before(next(node for node in self.graph.nodes if node.op != "placeholder")):
             for memory in self.program.plan.memories:
                 self.sources[memory.name] = insert_module(self.graph, f"{AIM}.{memory.name}.source")
         views = ViewCache(self.graph)
-        by_call = self._by_call()
-        for call, reads in by_call.items():
+        for call, reads in self.program.plan.calls_in(self.name).items():
             if reads[0][2].opaque:
                 self._enter_opaque_call(nodes[call], reads)
             else:
                 self._widen_call(nodes[call], reads, views)
 
-    def _by_call(self) -> dict[str, list[tuple[str, Read, ReadCall]]]:
-        """Node name -> what it reads, in the order of the memories."""
-        found: dict[str, list[tuple[str, Read, ReadCall]]] = {}
-        for memory in self.program.plan.memories:
-            for read in memory.reads:
-                for call in read.calls:
-                    if call.graph == self.name:
-                        found.setdefault(call.node, []).append((memory.name, read, call))
-        return found
-
-    def _enter_opaque_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]]) -> None:
+    def _enter_opaque_call(self, node: fx.Node, reads: list[PlannedCall]) -> None:
         """Give a module that is kept as one call the memory, one value for each read weight inside it."""
         root, opaque = self.program.root, str(node.target)
         items: dict[tuple[str, str], list[tuple[Read, ReadCall]]] = {}
@@ -171,42 +153,25 @@ class _GraphInserter:
             for (memory, name), calls in items.items()
         )
         needs_values = self.program.signature.opaque[opaque].needs_values
-        node.target = self._opaque_call(
-            opaque, OpaqueCall(root, opaque, inside, self._layers, needs_values=needs_values)
-        )
+        layers = layer_paths(root, self.program.kinds)
+        built = OpaqueCall(root, opaque, inside, layers, needs_values=needs_values)
+        node.target = put_or_share(root, f"{OPAQUE}.{opaque}", built, lambda one: one.reads == built.reads)
         node.args = ([self.sources[memory] for memory, _ in items], *node.args)
         node.meta[OPAQUE_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]
 
-    @cached_property
-    def _layers(self) -> frozenset[str]:
-        return layer_paths(self.program.root, self.program.kinds)
-
-    def _opaque_call(self, opaque: str, built: OpaqueCall) -> str:
-        """Path of an opaque call with these reads; the same one for every call that has them."""
-        root = self.program.root
-
-        def stands(path: str) -> OpaqueCall | None:
-            there = submodule_at(root, path)
-            return there if isinstance(there, OpaqueCall) else None
-
-        path = free_name(f"{OPAQUE}.{opaque}", lambda one: (stands(one) or built).reads == built.reads, "_call_")
-        if stands(path) is None:
-            put_module(root, path, built)
-        return path
-
-    def _widen_call(self, node: fx.Node, reads: list[tuple[str, Read, ReadCall]], views: "ViewCache") -> None:
-        x, spec = argument(node, "input"), reads[0][2].spec
+    def _widen_call(self, node: fx.Node, reads: list[PlannedCall], views: "ViewCache") -> None:
+        root, x, spec = self.program.root, argument(node, "input"), reads[0][2].spec
         fitted = []
         for memory, read, call in reads:
             shown = views.view(self.sources[memory], call.spec, view_path(memory, read))
             with self.graph.inserting_before(node):
                 fitted.append(insert_call(self.graph, fit, shown, x, spec.channel_axis, spec.batch_axis, call.name))
             fitted[-1].meta[READ] = (memory, node.name)
+        paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
         if reads[0][1].raw:
-            paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
             add_terms(self.graph, node, list(zip(paths, fitted, strict=True)), grouped_batch=reads[0][2].grouped_batch)
             return
-        layer = layer_at(self.program.root, str(node.target))
+        layer = layer_at(root, str(node.target))
         with self.graph.inserting_before(node):
             parts = [insert_call(self.graph, expand_batch, view, x, spec.batch_axis) for view in fitted]
             groups = groups_of(layer)
@@ -215,17 +180,10 @@ class _GraphInserter:
                 if groups == 1
                 else insert_call(self.graph, interleave, x, parts, groups, spec.channel_axis)
             )
-        node.target = self._widened(layer, [(memory, read) for memory, read, _ in reads])
+        node.target = f"{CONCAT}.{reads[0][1].name}"  # one for every call of the layer
+        if not isinstance(submodule_at(root, node.target), Widened):
+            put_module(root, node.target, Widened(layer, [layer_at(root, path) for path in paths]))
         node.args, node.kwargs = with_argument(node, "input", joined)
-
-    def _widened(self, layer: AffineLayer, reads: list[tuple[str, Read]]) -> str:
-        """Path of the layer over [x ; m] with these reads; the same one for every call that has them."""
-        path = f"{CONCAT}.{reads[0][1].name}"
-        root = self.program.root
-        if not isinstance(submodule_at(root, path), Widened):
-            layers = [layer_at(root, f"{AIM}.{memory}.reads.{read.name}") for memory, read in reads]
-            put_module(root, path, Widened(layer, layers))
-        return path
 
 
 @dataclass
@@ -259,8 +217,3 @@ class _AddedTracer(fx.proxy.GraphAppendingTracer):
         node: fx.Node = super().create_node(*args, **kwargs)
         node.meta[ADDED] = True
         return node
-
-
-def _first_call(graph: fx.Graph) -> fx.Node:
-    first: fx.Node = next(node for node in graph.nodes if node.op != "placeholder")
-    return first

@@ -22,9 +22,9 @@ from aimgraph.compiler.graph_tools import insert_call, insert_module
 from aimgraph.compiler.node_keys import AIM, OPAQUE_READS, READ
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.errors import PassError
-from aimgraph.passes.insert_memory import ViewCache, first_weight, view_path
+from aimgraph.passes.insert_memory import ViewCache, view_path, weight_at
 from aimgraph.planning.parts import block_spec
-from aimgraph.planning.reads import MemoryPlan, ReadCall
+from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.accumulate import accumulate
@@ -44,11 +44,8 @@ class InsertUpdates(BasePass):
     def run(self, program: Program) -> PassResult:
         """Add update blocks and state, and rewire the reads that come after an update."""
         updated = [memory for memory in program.plan.memories if memory.updates]
-        skipped = [
-            Skipped(memory.name, "memory", "it has no updates")
-            for memory in program.plan.memories
-            if not memory.updates
-        ]
+        others = [memory.name for memory in program.plan.memories if not memory.updates]
+        skipped = tuple(Skipped(name, "memory", "it has no updates") for name in others)
         for memory in updated:
             _add_modules(program, memory)
         for name, graph in program.graphs.items():
@@ -56,14 +53,14 @@ class InsertUpdates(BasePass):
             for memory in updated:
                 _insert(graph, name, memory, views)
             _check_order(graph)
-        return PassResult(program, bool(updated), tuple(skipped))
+        return PassResult(program, bool(updated), skipped)
 
 
 def _add_modules(program: Program, memory: MemoryPlan) -> None:
     config = memory.config
     module = program.root.get_submodule(f"{AIM}.{memory.name}")
     assert isinstance(module, Memory)
-    like = first_weight(program, memory)
+    like = weight_at(program, memory.reads[0])
     with own_stream(f"{config.seed}/{config.name}/updates"):
         for planned in memory.updates:
             update = update_of(factory_of("block", config.block), block_spec(config, memory.shape, planned.spot))
@@ -71,8 +68,8 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
             update.pool = config.pool
             module.updates.append(update)
     if config.carry == "state":
-        module.carry = StateCarry(memory.size, config.rate, config.write_in_eval)
-        module.carry.to(device=like.device, dtype=like.dtype)
+        carry = StateCarry(memory.size, config.rate, config.write_in_eval)
+        module.carry = carry.to(device=like.device, dtype=like.dtype)
     module.updates.to(device=like.device, dtype=like.dtype)
 
 
@@ -92,8 +89,11 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
     for read in memory.reads:
         for call in read.calls:
             if not call.opaque and call.graph == name and values[call.value] is not source:
-                path = view_path(memory.name, read)
-                _rewire(graph, fitted[memory.name, call.node], call, values[call.value], views, path)
+                value, shown = values[call.value], fitted[memory.name, call.node]
+                if call.mean:
+                    with graph.inserting_after(value):
+                        value = insert_call(graph, batch_mean, value)
+                shown.args = (views.view(value, call.spec, view_path(memory.name, read)), *shown.args[1:])
     if memory.config.carry == "state":
         with graph.inserting_before(graph.output_node()):
             samples: list[fx.Node] = []
@@ -119,14 +119,6 @@ def _with_terms(features: fx.Node) -> fx.Node:
         if user.target is accumulate and user.args[0] is features:
             return _with_terms(user)
     return features
-
-
-def _rewire(graph: fx.Graph, fitted: fx.Node, read: ReadCall, value: fx.Node, views: ViewCache, path: str) -> None:
-    """Let a fitted view show `value`, or its batch mean."""
-    if read.mean:
-        with graph.inserting_after(value):
-            value = insert_call(graph, batch_mean, value)
-    fitted.args = (views.view(value, read.spec, path), *fitted.args[1:])
 
 
 def _check_order(graph: fx.Graph) -> None:

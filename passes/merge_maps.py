@@ -20,19 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.graph_tools import insert_call, insert_module, submodule_at
+from aimgraph.compiler.graph_tools import called_module, insert_call, insert_module, submodule_at
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.bias_map import BiasMap
 from aimgraph.runtime.inplace import INPLACE, NAMES
 from aimgraph.runtime.layer_kinds import is_layer
-from aimgraph.runtime.memory import free_name, put_module
+from aimgraph.runtime.memory import free_name, put_module, remove_module
 
-_IN_PLACE = {
-    ("call_function", operator.iadd),
-    ("call_function", INPLACE[NAMES.index("iadd")]),
-    ("call_method", "add_"),
-}
+_IN_PLACE = {("call_function", operator.iadd), ("call_function", INPLACE[NAMES.index("iadd")]), ("call_method", "add_")}
 _SUMS = {("call_function", operator.add), ("call_function", torch.add), ("call_method", "add"), *_IN_PLACE}
 
 
@@ -69,9 +65,7 @@ class _Merger:
 
     def map_of(self, node: Any) -> BiasMap | None:
         """The map that a node adds."""
-        if not isinstance(node, fx.Node) or node.op != "call_module":
-            return None
-        module = submodule_at(self.root, str(node.target))
+        module = called_module(self.root, node) if isinstance(node, fx.Node) else None
         return module if isinstance(module, BiasMap) and not module.grouped_batch else None
 
     def moves(self, node: Any) -> bool:
@@ -81,10 +75,8 @@ class _Merger:
     def _is_term(self, node: Any) -> bool:
         if not isinstance(node, fx.Node) or node.target is not accumulate:
             return False
-        one, term = (self.values.get(argument) for argument in node.args[:2])  # type: ignore[arg-type]
-        return (
-            isinstance(one, Tensor) and isinstance(term, Tensor) and one.dim() > 1 and one.shape[1:] == term.shape[1:]
-        )
+        to, term = (self.values.get(argument) for argument in node.args[:2])  # type: ignore[arg-type]
+        return isinstance(to, Tensor) and isinstance(term, Tensor) and to.dim() > 1 and to.shape[1:] == term.shape[1:]
 
     def move(self, node: fx.Node) -> fx.Node | None:
         """Move what `node` adds behind the next sum, or a map into the next one; the node there, None if it stays."""
@@ -92,8 +84,9 @@ class _Merger:
         if len(node.users) != 1 or not isinstance(features, fx.Node):
             return None
         (user,) = node.users
-        if self.map_of(user) is not None and self.map_of(node) is not None:
-            return self._merge(node, user, features)
+        first, second = self.map_of(node), self.map_of(user)
+        if first is not None and second is not None:
+            return self._merge(node, user, first, second)
         if not self._is_sum(node, user, features):
             return None
         user.replace_input_with(node, features)
@@ -126,19 +119,16 @@ class _Merger:
 
     def _is_fresh(self, node: fx.Node) -> bool:
         """Whether nothing else sees the tensor that `node` gives: a layer's output that is used once."""
-        module = submodule_at(self.root, str(node.target)) if node.op == "call_module" else None
+        module = called_module(self.root, node)
         fresh = is_layer(module) or isinstance(module, BiasMap) or node.target is accumulate
         return fresh and len(node.users) == 1
 
-    def _merge(self, node: fx.Node, user: fx.Node, features: fx.Node) -> fx.Node | None:
-        first, second = self.map_of(node), self.map_of(user)
-        assert first is not None
-        assert second is not None
+    def _merge(self, node: fx.Node, user: fx.Node, first: BiasMap, second: BiasMap) -> fx.Node | None:
         if first.batch_axis != second.batch_axis or first.value.dtype != second.value.dtype:
             return None
         path = free_name(f"{user.target}_sum", lambda one: submodule_at(self.root, one) is None)
         put_module(self.root, path, BiasMap.merged(first, second))
-        user.replace_input_with(node, features)
+        user.args = node.args
         user.target = path
         self.graph.erase_node(node)
         return user
@@ -149,11 +139,4 @@ def _forget_unused(root: nn.Module, graph: fx.Graph) -> None:
     used = {str(node.target) for node in graph.find_nodes(op="call_module")}
     for path, module in list(root.named_modules()):
         if isinstance(module, BiasMap) and path not in used:
-            parent, _, name = path.rpartition(".")
-            below = nn.Module()
-            below._modules.update(module._modules)
-            owner = root.get_submodule(parent)._modules
-            if below._modules:
-                owner[name] = below
-            else:
-                del owner[name]
+            remove_module(root, path)

@@ -10,8 +10,7 @@ Declines: writes of carried state, which have no users by nature.
 
 from dataclasses import dataclass
 
-from torch import fx, nn
-
+from aimgraph.compiler.graph_tools import called_module
 from aimgraph.compiler.node_keys import ADDED
 from aimgraph.compiler.program import BasePass, PassResult, Program
 
@@ -25,18 +24,9 @@ class RemoveDead(BasePass):
         removed = 0
         for graph in program.graphs.values():
             for node in reversed(graph.nodes):
-                if (
-                    ADDED in node.meta
-                    and node.op != "placeholder"
-                    and not node.users
-                    and not _writes(program.root, node)
-                ):
+                unused = ADDED in node.meta and node.op != "placeholder" and not node.users
+                impure = getattr(called_module(program.root, node), "_is_impure", False)
+                if unused and not (impure and len(node.args) > 1):
                     graph.erase_node(node)
                     removed += 1
         return PassResult(program, removed > 0)
-
-
-def _writes(root: nn.Module, node: fx.Node) -> bool:
-    if node.op != "call_module":
-        return False
-    return bool(getattr(root.get_submodule(str(node.target)), "_is_impure", False)) and len(node.args) > 1

@@ -34,26 +34,17 @@ class SplitConcat(BasePass):
     def run(self, program: Program) -> PassResult:
         """Rewrite every call of a widened layer whose reads are planned in split form."""
         modified, skipped = False, {}
-        readers = {
-            (memory.name, call.graph, call.node): read
-            for memory in program.plan.memories
-            for read in memory.reads
-            for call in read.calls
-        }
         for name, graph in program.graphs.items():
+            calls = program.plan.calls_in(name)
             for node in graph.find_nodes(op="call_module"):
                 if not str(node.target).startswith(f"{CONCAT}."):
                     continue
-                reads = [
-                    (memory.name, readers[memory.name, name, node.name])
-                    for memory in program.plan.memories
-                    if (memory.name, name, node.name) in readers
-                ]
-                site = reads[0][1].site
-                if reads[0][1].lowering == "concat":
-                    skipped[site] = Skipped(site, reads[0][1].kind, "planned in concat form")
+                first = calls[node.name][0][1]
+                if first.lowering == "concat":
+                    skipped[first.site] = Skipped(first.site, first.kind, "planned in concat form")
                     continue
-                _split(graph, node, site, [f"{AIM}.{memory}.reads.{read.name}" for memory, read in reads])
+                paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in calls[node.name]]
+                _split(graph, node, first.site, paths)
                 modified = True
         return PassResult(program, modified, tuple(skipped.values()))
 

@@ -50,6 +50,11 @@ def site_layer(root: nn.Module, node: fx.Node, batch: int) -> nn.Module:
     return function_layer(node.target, shape, groups, batch if groups_batch(node) else 1)
 
 
+def called_module(root: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that `node` calls; None if it calls something else."""
+    return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def function_layer(function: Callable[..., Any], weight: tuple[int, ...], groups: int, samples: int = 1) -> nn.Module:
     """The layer that a function's call is, as a stand-in of torch's without values.
 

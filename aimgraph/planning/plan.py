@@ -2,13 +2,16 @@
 
 import io
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from aimgraph.planning.reads import MemoryPlan
+from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.planning.sites import Site, Skipped, UpdateSpot, published
 from aimgraph.planning.table import print_table
+
+PlannedCall: TypeAlias = tuple[str, Read, ReadCall]
+"""What a call reads: the memory's name, its read weight, and which value in which layout."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,20 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def reads(self) -> tuple[tuple[MemoryPlan, Read], ...]:
+        """Every read weight with its memory, in the order of the memories."""
+        return tuple((memory, read) for memory in self.memories for read in memory.reads)
+
+    def calls_in(self, graph: str) -> dict[str, list[PlannedCall]]:
+        """Node of a graph -> what it reads, in the order of the memories."""
+        found: dict[str, list[PlannedCall]] = {}
+        for memory, read in self.reads:
+            for call in read.calls:
+                if call.graph == graph:
+                    found.setdefault(call.node, []).append((memory.name, read, call))
+        return found
+
+    @property
     def added_parameters(self) -> int:
         """Parameters that all memories add."""
         return sum(memory.parameters for memory in self.memories)
@@ -47,7 +64,7 @@ class Plan:
     @property
     def sites_read(self) -> int:
         """How many distinct layers read some memory."""
-        return len({read.site for memory in self.memories for read in memory.reads})
+        return len({read.site for _, read in self.reads})
 
     @property
     def fallback(self) -> int:

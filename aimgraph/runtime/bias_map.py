@@ -32,6 +32,11 @@ class BiasMap(nn.Module):
         sites = tuple(dict.fromkeys((*one.sites, *other.sites)))
         return cls(one.value + other.value, sites, one.batch_axis)
 
+    def is_same(self, other: "BiasMap") -> bool:
+        """Whether the other adds the same numbers in the same way."""
+        same = (self.batch_axis, self.grouped_batch) == (other.batch_axis, other.grouped_batch)
+        return same and torch.equal(self.value, other.value)
+
     def forward(self, output: Tensor) -> Tensor:
         """The layer's output with the map.
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from itertools import count
+from typing import TypeVar
 
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Memory(nn.Module):
@@ -41,6 +44,20 @@ def put_module(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(name, module)
 
 
+def remove_module(root: nn.Module, path: str) -> None:
+    """Take the module at the dotted `path` below `root` out of the tree.
+
+    What its children hold keeps its place: the path may be the prefix of others (``fc`` and ``fc.extra``).
+    """
+    parent, _, name = path.rpartition(".")
+    owner, children = root.get_submodule(parent), root.get_submodule(path)._modules
+    del owner._modules[name]
+    below = {key: child for key, child in children.items() if child is not None and child.state_dict()}
+    if below:
+        owner.add_module(name, nn.Module())
+        root.get_submodule(path)._modules.update(below)
+
+
 def free_name(name: str, fits: Callable[[str], bool], joint: str = "_") -> str:
     """The first of ``name``, ``name_1``, ``name_2``, ... that fits.
 
@@ -51,3 +68,22 @@ def free_name(name: str, fits: Callable[[str], bool], joint: str = "_") -> str:
     """
     numbered = (f"{name}{joint}{number}" if number else name for number in count())
     return next(one for one in numbered if fits(one))
+
+
+def put_or_share(root: nn.Module, path: str, module: M, same: Callable[[M], bool]) -> str:
+    """Register `module` at ``path``, ``path_call_1``, ...: the first where nothing of its class or the same stands.
+
+    Args:
+        root: Owner of the path.
+        path: To begin with.
+        module: What to put there, unless the same is there.
+        same: Whether one of its class that stands there is the same.
+
+    Returns:
+        The path where it, or the same, stands.
+    """
+    standing = {name: there for name, there in root.named_modules() if isinstance(there, type(module))}
+    path = free_name(path, lambda one: one not in standing or same(standing[one]), "_call_")
+    if path not in standing:
+        put_module(root, path, module)
+    return path
