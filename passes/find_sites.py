@@ -24,11 +24,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from aimgraph.compiler.graph_text import target_name
-from aimgraph.compiler.graph_tools import argument, function_layer, groups_batch, options, site_layer
+from aimgraph.compiler.graph_tools import argument, called_module, function_layer, groups_batch, options, site_layer
 from aimgraph.compiler.node_keys import CALL, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.compiler.signature import Classified, FunctionCall
-from aimgraph.planning.layout import call_layout, grouped_batch_call, kernel_taps, unfit
+from aimgraph.planning.layout import Shapes, call_layout, kernel_taps, unfit
 from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layer_kinds import FUNCTIONS, is_layer, kind_of
@@ -88,8 +88,7 @@ class _Finder:
     skipped: list[Skipped] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
-    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
-    made: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    turns: Counter[tuple[Any, ...]] = field(default_factory=Counter)
     stand_ins: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,8 +98,8 @@ class _Finder:
 
     def visit(self, graph: str, node: fx.Node) -> None:
         """Note what `node` calls, if that is a layer or function that could read."""
-        if node.op == "call_module":
-            layer = self.program.root.get_submodule(str(node.target))
+        layer = called_module(self.program.root, node)
+        if layer is not None:
             if str(node.target) in self.program.signature.opaque:
                 self._enter(graph, node)
             elif layer in self.kinds and self.kinds[layer].affine:
@@ -114,16 +113,14 @@ class _Finder:
         """List a product of features and a parameter: a layer in all but name, which does not read."""
         if not any(_goes_by_batch(operand) for operand in node.all_input_nodes):
             return
-        for path in sorted(_fixed_sources(node) & self.parameters):
-            self.skipped.append(
-                Skipped(path, target_name(node), "a product outside of layers: only F.linear's weight reads")
-            )
+        kind, why = target_name(node), "a product outside of layers: only F.linear's weight reads"
+        self.skipped += [Skipped(path, kind, why) for path in sorted(_fixed_sources(node) & self.parameters)]
 
     def _note(self, graph: str, node: fx.Node, path: str, kind: str) -> None:
         self.reached.add(path)
-        for mode in _modes(graph):
-            self.found[mode, path] += 1
-        call, turn = _site_call(graph, node, self.program), self._turn(_modes(graph), path, _rank(node))
+        self.found.update((mode, path) for mode in _modes(graph))
+        call = _site_call(graph, node, self.program)
+        turn = self._turn(graph, path, len((_shapes(argument(node, "input")) or ((),))[0]))
         if isinstance(call, str):
             self.skipped.append(Skipped(path, kind, call))
             return
@@ -136,12 +133,10 @@ class _Finder:
         self.layers.setdefault(path, layer)
         self.calls.setdefault(path, []).append(call)
 
-    def _turn(self, modes: tuple[str, ...], name: str, rank: int) -> int:
-        """Count a call, and say how many of its name there were before it, on inputs of as many dimensions."""
-        turn = self.made[modes[0], name, rank]
-        for mode in modes:
-            self.made[mode, name, rank] += 1
-        return turn
+    def _turn(self, *called: Any) -> int:
+        """Count a call, and say how many there were before it in the same graph, of the same name, and so on."""
+        self.turns[called] += 1
+        return self.turns[called] - 1
 
     def _enter(self, graph: str, node: fx.Node) -> None:
         """Note what is called inside a module that is kept as one call.
@@ -149,8 +144,7 @@ class _Finder:
         A graph may be one for both modes though what is called inside the module is not: it reads in either.
         """
         opaque = str(node.target)
-        turn = self.turns[graph, opaque]
-        self.turns[graph, opaque] += 1
+        turn = self._turn(graph, opaque)
         for mode in _modes(graph):
             first, second = self.program.signature.calls[mode].made, self.program.signature.again[mode].made
             for name, made in first.items():
@@ -202,14 +196,11 @@ class _Finder:
             if self.functions.setdefault(name, key)[:2] != key[:2]:
                 return f"called with weights of other shapes than {list(one.weight)}, too"
             self.stand_ins[name] = layer
-        if grouped_batch:
-            call = grouped_batch_call(graph, node, one.input, len(one.input) - 2)
-        else:
-            chance = self.program.signature.opaque[opaque].needs_values
-            call = call_layout(graph, node, (one.input, other.input), layer, batch, chance=chance)
-        assert one.opaque is not None
+        chance, shapes = self.program.signature.opaque[opaque].needs_values, (one.input, other.input)
+        call = call_layout(graph, node, shapes, layer, batch, chance=chance, grouped_batch=grouped_batch)
         if isinstance(call, str):
             return call
+        assert one.opaque is not None
         places = kind_of(layer).places(layer, call.grid, one.output)
         return replace(call, opaque=opaque, name=name, turn=one.opaque[1], output=one.output, places=places)
 
@@ -226,23 +217,27 @@ class _Finder:
         for path, layer in self.layers.items():
             calls = tuple(self.calls[path])
             size = kind_of(layer).channels(layer), groups_of(layer), kernel_taps(layer)
-            opaque = next((call.opaque for call in calls if call.opaque), "")
             if path in self.functions:
                 name, why = self.functions[path][0], "a function is called, there is no layer to widen"
                 found.append(Site(path, name, *size, calls, raw=True, split_only=why, function=True))
-            else:
-                kind = self.kinds[layer]
-                why = f"inside {_opaque_name(opaque)}, which can't be traced" if opaque else elsewhere.get(layer, "")
-                why = _split_only(kind, path in partly, why)
-                found.append(Site(path, kind.name, *size, calls, raw=kind.raw, split_only=why))
+                continue
+            kind = self.kinds[layer]
+            site, why = Site(path, kind.name, *size, calls, raw=kind.raw), elsewhere.get(layer, "")
+            if kind.raw:
+                why = "its weight is transformed before use, so it can't be widened"
+            elif path in partly:
+                why = "another call of this layer can't read, so its weight can't be widened"
+            elif site.opaque:
+                name = "the model" if site.opaque == OPAQUE_BASE else site.opaque
+                why = f"inside {name}, which can't be traced"
+            found.append(replace(site, split_only=why))
         return tuple(found)
 
     def left_alone(self, called: dict[str, None]) -> list[Skipped]:
         """Layers that do not read, recurrent layers, and calls that stand in no graph, with the reasons."""
-        program, listed = self.program, []
-        for layer, path in self.paths.items():
-            if path not in self.reached:
-                listed.append(Skipped(path, self.kinds[layer].name, _why_not(program, path, self.kinds[layer])))
+        program = self.program
+        silent = [(path, self.kinds[layer]) for layer, path in self.paths.items() if path not in self.reached]
+        listed = [Skipped(path, kind.name, _why_not(program, path, kind)) for path, kind in silent]
         known = {item.path for item in listed}
         lost = [name for name in called if name not in self.reached and name not in known]
         listed += [Skipped(name, "function", _why_not(program, name, None)) for name in lost]
@@ -267,14 +262,9 @@ def _modes(graph: str) -> tuple[str, ...]:
     return ("eval", "train") if graph == "both" else (graph,)
 
 
-def _rank(node: fx.Node) -> int:
-    """Dimensions of the features that a call is given, as far as they are known."""
-    features = argument(node, "input")
-    return len(features.meta[SHAPES][0]) if isinstance(features, fx.Node) and SHAPES in features.meta else 0
-
-
-def _opaque_name(opaque: str) -> str:
-    return "the model" if opaque == OPAQUE_BASE else opaque
+def _shapes(value: Any) -> Shapes | None:
+    """Those of a tensor in a graph at two batch sizes, as far as they are known."""
+    return value.meta.get(SHAPES) if isinstance(value, fx.Node) else None
 
 
 def _goes_by_batch(node: fx.Node) -> bool:
@@ -300,49 +290,27 @@ def _origin(weight: Any) -> str:
 
 def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     """The call's layout, or why it can't be told."""
+    grouped_batch = node.op == "call_function" and groups_batch(node)
     if node.op == "call_function":
-        why = _unreadable(node)
+        weight = _shapes(options(node)["weight"])
+        if weight is None:
+            return "its weight is not a tensor of known shape"
+        why = unfit(weight, grouped_batch=grouped_batch)
         if why:
             return why
-        x = options(node)["input"]
-    else:
-        x = argument(node, "input")
-    shapes = x.meta.get(SHAPES) if isinstance(x, fx.Node) else None
+    shapes = _shapes(argument(node, "input"))
     if shapes is None:
         return "its input is not a tensor of known shape"
     layer = site_layer(program.root, node, program.signature.batch)
-    if node.op == "call_function" and groups_batch(node):
-        return grouped_batch_call(graph, node, shapes[0], len(shapes[0]) - 2)
-    return call_layout(graph, node, shapes, layer, program.signature.batch)
-
-
-def _unreadable(node: fx.Node) -> str:
-    """Why no weight for memory channels can be made for the call of a function; empty if it can."""
-    weight = options(node)["weight"]
-    shapes = weight.meta.get(SHAPES) if isinstance(weight, fx.Node) else None
-    if shapes is None:
-        return "its weight is not a tensor of known shape"
-    return unfit(shapes, grouped_batch=groups_batch(node))
-
-
-def _split_only(kind: Classified, partly: bool, elsewhere: str) -> str:
-    """Why the layer's weight can't be widened; empty if it can."""
-    if kind.raw:
-        return "its weight is transformed before use, so it can't be widened"
-    if partly:
-        return "another call of this layer can't read, so its weight can't be widened"
-    return elsewhere
+    return call_layout(graph, node, shapes, layer, program.signature.batch, grouped_batch=grouped_batch, chance=False)
 
 
 def _used_elsewhere(program: Program, kinds: dict[nn.Module, Classified]) -> dict[nn.Module, str]:
     """Layers whose weight something else needs as it is: another module, or the forward itself."""
     owners = Counter(id(p) for m in program.root.modules() for p in m._parameters.values() if p is not None)
     fetched = {str(node.target) for graph in program.graphs.values() for node in graph.find_nodes(op="get_attr")}
-    found = {
-        m: "its weight belongs to another module, too, so it can't be widened"
-        for m in kinds
-        if owners[id(m._parameters.get("weight"))] > 1
-    }
+    shared = "its weight belongs to another module, too, so it can't be widened"
+    found = {m: shared for m in kinds if owners[id(m._parameters.get("weight"))] > 1}
     for path, module in program.root.named_modules(remove_duplicate=False):
         if module in kinds and f"{path}.weight" in fetched:
             found.setdefault(module, "other code uses its weight, too, so it can't be widened")
@@ -351,9 +319,8 @@ def _used_elsewhere(program: Program, kinds: dict[nn.Module, Classified]) -> dic
 
 def _why_not(program: Program, path: str, kind: Classified | None) -> str:
     if kind is not None and not kind.affine:
-        inside = f"{path}." if kind.enter else None
         calls = {name for seen in program.signature.calls.values() for name in seen.counts}
-        entered = inside is not None and any(name.startswith(inside) for name in calls)
+        entered = kind.enter and any(name.startswith(f"{path}.") for name in calls)
         return f"{kind.reason}: entered, what it calls is a site of its own" if entered else kind.reason
     called = {str(n.target) for graph in program.graphs.values() for n in graph.find_nodes(op="call_module")}
     parts = path.split(".")

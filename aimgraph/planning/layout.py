@@ -19,13 +19,18 @@ def kernel_taps(layer: nn.Module) -> int:
 
 
 def call_layout(
-    graph: str, node: fx.Node, shapes: Shapes, layer: nn.Module, batch: int, *, chance: bool = False
+    graph: str, node: fx.Node, shapes: Shapes, layer: nn.Module, batch: int, *, grouped_batch: bool, chance: bool
 ) -> SiteCall | str:
     """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told.
 
-    With `chance`, sizes may depend on values, so that a first dimension that is the same at both is no grid.
+    With `chance`, sizes may depend on values, so that a first dimension that is the same at both is no grid. With
+    `grouped_batch`, the input is [1, B * C, *S], and the convolution has one group, or g, per sample.
     """
     shape, other = shapes
+    if grouped_batch and shape[0] != 1:
+        return f"its groups grow with the batch, but its input {list(shape)} is not one sample of all their channels"
+    if grouped_batch:
+        return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, grouped_batch=True)
     if len(shape) != len(other):
         return f"its input {list(shape)} has {len(other)} dimensions at another batch size"
     rank = len(kind_of(layer).kernel(layer))
@@ -51,13 +56,6 @@ def unfit(shapes: Shapes, *, grouped_batch: bool) -> str:
     if shapes[0] != shapes[1] and not grouped_batch:
         return f"its weight {list(shapes[0])} changes with the batch size: a product of two features"
     return ""
-
-
-def grouped_batch_call(graph: str, node: fx.Node, shape: tuple[int, ...], rank: int) -> SiteCall | str:
-    """A convolution of [1, B * C, *S] with one group, or g, per sample."""
-    if len(shape) != rank + 2 or shape[0] != 1:
-        return f"its groups grow with the batch, but its input {list(shape)} is not one sample of all their channels"
-    return SiteCall(graph, node.name, tuple(shape), tuple(shape[2:]), 0, 1, 1, grouped_batch=True)
 
 
 def _ratio(size: int, other: int, batch: int) -> int:
