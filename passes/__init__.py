@@ -4,18 +4,18 @@ if __name__ != "aimgraph.passes":
     raise ImportError("import aimgraph.passes instead: 'passes' would be a second copy of the same code")
 
 from aimgraph.compiler.program import Pass
-from aimgraph.passes.concat_layers import ConcatLayers
-from aimgraph.passes.expose_state import ExposeState
-from aimgraph.passes.find_sites import FindSites
-from aimgraph.passes.fold_batchnorm import FoldBatchnorm
-from aimgraph.passes.fold_memory import FoldMemory
-from aimgraph.passes.insert_memory import InsertMemory
-from aimgraph.passes.insert_updates import InsertUpdates
-from aimgraph.passes.merge_maps import MergeMaps
-from aimgraph.passes.place_updates import PlaceUpdates
-from aimgraph.passes.plan_memory import PlanMemory
-from aimgraph.passes.remove_dead import RemoveDead
-from aimgraph.passes.split_concat import SplitConcat
+from aimgraph.passes.concat_layers import ConcatLayers as ConcatLayers
+from aimgraph.passes.expose_state import ExposeState as ExposeState
+from aimgraph.passes.find_sites import FindSites as FindSites
+from aimgraph.passes.fold_batchnorm import FoldBatchnorm as FoldBatchnorm
+from aimgraph.passes.fold_memory import FoldMemory as FoldMemory
+from aimgraph.passes.insert_memory import InsertMemory as InsertMemory
+from aimgraph.passes.insert_updates import InsertUpdates as InsertUpdates
+from aimgraph.passes.merge_maps import MergeMaps as MergeMaps
+from aimgraph.passes.place_updates import PlaceUpdates as PlaceUpdates
+from aimgraph.passes.plan_memory import PlanMemory as PlanMemory
+from aimgraph.passes.remove_dead import RemoveDead as RemoveDead
+from aimgraph.passes.split_concat import SplitConcat as SplitConcat
 
 PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
 
@@ -27,22 +27,3 @@ FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), MergeMaps(), RemoveD
 
 
 EXPORTING: tuple[Pass, ...] = (ExposeState(),)
-
-__all__ = [
-    "EMITTING",
-    "EXPORTING",
-    "FOLDING",
-    "PLANNING",
-    "ExposeState",
-    "FindSites",
-    "FoldBatchnorm",
-    "FoldMemory",
-    "InsertMemory",
-    "InsertUpdates",
-    "MergeMaps",
-    "PlaceUpdates",
-    "PlanMemory",
-    "RemoveDead",
-    "SplitConcat",
-    "ConcatLayers",
-]

@@ -108,8 +108,7 @@ class ExposeState(BasePass):
 
 def exposed_in(graph: fx.Graph) -> tuple[Exposed, ...]:
     """The memories that a graph is given, in the order of the plan."""
-    found = [node.meta[EXPOSED] for node in graph.find_nodes(op="placeholder") if EXPOSED in node.meta]
-    return tuple(found)
+    return tuple(node.meta[EXPOSED] for node in graph.find_nodes(op="placeholder") if EXPOSED in node.meta)
 
 
 def _moved(before: Iterable[str], values: int) -> frozenset[str]:
@@ -153,13 +152,8 @@ def _expose(program: Program, name: str, what: Exposed) -> list[fx.Node]:
     for node in sources:
         node.replace_all_uses_with(given)
         graph.erase_node(node)
-    return [_last(graph, path)] if what.kind == "state" else []
-
-
-def _last(graph: fx.Graph, path: str) -> fx.Node:
-    """The last value that features write."""
-    last: fx.Node = [node for node in graph.nodes if str(node.target).startswith(f"{path}.updates.")][-1]
-    return last
+    written = [node for node in graph.nodes if str(node.target).startswith(f"{path}.updates.")]
+    return written[-1:] if what.kind == "state" else []
 
 
 def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> list[fx.Node]:
@@ -169,8 +163,7 @@ def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> list
         source, *written = node.args
         with graph.inserting_before(node):
             if not written:
-                value = insert_call(graph, operator.add, source, state)
-                node.replace_all_uses_with(value)
+                node.replace_all_uses_with(insert_call(graph, operator.add, source, state))
             else:
                 mean = insert_call(graph, torch.mean, written[0], 0)
                 first = insert_call(graph, torch.select, source, 0, 0)

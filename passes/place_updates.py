@@ -24,7 +24,7 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import PlanError
 from aimgraph.planning.patterns import select_paths
-from aimgraph.planning.sites import Site, SiteCall, UpdateSpot
+from aimgraph.planning.sites import UpdateSpot
 from aimgraph.runtime.call_names import OPAQUE_BASE
 
 
@@ -68,10 +68,9 @@ def _find(program: Program, name: str, graph: fx.Graph, config: AimConfig) -> li
 
 def _stage_ends(graph: fx.Graph, layout: "_Layout") -> list[tuple[fx.Node, str]]:
     """The last dominator of each resolution, with a description."""
-    flow = data_flow(graph)
     start, end = "start", graph.output_node()
     outputs = set(end.all_input_nodes)
-    walk: nx.DiGraph = nx.DiGraph(flow)
+    walk: nx.DiGraph = data_flow(graph)
     walk.add_edges_from((start, node) for node in graph.find_nodes(op="placeholder"))
     dominator = nx.immediate_dominators(walk, start)
     passed: list[fx.Node] = []
@@ -97,20 +96,17 @@ def _resolution(grid: tuple[int, ...]) -> tuple[int, ...]:
 def _module_outputs(
     graph: fx.Graph, patterns: tuple[str, ...], memory: str, layout: "_Layout"
 ) -> list[tuple[fx.Node, str]]:
-    outputs = [(path, node) for node in graph.nodes for path in node.meta.get(OUTPUT_OF, ())]
-    paths = [path for path, _ in outputs]
-    chosen = set(select_paths(patterns, dict.fromkeys(paths), f"memory {memory!r}: updates"))
-    result = []
-    for path, node in outputs:
-        if path in chosen:
-            if layout.spot(node, "", "") is None:
-                shapes = node.meta.get(SHAPES, ("not a tensor",))
-                raise PlanError(
-                    f"memory {memory!r}: the output of {path!r}, {shapes[0]}, can't be written into a memory: "
-                    "an update needs one batch dimension, one channel dimension and at most three more"
-                )
-            result.append((node, path))
-    return result
+    outputs = [(node, path) for node in graph.nodes for path in node.meta.get(OUTPUT_OF, ())]
+    chosen = set(select_paths(patterns, dict.fromkeys(path for _, path in outputs), f"memory {memory!r}: updates"))
+    outputs = [(node, path) for node, path in outputs if path in chosen]
+    for node, path in outputs:
+        if layout.spot(node, "", "") is None:
+            shapes = node.meta.get(SHAPES, ("not a tensor",))
+            raise PlanError(
+                f"memory {memory!r}: the output of {path!r}, {shapes[0]}, can't be written into a memory: "
+                "an update needs one batch dimension, one channel dimension and at most three more"
+            )
+    return outputs
 
 
 def _after_overwrites(node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
@@ -127,7 +123,8 @@ class _Layout:
 
     def __init__(self, graph: fx.Graph, name: str, program: Program) -> None:
         self.name, self.batch = name, program.signature.batch
-        self.sites = _calls(program.plan.sites, name)
+        calls = ((site, call) for site in program.plan.sites for call in site.calls if call.graph == name)
+        self.sites = {call.node: (site, call) for site, call in calls}
         self.flow = data_flow(graph)
         self.sources = {n for n in graph.nodes if n.name in self.sites}
         self.fed: set[fx.Node] = set()  # behind some site
@@ -137,10 +134,9 @@ class _Layout:
 
     def spot(self, node: fx.Node, memory: str, where: str) -> UpdateSpot | None:
         """The spot at `node`, or None if no update can read its features there."""
-        shapes = node.meta.get(SHAPES)
-        if shapes is None:
+        if SHAPES not in node.meta:
             return None
-        shape, other = shapes
+        shape, other = node.meta[SHAPES]
         varying = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
         if len(varying) != 1 or shape[varying[0]] != self.batch or not 2 <= len(shape) <= 5:
             return None
@@ -169,17 +165,12 @@ class _Layout:
         return (candidate for candidate in chain([node], reached) if candidate in self.sources)
 
 
-def _calls(sites: tuple[Site, ...], graph: str) -> dict[str, tuple[Site, SiteCall]]:
-    return {call.node: (site, call) for site in sites for call in site.calls if call.graph == graph}
-
-
 def _merge(program: Program, config: AimConfig, found: dict[str, list[UpdateSpot]]) -> list[UpdateSpot]:
     """The same spots in every graph, under one entry each."""
     first, *others = found.values()
     merged = list(first)
     for spots in others:
-        same = [replace(spot, nodes={}) for spot in spots] == [replace(spot, nodes={}) for spot in merged]
-        if not same:
+        if [replace(spot, nodes={}) for spot in spots] != [replace(spot, nodes={}) for spot in merged]:
             raise PlanError(
                 f"memory {config.name!r}: train and eval forward offer different tensors to update from "
                 f"({[s.where for s in merged]} and {[s.where for s in spots]}); name module paths in updates="

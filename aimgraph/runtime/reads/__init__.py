@@ -4,7 +4,4 @@ from aimgraph.runtime.reads.reshape import reshape
 from aimgraph.runtime.reads.resize import resize
 from aimgraph.runtime.specs import Factory
 
-READS: dict[str, Factory] = {
-    "reshape": reshape,
-    "resize": resize,
-}
+READS: dict[str, Factory] = {"reshape": reshape, "resize": resize}

@@ -120,13 +120,10 @@ def _pad_end(memory: Tensor, count: int) -> Tensor:
 
 def _axis_order(spec: ViewSpec) -> list[int]:
     """Where each dimension of the site's input comes from in [B, *S, k] (or [*S, k])."""
-    batched = spec.batch_axis is not None
-    grid_axes = iter(range(int(batched), len(spec.grid) + int(batched)))
-    rank = len(spec.grid) + 1 + int(batched)
-    source = {spec.channel_axis: rank - 1}
-    if spec.batch_axis is not None:
-        source[spec.batch_axis] = 0
-    return [source[axis] if axis in source else next(grid_axes) for axis in range(rank)]
+    first = int(spec.batch_axis is not None)
+    last = first + len(spec.grid)
+    grid_axes, source = iter(range(first, last)), {spec.batch_axis: 0, spec.channel_axis: last}
+    return [source[axis] if axis in source else next(grid_axes) for axis in range(last + 1)]
 
 
 def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None, site: str = "a layer") -> Tensor:
@@ -177,14 +174,10 @@ def _resampled(view: Tensor, axes: list[int], grid: list[int], channel_axis: int
         for axis, size in zip(axes, grid, strict=True):
             view = _resampled_along(view, axis, size)
         return view
-    outer = [channel_axis] if batch_axis is None else [batch_axis, channel_axis]
-    moved = view.permute(outer + axes)
-    if batch_axis is None:
-        moved = moved.unsqueeze(0)
+    order = [channel_axis, *axes] if batch_axis is None else [batch_axis, channel_axis, *axes]
+    moved = view.permute(order) if batch_axis is not None else view.permute(order).unsqueeze(0)
     moved = F.interpolate(moved, size=grid, mode=_INTERPOLATION[len(axes)], align_corners=False)
-    if batch_axis is None:
-        moved = moved.squeeze(0)
-    order = outer + axes
+    moved = moved if batch_axis is not None else moved.squeeze(0)
     return moved.permute([order.index(axis) for axis in range(view.dim())])
 
 

@@ -3,6 +3,4 @@
 from aimgraph.runtime.specs import Factory
 from aimgraph.runtime.updates.conv_sigmoid import ConvSigmoid
 
-BLOCKS: dict[str, Factory] = {
-    "conv_sigmoid": ConvSigmoid,
-}
+BLOCKS: dict[str, Factory] = {"conv_sigmoid": ConvSigmoid}
