@@ -49,9 +49,9 @@ class WatchCalls(WatchFunctions):
             of the function or layer, its positional and its keyword arguments, and what calls it with these.
     """
 
-    def __init__(self, names: CallNames, run: Callable[..., Any]) -> None:
+    def __init__(self, names: CallNames, run: Callable[..., Any] | None = None) -> None:
         super().__init__(names)
-        self._run = run
+        self._run = run or (lambda target, args, kwargs, call: call(*args, **kwargs))
         self.calls = Calls()
 
     def raised(self, module: nn.Module) -> None:
