@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.compiler.graph_tools import insert_module
-from aimgraph.compiler.node_keys import AIM, SHAPES
+from aimgraph.compiler.node_keys import SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program
 from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
@@ -70,7 +71,7 @@ class InsertAdapters(BasePass):
                 if len(shape) != 4:
                     skipped.append(Skipped(site, "adapter", f"it gives {list(shape)} and no map [B, C, H, W]"))
                     continue
-                path = f"{AIM}.adapters.{site.replace('.', '_')}"
+                path = aim_path("adapters", site.replace(".", "_"))
                 self._put(program.root, path, shape[1], layer)
                 with graph.inserting_after(node):
                     adapted = insert_module(graph, path, node)

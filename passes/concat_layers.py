@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM, CONCAT
+from aimgraph.compiler.aim_paths import AIM, CONCAT, aim_path, below_aim
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.layer_kinds import kind_of
@@ -33,7 +33,7 @@ class ConcatLayers(BasePass):
         skipped = []
         for memory, read in program.plan.reads:
             if read.lowering == "concat":
-                concat.setdefault(read.site, []).append(f"{AIM}.{memory.name}.reads.{read.name}")
+                concat.setdefault(read.site, []).append(aim_path(memory.name, "reads", read.name))
             else:
                 skipped.append(Skipped(read.site, read.kind, read.note or "planned in split form"))
         for site, paths in concat.items():
@@ -44,7 +44,7 @@ class ConcatLayers(BasePass):
                 if site != node.target and site in concat:
                     node.target = site
         aim = program.root.get_submodule(AIM)
-        aim._modules.pop(CONCAT.removeprefix(f"{AIM}."), None)
+        aim._modules.pop(below_aim(CONCAT), None)
         return PassResult(program, bool(concat), tuple(dict.fromkeys(skipped)))
 
 

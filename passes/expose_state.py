@@ -23,8 +23,9 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.compiler.graph_tools import insert_call, insert_input, output_shapes
-from aimgraph.compiler.node_keys import AIM, EXPOSED
+from aimgraph.compiler.node_keys import EXPOSED
 from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
@@ -143,7 +144,7 @@ def described(graph: fx.Graph, memory: MemoryPlan, kind: Kind) -> Exposed:
 
 def _expose(program: Program, name: str, what: Exposed) -> list[fx.Node]:
     """Give a graph a memory; the values of it that are to be given back."""
-    graph, path = program.graphs[name], f"{AIM}.{what.memory}"
+    graph, path = program.graphs[name], aim_path(what.memory)
     sources = [node for node in graph.nodes if node.target == f"{path}.source"]
     given = insert_input(program, name, what.input, program.runs[name].values[sources[0]].new_empty(what.shape))
     given.meta[EXPOSED] = what

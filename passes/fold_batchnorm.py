@@ -20,8 +20,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_tools import called_module, insert_call, is_read, names_of
-from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.passes.fold_memory import is_plain, untouched, uses
 from aimgraph.runtime.accumulate import accumulate
@@ -135,7 +135,7 @@ class _Fuser:
         term = terms[0]
         (user,) = term.users
         with self.graph.inserting_after(term):
-            value = self.graph.get_attr(f"{AIM}.{name}")
+            value = self.graph.get_attr(aim_path(name))
         with self.graph.inserting_after(value):
             total = insert_call(self.graph, torch.add, term, value)
         user.replace_input_with(term, total)

@@ -20,8 +20,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
+from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.compiler.graph_tools import called_module, insert_module, is_read, names_of
-from aimgraph.compiler.node_keys import ADDED, AIM
+from aimgraph.compiler.node_keys import ADDED
 from aimgraph.compiler.program import BasePass, Changes, PassResult, Program, Stage
 from aimgraph.copies import copy_module
 from aimgraph.planning.sites import Skipped
@@ -73,7 +74,7 @@ class _Folder:
         self.skipped: list[Skipped] = []
         self.biased: set[nn.Module] = set()  # layers that had no bias before
         self.uses = uses(program.root, graph)
-        self.sources = {f"{AIM}.{memory.name}.source" for memory in program.plan.memories if memory.name not in keep}
+        self.sources = {aim_path(memory.name, "source") for memory in program.plan.memories if memory.name not in keep}
 
     def fold(self) -> bool:
         """Fold what can be; whether anything was."""

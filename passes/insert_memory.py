@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from aimgraph.compiler.aim_paths import AIM, CONCAT, OPAQUE, aim_path
 from aimgraph.compiler.graph_tools import (
     add_terms,
     argument,
@@ -35,14 +36,14 @@ from aimgraph.compiler.graph_tools import (
     submodule_at,
     with_argument,
 )
-from aimgraph.compiler.node_keys import ADDED, AIM, CONCAT, OPAQUE, OPAQUE_READS, READ, VALUE
+from aimgraph.compiler.node_keys import ADDED, OPAQUE_READS, READ, VALUE
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.compiler.signature import FunctionCall, layer_paths
 from aimgraph.planning.plan import PlannedCall
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
-from aimgraph.runtime.layers import Widened, groups_of, layer_at, stored_weight
+from aimgraph.runtime.layers import ConcatLayer, groups_of, layer_at, stored_weight
 from aimgraph.runtime.memory import Memory, put_module, put_or_share
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.parts import factory_of
@@ -129,13 +130,13 @@ class _GraphInserter:
         nodes = nodes_by_name(self.graph)
         with self.graph.inserting_before(next(node for node in self.graph.nodes if node.op != "placeholder")):
             for memory in self.program.plan.memories:
-                self.sources[memory.name] = insert_module(self.graph, f"{AIM}.{memory.name}.source")
+                self.sources[memory.name] = insert_module(self.graph, aim_path(memory.name, "source"))
         views = ViewCache(self.graph)
         for call, reads in self.program.plan.calls_in(self.name).items():
             if reads[0][2].opaque:
                 self._enter_opaque_call(nodes[call], reads)
             else:
-                self._widen_call(nodes[call], reads, views)
+                self._concat_call(nodes[call], reads, views)
 
     def _enter_opaque_call(self, node: fx.Node, reads: list[PlannedCall]) -> None:
         """Give a module that is kept as one call the memory, one value for each read weight inside it."""
@@ -146,7 +147,7 @@ class _GraphInserter:
         inside = tuple(
             OpaqueRead(
                 calls[0][0].site,
-                root.get_submodule(f"{AIM}.{memory}.reads.{name}"),
+                root.get_submodule(aim_path(memory, "reads", name)),
                 tuple(OpaqueReadCall(call.spec, call.mean, call.grouped_batch) for _, call in calls),
                 view=root.get_submodule(path) if (path := view_path(memory, calls[0][0])) else None,
             )
@@ -159,7 +160,7 @@ class _GraphInserter:
         node.args = ([self.sources[memory] for memory, _ in items], *node.args)
         node.meta[OPAQUE_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]
 
-    def _widen_call(self, node: fx.Node, reads: list[PlannedCall], views: "ViewCache") -> None:
+    def _concat_call(self, node: fx.Node, reads: list[PlannedCall], views: "ViewCache") -> None:
         root, x, spec = self.program.root, argument(node, "input"), reads[0][2].spec
         fitted = []
         for memory, read, call in reads:
@@ -167,7 +168,7 @@ class _GraphInserter:
             with self.graph.inserting_before(node):
                 fitted.append(insert_call(self.graph, fit, shown, x, spec.channel_axis, spec.batch_axis, call.name))
             fitted[-1].meta[READ] = (memory, node.name)
-        paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in reads]
+        paths = [aim_path(memory, "reads", read.name) for memory, read, _ in reads]
         if reads[0][1].raw:
             add_terms(self.graph, node, list(zip(paths, fitted, strict=True)), grouped_batch=reads[0][2].grouped_batch)
             return
@@ -181,8 +182,8 @@ class _GraphInserter:
                 else insert_call(self.graph, interleave, x, parts, groups, spec.channel_axis)
             )
         node.target = f"{CONCAT}.{reads[0][1].name}"  # one for every call of the layer
-        if not isinstance(submodule_at(root, node.target), Widened):
-            put_module(root, node.target, Widened(layer, [layer_at(root, path) for path in paths]))
+        if not isinstance(submodule_at(root, node.target), ConcatLayer):
+            put_module(root, node.target, ConcatLayer(layer, [layer_at(root, path) for path in paths]))
         node.args, node.kwargs = with_argument(node, "input", joined)
 
 
@@ -207,7 +208,7 @@ class ViewCache:
 
 def view_path(memory: str, read: Read) -> str:
     """Path of the module that shows a site its memory; empty if a few operations do."""
-    return f"{AIM}.{memory}.{read.view.path}" if read.view else ""
+    return aim_path(memory, read.view.path) if read.view else ""
 
 
 class _AddedTracer(fx.proxy.GraphAppendingTracer):

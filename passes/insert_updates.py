@@ -18,8 +18,9 @@ import networkx as nx
 import torch
 from torch import fx
 
+from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.compiler.graph_tools import insert_call, insert_module
-from aimgraph.compiler.node_keys import AIM, OPAQUE_READS, READ
+from aimgraph.compiler.node_keys import OPAQUE_READS, READ
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, nodes_by_name
 from aimgraph.errors import PassError
 from aimgraph.passes.insert_memory import ViewCache, view_path, weight_at
@@ -58,7 +59,7 @@ class InsertUpdates(BasePass):
 
 def _add_modules(program: Program, memory: MemoryPlan) -> None:
     config = memory.config
-    module = program.root.get_submodule(f"{AIM}.{memory.name}")
+    module = program.root.get_submodule(aim_path(memory.name))
     assert isinstance(module, Memory)
     like = weight_at(program, memory.reads[0])
     with own_stream(f"{config.seed}/{config.name}/updates"):
@@ -75,15 +76,15 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
 
 def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) -> None:
     nodes = nodes_by_name(graph)
-    source = next(node for node in graph.nodes if node.target == f"{AIM}.{memory.name}.source")
+    source = next(node for node in graph.nodes if node.target == aim_path(memory.name, "source"))
     values = [source]
     if memory.config.carry == "state":
         with graph.inserting_after(source):
-            values = [insert_module(graph, f"{AIM}.{memory.name}.carry", source)]
+            values = [insert_module(graph, aim_path(memory.name, "carry"), source)]
     for index, planned in enumerate(memory.updates):
         features = _with_terms(nodes[planned.spot.nodes[name]])
         with graph.inserting_after(features):
-            values.append(insert_module(graph, f"{AIM}.{memory.name}.updates.{index}", values[-1], features))
+            values.append(insert_module(graph, aim_path(memory.name, "updates", index), values[-1], features))
     fitted = {node.meta[READ]: node for node in graph.nodes if READ in node.meta}
     _give_leaves(graph, memory.name, values)
     for read in memory.reads:
@@ -100,7 +101,7 @@ def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) ->
             if memory.config.pool == "batch":
                 last = memory.updates[-1].spot
                 samples = [insert_call(graph, torch.Tensor.size, nodes[last.nodes[name]], last.batch_axis)]
-            insert_module(graph, f"{AIM}.{memory.name}.carry", source, values[-1], *samples)
+            insert_module(graph, aim_path(memory.name, "carry"), source, values[-1], *samples)
 
 
 def _give_leaves(graph: fx.Graph, memory: str, values: list[fx.Node]) -> None:

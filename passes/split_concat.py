@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from aimgraph.compiler.aim_paths import CONCAT, aim_path
 from aimgraph.compiler.graph_tools import add_terms, argument, with_argument
-from aimgraph.compiler.node_keys import AIM, CONCAT
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.errors import PassError
 from aimgraph.planning.sites import Skipped
@@ -43,7 +43,7 @@ class SplitConcat(BasePass):
                 if first.lowering == "concat":
                     skipped[first.site] = Skipped(first.site, first.kind, "planned in concat form")
                     continue
-                paths = [f"{AIM}.{memory}.reads.{read.name}" for memory, read, _ in calls[node.name]]
+                paths = [aim_path(memory, "reads", read.name) for memory, read, _ in calls[node.name]]
                 _split(graph, node, first.site, paths)
                 modified = True
         return PassResult(program, modified, tuple(skipped.values()))

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of
 from aimgraph.emit.record import record_of

@@ -4,7 +4,7 @@ from torch import nn
 
 from aimgraph.copies import copy_module
 from aimgraph.emit.bare import bare, rebind_hooks
-from aimgraph.emit.concat import narrow
+from aimgraph.emit.concat import split_layers
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module
 
@@ -30,5 +30,5 @@ def strip(aim: nn.Module) -> nn.Module:
 
 def _finished(base: nn.Module, aim: AimModule) -> nn.Module:
     rebind_hooks(base)
-    narrow(base, aim)
+    split_layers(base, aim)
     return base

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM, is_added, is_read_path
 from aimgraph.copies import copy_module
 from aimgraph.distance import farthest
 from aimgraph.emit.eager import eager_forward, why_not_eager
@@ -156,7 +156,7 @@ def _with_reads(aim: AimModule) -> AimModule:
     """A copy with random read weights."""
     module, generator = copy_module(aim), torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
-        if is_read(name):
+        if is_read_path(name):
             parameter.copy_(drawn_like(parameter, parameter.shape, generator) * READ_STD)
     return module
 
@@ -197,7 +197,7 @@ def _run(module: nn.Module, inputs: Arguments, train: bool, sizes: Iterable[int]
 
 def _keys(base: nn.Module, aim: AimModule) -> Check:
     result = copy_module(aim).load_state_dict(base.state_dict(), strict=False)
-    bad = [key for key in result.missing_keys if not key.startswith(f"{AIM}.")] + result.unexpected_keys
+    bad = [key for key in result.missing_keys if not is_added(key)] + result.unexpected_keys
     seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
     return Check("base checkpoints load", not bad, seen)
 
@@ -311,12 +311,7 @@ def _is_zero(aim: AimModule) -> bool:
     """Whether every read weight is zero and none is hidden in a widened weight."""
     if record_of(aim).concat_sites or record_of(aim).other_passes:
         return False
-    return not any(bool(parameter.detach().any()) for name, parameter in aim.named_parameters() if is_read(name))
-
-
-def is_read(name: str) -> bool:
-    """Whether a parameter of a transformed module is a read weight."""
-    return name.startswith(f"{AIM}.") and ".reads." in name
+    return not any(bool(parameter.detach().any()) for name, parameter in aim.named_parameters() if is_read_path(name))
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -15,9 +15,9 @@ from torch import fx, nn
 
 from aimgraph.api.fold import fold, program_of
 from aimgraph.api.transform import transform
+from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_tools import is_read
-from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig
@@ -156,11 +156,11 @@ def _map(root: nn.Module, number: int, shape: list[int], term: fx.Node) -> str:
     maps = home.get_submodule("maps")
     while (name := f"map_{number}") in maps._parameters:
         if list(maps.get_parameter(name).shape) == shape:
-            return f"{AIM}.maps.{name}"
+            return aim_path("maps", name)
         number += 1000
     weight = next(root.get_submodule(str(term.target)).parameters())
     maps.register_parameter(name, nn.Parameter(torch.randn(shape, dtype=weight.dtype, device=weight.device) * 0.02))
-    return f"{AIM}.maps.{name}"
+    return aim_path("maps", name)
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:

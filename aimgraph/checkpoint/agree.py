@@ -10,7 +10,7 @@ from torch import Tensor
 from aimgraph.checkpoint.entries import key_prefix, memory_entry, named
 from aimgraph.checkpoint.fingerprint import layers_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, ReadEntry, Spec
-from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.emit.module import AimModule
@@ -47,7 +47,7 @@ class PlanCheck:
             return
         for memory, entry in zip(program.plan.memories, self.part.memories, strict=True):
             _check_memory(self.place, entry, memory)
-            prefix = f"{key_prefix(self.part.path)}{AIM}.{memory.name}."
+            prefix = key_prefix(self.part.path, AIM, memory.name)
             self._check_size(f"{prefix}source.", memory.source_parameters)
             for read in memory.reads:
                 self._check_size(f"{prefix}reads.{read.name}.weight", read.parameters)
@@ -55,7 +55,7 @@ class PlanCheck:
                 self._check_size(f"{prefix}updates.{index}.", update.parameters)
             for one in self.part.sets:
                 own = memory.source_parameters if one.shares_reads else memory.parameters
-                self._check_size(f"{key_prefix(self.part.path)}{AIM}.sets.{one.name}.{memory.name}.", own)
+                self._check_size(key_prefix(self.part.path, SETS, one.name, memory.name), own)
 
     def _check_size(self, prefix: str, needed: int) -> None:
         """Refuse to make what the file has no values for."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from aimgraph.checkpoint.entries import key_prefix
 from aimgraph.checkpoint.spec import MemoryEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_files
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.errors import CheckpointError, ConfigError
 
 KINDS = ("source", "reads", "updates", "carry")
@@ -190,7 +190,7 @@ def _memory_keys(spec: Spec) -> list[str]:
 
 
 def _prefix(part: str, memory: str) -> str:
-    return f"{key_prefix(part)}{AIM}.{memory}."
+    return key_prefix(part, AIM, memory)
 
 
 def _shown(key: str) -> str:

@@ -10,9 +10,9 @@ from aimgraph.runtime.parts import ROLES, name_of
 What = Literal["memory", "all"]
 
 
-def key_prefix(path: str) -> str:
-    """What the state-dict keys of a part begin with."""
-    return f"{path}." if path else ""
+def key_prefix(*path: str) -> str:
+    """What the state-dict keys of a part begin with, or of something in it: ``key_prefix(part, AIM, memory)``."""
+    return "".join(f"{name}." for name in path if name)
 
 
 def named(config: AimConfig) -> AimConfig:

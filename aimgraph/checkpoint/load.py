@@ -20,7 +20,7 @@ from aimgraph.checkpoint.fingerprint import fingerprint, values_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
-from aimgraph.compiler.node_keys import DEFAULT
+from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.config import AimConfig
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import submodule

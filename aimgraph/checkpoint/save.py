@@ -11,7 +11,7 @@ from aimgraph.checkpoint.fingerprint import fingerprint
 from aimgraph.checkpoint.spec import BaseEntry, PartEntry, SetEntry
 from aimgraph.checkpoint.tensor_files import write_files
 from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
-from aimgraph.compiler.node_keys import DEFAULT
+from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known

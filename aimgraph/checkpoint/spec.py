@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from aimgraph.compiler.node_keys import DEFAULT
+from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.errors import CheckpointError
 
 FORMAT: Literal["aimgraph checkpoint"] = "aimgraph checkpoint"

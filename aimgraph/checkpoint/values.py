@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aimgraph.checkpoint.agree import check_tensors
 from aimgraph.checkpoint.entries import What, key_prefix
-from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of
 from aimgraph.emit.record import record_of
@@ -46,8 +46,8 @@ def tensors_of(
             'safetensors file can\'t hold: save with what="memory", and the base with its own means'
         )
     names = dict(aim.named_modules(remove_duplicate=False))
-    prefixes = tuple(key_prefix(path) + f"{AIM}." for path, module in names.items() if isinstance(module, AimModule))
-    kept = tuple(key_prefix(path) + f"{AIM}." for path in parts)
+    prefixes = tuple(key_prefix(path, AIM) for path, module in names.items() if isinstance(module, AimModule))
+    kept = tuple(key_prefix(path, AIM) for path in parts)
     added = {key: value for key, value in state.items() if key.startswith(kept)}
     base = {key: v for key, v in state.items() if not key.startswith(prefixes) and isinstance(v, Tensor)}
     check_plain(base | added)
@@ -56,7 +56,7 @@ def tensors_of(
 
 def of_sets(key: str, parts: Iterable[str]) -> bool:
     """Whether a key belongs to another set than the default one."""
-    return any(key.startswith(f"{key_prefix(path)}{AIM}.sets.") for path in parts)
+    return any(key.startswith(key_prefix(path, SETS)) for path in parts)
 
 
 def in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
@@ -67,7 +67,7 @@ def in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
         parts: The transformed parts.
         name: Of the set; empty for the one in use.
     """
-    path = max((path for path in parts if key.startswith(f"{key_prefix(path)}{AIM}.")), key=len)
+    path = max((path for path in parts if key.startswith(key_prefix(path, AIM))), key=len)
     part = parts[path]
     return key_prefix(path) + member(key.removeprefix(key_prefix(path)), part, name or record_of(part).chosen)
 

@@ -6,7 +6,8 @@ from typing import Any
 import networkx as nx
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.node_keys import ADDED, AIM, HAS_TENSORS, NUMBERS, SHAPES
+from aimgraph.compiler.aim_paths import is_read_path
+from aimgraph.compiler.node_keys import ADDED, HAS_TENSORS, NUMBERS, SHAPES
 from aimgraph.compiler.program import Program
 from aimgraph.fake.tensors import fake_inputs
 from aimgraph.runtime.accumulate import accumulate
@@ -121,8 +122,7 @@ def insert_call(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx
 
 def is_read(node: fx.Node) -> bool:
     """Whether a node calls a read layer: its result is the memory's term."""
-    target = str(node.target)
-    return node.op == "call_module" and target.startswith(f"{AIM}.") and ".reads." in target
+    return node.op == "call_module" and is_read_path(str(node.target))
 
 
 def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:

@@ -1,19 +1,7 @@
-"""The keys of ``node.meta``, and the names below ``aim`` that graphs use."""
+"""The keys of ``node.meta``."""
 
 BY_BATCH = "aim_by_batch"
 """Key in ``node.meta``: the node gives another size or number at another batch size."""
-
-AIM = "aim"
-"""Name of the child that holds everything a transform adds."""
-
-CONCAT = f"{AIM}._concat"
-"""Where layers over [x ; m] stand until they are lowered."""
-
-DEFAULT = "default"
-"""Name of the memory set that a transform makes."""
-
-OPAQUE = f"{AIM}._opaque"
-"""Where modules that are kept as one call stand with the memory as an argument."""
 
 OPAQUE_READS = "aim_opaque_reads"
 """Key in ``node.meta`` of such a call: (memory, call that reads) for each of the values it is given."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import is_added
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Signature:
 def base_names(root: nn.Module) -> tuple[str, ...]:
     """Names of the parameters and buffers of the base in `root`, shared ones under each of their names."""
     named = chain(root.named_parameters(remove_duplicate=False), root.named_buffers(remove_duplicate=False))
-    return tuple(name for name, _ in named if not name.startswith(f"{AIM}."))
+    return tuple(name for name, _ in named if not is_added(name))
 
 
 def graph_inputs(graph: fx.Graph) -> tuple[str, ...]:

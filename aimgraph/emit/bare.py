@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
 from aimgraph.emit.record import GRAPH_STATE, MODULE_DICTS, record_of
 from aimgraph.torch_private import WrappedHook
@@ -14,7 +14,7 @@ from aimgraph.torch_private import WrappedHook
 def bare(aim: nn.Module) -> nn.Module:
     """An instance of the base's class around the modules and tensors of `aim`.
 
-    Layers in concat form are still widened; see `narrow`.
+    Layers in concat form are still widened; see `split_layers`.
     """
     record = record_of(aim)
     base = record.base_class.__new__(record.base_class)

@@ -8,7 +8,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight, split_weight
 
 
-def narrow(base: nn.Module, aim: nn.Module) -> None:
+def split_layers(base: nn.Module, aim: nn.Module) -> None:
     """Give the widened layers of the base inside `aim` their own weights and channel counts back."""
     for site in record_of(aim).concat_sites:
         layer = layer_at(base, site.site)

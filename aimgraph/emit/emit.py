@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from torch import fx, nn
 
+from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
-from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import layer_paths
 from aimgraph.emit.module import AimModule
@@ -73,7 +73,7 @@ def _concat_sites(program: Program) -> tuple[ConcatSite, ...]:
     for memory in program.plan.memories:
         for read in memory.reads:
             if read.lowering == "concat":
-                found.setdefault(read.site, {})[f"{AIM}.{memory.name}.reads.{read.name}.weight"] = read.channels
+                found.setdefault(read.site, {})[aim_path(memory.name, "reads", read.name, "weight")] = read.channels
     sites = []
     for site, reads in found.items():
         named, layer = program.root.named_modules(remove_duplicate=False), program.root.get_submodule(site)

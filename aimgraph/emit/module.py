@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import PythonCode
 
-from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.compiler.aim_paths import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights

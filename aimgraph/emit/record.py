@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
-from aimgraph.compiler.node_keys import DEFAULT
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.guards import GuardError, Kind, argument_kind

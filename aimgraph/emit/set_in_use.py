@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.compiler.aim_paths import DEFAULT, SETS, aim_path
 from aimgraph.emit.record import record_of
-from aimgraph.emit.set_names import SETS, check_known, member
+from aimgraph.emit.set_names import check_known, member
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.sources.samples import SampleSources
@@ -49,7 +49,7 @@ def _put_samples(aim: nn.Module, names: Sequence[str]) -> None:
     distinct = list(dict.fromkeys(names))
     rows = torch.tensor([distinct.index(name) for name in names])
     for memory in record_of(aim).plan.memories:
-        path = f"{AIM}.{memory.name}.source"
+        path = aim_path(memory.name, "source")
         sources = tuple(aim.get_submodule(member(path, aim, name)) for name in distinct)
         put_module(aim, f"{SETS}.{SAMPLES}.{memory.name}.source", SampleSources(sources, rows))
 

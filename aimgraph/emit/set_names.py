@@ -5,13 +5,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from aimgraph.compiler.aim_paths import DEFAULT, SETS, aim_path, below_aim, is_added
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_tools import submodule_at
-from aimgraph.compiler.node_keys import AIM, DEFAULT
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
-
-SETS = f"{AIM}.sets"
 
 
 def check_known(record: Any, names: Iterable[str]) -> None:
@@ -24,7 +22,7 @@ def check_known(record: Any, names: Iterable[str]) -> None:
 
 def member(path: str, aim: nn.Module, name: str) -> str:
     """What stands for ``aim.<...>`` in a set: its own, or the default one that it shares."""
-    parent, _, last = f"{SETS}.{name}.{path.removeprefix(f'{AIM}.')}".rpartition(".")
+    parent, _, last = f"{SETS}.{name}.{below_aim(path)}".rpartition(".")
     there = submodule_at(aim, parent) if name != DEFAULT else None
     held = (there._modules, there._parameters, there._buffers) if there is not None else ()
     return f"{parent}.{last}" if any(last in members for members in held) else path
@@ -32,7 +30,7 @@ def member(path: str, aim: nn.Module, name: str) -> str:
 
 def member_in_use(aim: nn.Module, path: str) -> nn.Module:
     """The module that stands for ``aim.<path>`` in the set in use."""
-    return aim.get_submodule(member(f"{AIM}.{path}", aim, record_of(aim).chosen))
+    return aim.get_submodule(member(aim_path(path), aim, record_of(aim).chosen))
 
 
 def graphs_of(aim: nn.Module, name: str) -> dict[str, fx.Graph]:
@@ -44,6 +42,6 @@ def graphs_of(aim: nn.Module, name: str) -> dict[str, fx.Graph]:
             continue
         made[f"aim:{name}.{mode}"] = copied = plain_copy(graph)
         for node in copied.nodes:
-            if node.op in ("call_module", "get_attr") and str(node.target).startswith(f"{AIM}."):
+            if node.op in ("call_module", "get_attr") and is_added(str(node.target)):
                 node.target = member(str(node.target), aim, name)
     return made

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.compiler.node_keys import AIM, DEFAULT
+from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS, aim_path
 from aimgraph.copies import copy_module
 from aimgraph.emit.record import record_of
-from aimgraph.emit.set_names import SETS, check_known, member
+from aimgraph.emit.set_names import check_known, member
 from aimgraph.errors import ConfigError
 from aimgraph.planning.reads import MemoryPlan, Read
 from aimgraph.reproducible import own_stream
@@ -56,7 +56,7 @@ def add_set(
     else:
         for memory in record.plan.memories:
             for part in ("reads", "views"):
-                aim.get_submodule(f"{AIM}.{memory.name}.{part}").requires_grad_(False)
+                aim.get_submodule(aim_path(memory.name, part)).requires_grad_(False)
     record.sets[name] = share_reads
     made.train(aim.training)
 
@@ -77,7 +77,7 @@ def _check_shareable(aim: nn.Module, name: str, *, filled: bool) -> None:
                 f"memory set {name!r}: share_reads=True shares the weights of reads, and memory {memory.name!r} has "
                 "updates, which have weights and statistics of their own: leave share_reads out"
             )
-        reads = aim.get_submodule(f"{AIM}.{memory.name}.reads")
+        reads = aim.get_submodule(aim_path(memory.name, "reads"))
         if not filled and not any(bool(weight.any()) for weight in reads.parameters()):
             raise ConfigError(
                 f"memory set {name!r}: the read weights of memory {memory.name!r} are all zero, so that no values "
@@ -88,12 +88,12 @@ def _check_shareable(aim: nn.Module, name: str, *, filled: bool) -> None:
 
 def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: bool, like: str | None) -> Memory:
     """A memory like the default one; its values are fresh, or those of the set `like`."""
-    old = aim.get_submodule(f"{AIM}.{memory.name}" if like is None else member(f"{AIM}.{memory.name}", aim, like))
+    old = aim.get_submodule(aim_path(memory.name) if like is None else member(aim_path(memory.name), aim, like))
     assert isinstance(old, Memory)
     if share_reads:
         return Memory(copy_module(old.source).requires_grad_(True))
     made: Memory = copy_module(old)
-    default = aim.get_submodule(f"{AIM}.{memory.name}")
+    default = aim.get_submodule(aim_path(memory.name))
     assert isinstance(default, Memory)
     if like is not None and record_of(aim).sets.get(like):
         made.reads, made.views = copy_module(default.reads), copy_module(default.views)
@@ -129,7 +129,7 @@ def _add_opaque_calls(aim: nn.Module, name: str) -> None:
     for memory in record_of(aim).plan.memories:
         for part in ("reads", "views"):
             mine = aim.get_submodule(f"{SETS}.{name}.{memory.name}.{part}")
-            default = aim.get_submodule(f"{AIM}.{memory.name}.{part}")
+            default = aim.get_submodule(aim_path(memory.name, part))
             own |= {id(module): mine.get_submodule(path) for path, module in default.named_modules()}
     for path, call in list(aim.get_submodule(AIM).named_modules()):
         if isinstance(call, OpaqueCall) and not path.startswith("sets."):

@@ -2,11 +2,10 @@
 
 from torch import nn
 
-from aimgraph.compiler.node_keys import AIM, DEFAULT, OPAQUE
+from aimgraph.compiler.aim_paths import AIM, DEFAULT, OPAQUE, SETS, below_aim
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
-from aimgraph.emit.set_names import SETS
 from aimgraph.errors import ConfigError
 
 
@@ -31,7 +30,7 @@ def settled(aim: AimModule) -> AimModule:
             if record.sets[record.chosen]:
                 mine.reads, mine.views = default.reads, default.views
             there._modules[memory.name] = mine
-    opaque = OPAQUE.removeprefix(f"{AIM}.")
+    opaque = below_aim(OPAQUE)
     if opaque in own._modules:
         there._modules[opaque] = own._modules[opaque]
     own_record = record_of(made)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from aimgraph.api.fold import exposed, fold
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
@@ -127,7 +127,7 @@ def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
 
 
 def _initial(aim: AimModule, item: Exposed) -> Tensor:
-    path = f"{AIM}.{item.memory}"
+    path = aim_path(item.memory)
     carried = item.rows == "none"
     value: Tensor = aim.get_buffer(f"{path}.carry.state") if carried else aim.get_submodule(f"{path}.source")()
     return value.detach().clone()
@@ -144,6 +144,6 @@ def torch_steps(aim: Any, prepared: Prepared) -> nn.Module | None:
         return None
     made: AimModule = settled(aim).eval()
     for item in prepared.exposed:
-        carry: Any = made.get_submodule(f"{AIM}.{item.memory}.carry")
+        carry: Any = made.get_submodule(aim_path(item.memory, "carry"))
         carry.write_in_eval = True
     return made

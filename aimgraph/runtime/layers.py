@@ -106,7 +106,7 @@ def split_weight(layer: nn.Module, wide: Tensor, channels: list[int]) -> tuple[T
     return base, reads
 
 
-class Widened(nn.Module):
+class ConcatLayer(nn.Module):
     """A layer over [x ; m] that concatenates its weights on the fly: the form that passes rewrite.
 
     It holds the layer and its read layers without owning them, so no widened weight is allocated

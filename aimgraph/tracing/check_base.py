@@ -4,7 +4,7 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.errors import PlanError
 from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.torch_private import GRAPH_NAMES

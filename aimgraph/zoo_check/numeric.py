@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from aimgraph.api.fold import fold
 from aimgraph.api.transform import plan
-from aimgraph.api.verify import BATCH_SIZES, is_read, outputs, same, tensors_in, verify
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.api.verify import BATCH_SIZES, outputs, same, tensors_in, verify
+from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_read_path
 from aimgraph.copies import copy_module
 from aimgraph.distance import farthest
 from aimgraph.emit.module import AimModule
@@ -60,7 +60,7 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> tuple[str, list[str
 
 def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]) -> str:
     for name, parameter in aim.named_parameters():
-        if is_read(name) and bool(parameter.detach().any()):
+        if is_read_path(name) and bool(parameter.detach().any()):
             return f"read weights start at zero: {name} does not"
     report = verify(base, aim, inputs)
     wrong = [check for check in report.checks if not check.ok]
@@ -121,7 +121,7 @@ def _step(aim: AimModule, inputs: Arguments) -> str:
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
     if not _backward(module, random_inputs(inputs, 2, seed=SEED)):
         return "one optimiser step: no output requires a gradient"
-    before = {name: p.detach().clone() for name, p in aim.named_parameters() if name.startswith(f"{AIM}.")}
+    before = {name: p.detach().clone() for name, p in aim.named_parameters() if is_added(name)}
     optimiser.step()
     moved = [name for name, p in module.named_parameters() if name in before and not same(p.detach(), before[name])]
     if not moved:
@@ -156,7 +156,7 @@ def _alive(aim: AimModule) -> AimModule:
     module = copy_module(aim)
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
-        if is_read(name) or not bool(parameter.detach().any()):
+        if is_read_path(name) or not bool(parameter.detach().any()):
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return module
@@ -212,7 +212,7 @@ def _without_gradient(module: AimModule, inputs: Arguments, idle: set[str]) -> s
         if problem and not any(f".reads.{path}." in f".{name}" for path in idle):
             return f"{GRADIENTS}: that of {name} is {problem}"
     for memory in plan(module).memories:
-        value = module.get_parameter(f"{AIM}.{memory.name}.source.value")
+        value = module.get_parameter(aim_path(memory.name, "source", "value"))
         assert value.grad is not None
         missed = _covered(module, memory.name, inputs, idle) & (value.grad == 0)
         if bool(missed.any()):
@@ -249,7 +249,7 @@ def _covered(aim: AimModule, name: str, inputs: Arguments, idle: set[str]) -> Te
         idle: Sites that don't count.
     """
     module = copy_module(aim).eval()
-    reads = module.get_submodule(f"{AIM}.{name}.reads")
+    reads = module.get_submodule(aim_path(name, "reads"))
     with torch.no_grad():
         for parameter in reads.parameters():
             parameter.fill_(1.0)
@@ -258,7 +258,7 @@ def _covered(aim: AimModule, name: str, inputs: Arguments, idle: set[str]) -> Te
         if layer._parameters and path not in idle:
             layer.register_forward_hook(lambda _, __, term: terms.append(term.double().sum()))
     outputs(module, random_inputs(inputs, 2, seed=SEED), grad=True)
-    value = module.get_parameter(f"{AIM}.{name}.source.value")
+    value = module.get_parameter(aim_path(name, "source", "value"))
     (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), value)
     return gradient != 0
 

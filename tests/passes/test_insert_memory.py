@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.compiler.graph_text import graph_text
-from aimgraph.compiler.node_keys import AIM
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Stage
 from aimgraph.config import AimConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimgraph.runtime.layers import Widened, concat_weight, groups_of, split_weight
+from aimgraph.runtime.layers import ConcatLayer, concat_weight, groups_of, split_weight
 from aimgraph.runtime.read_layers import read_layer
 from aimgraph.runtime.reads.view import interleave
 
@@ -24,7 +24,7 @@ def test_widened_is_the_sum(name: str) -> None:
     axis = len(shape) - 1 if name == "linear" else 1
     x = torch.randn(shape, dtype=torch.float64)
     views = [torch.randn([k if i == axis else s for i, s in enumerate(shape)], dtype=torch.float64) for k in (2, 3)]
-    wide = Widened(layer, reads)
+    wide = ConcatLayer(layer, reads)
     assert not list(wide.parameters())
     total = layer(x) + reads[0](views[0]) + reads[1](views[1])
     assert (wide(interleave(x, views, groups_of(layer), axis)) - total).abs().max() < 1e-12

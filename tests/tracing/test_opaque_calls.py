@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import aimgraph
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM
 from tests.nets import randomise
 
 X = torch.linspace(-1, 1, 8).reshape(2, 4)

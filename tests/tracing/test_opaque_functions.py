@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import aimgraph
-from aimgraph.compiler.node_keys import AIM
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.emit.module import AimModule
 from aimgraph.runtime.function_read import group_batch
 from aimgraph.runtime.layer_kinds import FUNCTIONS
