@@ -31,7 +31,7 @@ def _resize(op: Any, view: Any, like: Any, outer: list[int]) -> Any:
         like: Features of the same rank.
         outer: The axes of batch and channels; all others are the grid.
     """
-    rank = len(view.shape)
+    rank = len(like.shape)
     grid = [axis for axis in range(rank) if axis not in outer]
     if not grid:
         return view
