@@ -65,6 +65,7 @@ class Derived:
 
     def __init__(self) -> None:
         self._outcomes: dict[Any, _Outcome] = {}
+        self._barren: set[Any] = set()  # functions of which an outcome could not be kept
         self._surroundings = surroundings()
         self._shared = _SHARED.setdefault((self._surroundings, torch.backends.mha.get_fastpath_enabled()), {})
 
@@ -81,7 +82,7 @@ class Derived:
             mode: Is active, except where a module runs on real values.
             recorder: Is active, too, and lists the operations.
         """
-        if _in_context() or active_fake_mode() is not mode:
+        if target in self._barren or _in_context() or active_fake_mode() is not mode:
             return call(*args, **kwargs)
         is_layer = isinstance(target, nn.Module)
         key = partial(self.key, target, args, kwargs, recorder, train=target.training if is_layer else None)
@@ -169,13 +170,12 @@ class Derived:
             writes: Whether it has overwritten what it gave.
         """
         tensors = _tensors(given)
-        if type(value) is not FakeTensor or not is_ordinary(value) or _is_shared(value, (*tensors, *own)):
-            return
         like = next((place for place, one in enumerate(tensors) if one is value), None)
-        if like is None and (value.requires_grad or value.storage_offset()):
-            return
-        recorded = _since(recorder, start, _sources(given, own, recorder), value)
+        plain = type(value) is FakeTensor and is_ordinary(value) and not _is_shared(value, (*tensors, *own))
+        fits = plain and (like is not None or not (value.requires_grad or value.storage_offset()))
+        recorded = _since(recorder, start, _sources(given, own, recorder), value) if fits else None
         if recorded is None:
+            self._barren.add(key[0])
             return
         outcomes = self._shared if is_known(key[0]) else self._outcomes
         if len(outcomes) >= _MOST:
