@@ -133,7 +133,7 @@ def insert_module(graph: fx.Graph, path: str, *args: Any) -> fx.Node:
 
 
 def insert_input(program: Program, name: str, target: str, like: Tensor) -> fx.Node:
-    """A new first input of a graph, marked as inserted; a pass that adds one declares it.
+    """A new input of a graph, before those of the base and marked as inserted; a pass that adds one declares it.
 
     Args:
         program: Owner of the graph.
@@ -142,7 +142,7 @@ def insert_input(program: Program, name: str, target: str, like: Tensor) -> fx.N
         like: A value of its shape, dtype and device.
     """
     graph, run = program.graphs[name], program.runs[name]
-    with graph.inserting_before(next(iter(graph.nodes))):
+    with graph.inserting_before(next(node for node in graph.nodes if ADDED not in node.meta)):
         node = graph.placeholder(target)
     node.meta[ADDED] = True
     run.inputs |= fake_inputs({target: like}, run.mode)
