@@ -70,7 +70,7 @@ def name_ends(program: Any, prepared: Prepared, inputs: Arguments) -> None:
 
 def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
     """An input of one row or of as many as `batched` has, in place of `value`, which has as many."""
-    import onnx_ir as ir
+    from onnxscript import ir  # whichever package the exporter of this torch has it from
 
     given = ir.Value(name=item.input, type=value.type, shape=ir.Shape([f"{item.memory}_rows", item.values]))
     value.name = f"{item.input}_by_sample"

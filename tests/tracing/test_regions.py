@@ -67,10 +67,23 @@ class Checkpoints(Base):
         return torch.utils.checkpoint.checkpoint(self.mix, self.stem(x).relu(), use_reentrant=self.reentrant)
 
 
+def _loses_gradients() -> bool:
+    """Whether autocast goes on with a weight that it has cast, and kept, where no gradient was wanted."""
+    weight = torch.ones(2, 2, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            torch.nn.functional.linear(torch.ones(1, 2), weight)
+        return not torch.nn.functional.linear(torch.ones(1, 2), weight).requires_grad
+
+
 @pytest.mark.parametrize("kind", [NoGrad, EnablesGrad, SetsGrad, Autocast, Infers])
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
 def test_grad_modes_and_autocast_stay_where_they_are(kind: type[Base], grad: bool, autocast: bool) -> None:
+    if autocast and grad and kind in (NoGrad, SetsGrad) and _loses_gradients():
+        pytest.skip(
+            f"torch {torch.__version__}: autocast keeps a weight cast under no_grad, without gradients"
+        )
     base = kind()
     aim = pickle.loads(pickle.dumps(aimgraph.transform(base, X, verify="full")))
     assert aimgraph.verify(base, aim).ok
