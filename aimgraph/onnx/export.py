@@ -221,7 +221,7 @@ def _run_exporter(
 def _dynamic_shapes(prepared: Prepared, inputs: Arguments, *, dynamic_size: bool) -> Any:
     """Which dimensions of memories and inputs vary: a tuple, or a dict by argument where some are given by keyword."""
     size = batch_size(inputs)
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", min=2)  # 1 works, too, but torch 2.9 refuses to promise it
 
     def dimensions(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
