@@ -2,7 +2,7 @@
 
 import sys
 
-from aimgraph import models_zoo, presets
+from aimgraph import models_zoo, presets, runtime
 from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters
 from aimgraph.api.fold import fold
 from aimgraph.api.merge import Merged, merge
@@ -23,6 +23,7 @@ from aimgraph.errors import (
     PlanError,
     TraceError,
 )
+from aimgraph.onnx import session
 from aimgraph.onnx.check import verify_onnx
 from aimgraph.onnx.export import export_onnx
 from aimgraph.onnx.session import MemorySession
@@ -31,7 +32,7 @@ from aimgraph.runtime.parts import register
 from aimgraph.runtime.specs import BlockSpec, ReadSpec, SourceSpec
 from aimgraph.version import __version__
 
-sys.modules["aimgraph.runtime.session"] = sys.modules["aimgraph.onnx.session"]  # the path it has been imported from
+runtime.session = sys.modules["aimgraph.runtime.session"] = session  # type: ignore[attr-defined]  # its earlier path
 
 __all__ = [
     "AimConfig",

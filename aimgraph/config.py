@@ -142,7 +142,7 @@ class AimConfig(BaseModel):
                 else f"register it with aimgraph.register({option!r}, name, factory) and give its name instead"
             )
             raise ConfigError(f"memory {self.name!r}: {option} is a callable and can't be written as JSON; {remedy}")
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"block"} if self.block == "conv_sigmoid" else None)  # as it was
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "AimConfig":

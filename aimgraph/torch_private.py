@@ -117,24 +117,9 @@ def patched(*patches: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
                 delattr(owner, name)
 
 
-def structure_key(structure: Any) -> Any:
-    """What stands for a structure in a key; that of a dict has no hash in torch 2.6."""
-    try:
-        hash(structure)
-    except TypeError:
-        return repr(structure)
-    return structure
-
-
 def active_fake_mode() -> Any:
     """The mode in which what is made now is fake; None outside of one."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
-
-
-def is_exporting() -> bool:
-    """Whether torch.export runs this; torch 2.6 has no such question, and one flag for it and the compiler."""
-    asked = getattr(torch.compiler, "is_exporting", None)
-    return bool(torch.compiler._is_compiling_flag if asked is None else asked())
 
 
 def in_backward() -> bool:

@@ -9,7 +9,6 @@ computes what it did until the adapters are trained. Run it: ``python examples/b
 
 import tempfile
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.compiler.graph_tools import insert_module
 from aimgraph.compiler.node_keys import SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program
+from aimgraph.planning.patterns import select_paths
 from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.memory import put_module
@@ -46,10 +46,10 @@ class Adapter(nn.Module):
 
 @dataclass(frozen=True)
 class InsertAdapters(BasePass):
-    """An adapter behind every call of the layers whose path fits one of the globs; one for all calls of a layer.
+    """An adapter behind every call of the chosen convolutions and linear layers; one for all calls of a layer.
 
     Args:
-        layers: Globs of layers' paths.
+        layers: Globs or ``re:`` regexes of layers' paths.
         rank: Channels between an adapter's convolutions.
         seed: Of their first values.
     """
@@ -59,20 +59,26 @@ class InsertAdapters(BasePass):
     seed: int = 0
 
     def run(self, program: Program) -> PassResult:
-        """Insert the adapters; layers that give no map are left, with the reason."""
-        skipped, modified = [], False
+        """Insert the adapters; layers that give no map are left, with the reason.
+
+        Raises:
+            PlanError: A glob fits no layer.
+        """
+        paths = [path for path, module in program.root.named_modules() if module in program.kinds]
+        chosen, skipped, modified = select_paths(self.layers, paths, "layers"), [], False
         for graph in program.graphs.values():
             for node in graph.find_nodes(op="call_module"):
                 site = str(node.target)
-                layer = program.root.get_submodule(site)
-                if layer not in program.kinds or not any(fnmatch(site, glob) for glob in self.layers):
+                if site not in chosen:
                     continue
                 shape = node.meta[SHAPES][0] if SHAPES in node.meta else ()
                 if len(shape) != 4:
                     skipped.append(Skipped(site, "adapter", f"it gives {list(shape)} and no map [B, C, H, W]"))
                     continue
-                path = aim_path("adapters", site.replace(".", "_"))
-                self._put(program.root, path, shape[1], layer)
+                path = aim_path("adapters", site)
+                if any(user.target == path for user in node.users):
+                    continue
+                self._put(program.root, path, shape[1], program.root.get_submodule(site))
                 with graph.inserting_after(node):
                     adapted = insert_module(graph, path, node)
                 node.replace_all_uses_with(adapted, delete_user_cb=lambda user, adapted=adapted: user is not adapted)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from aimgraph.runtime.parts import PARTS
+from aimgraph.runtime.specs import PARTS
 
 settings.register_profile("repeat", derandomize=True)
 if not os.environ.get("FUZZ"):

@@ -42,7 +42,7 @@ def transform(
     dump: str | Path | None = None,
     verify: Verify = "touched",
     watch: Iterable[Watch] = (),
-    passes: Sequence[Pass] | None = None,
+    passes: Pass | Sequence[Pass] | None = None,
     **overrides: Any,
 ) -> Any:
     """Give `model` a memory that its layers can read, or what passes of your own give it.
@@ -86,8 +86,9 @@ def transform(
             'inplace=True shares the parameters of the model, and lowering="concat" needs wider ones: use "split"'
         )
     watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
-    pipeline = Pipeline((*PLANNING, *EMITTING) if passes is None else tuple(passes), verify, watches)
-    _check_sequence(pipeline, set(overrides) - {"within"})
+    asked = (*PLANNING, *EMITTING) if passes is None else passes if isinstance(passes, Sequence) else (passes,)
+    pipeline = Pipeline(tuple(asked), verify, watches)
+    _check_sequence(pipeline, {*overrides, *(["config"] if config else [])} - {"within"})
     within = _within(configs)
     if within is None:
         return _compile(model, example_inputs, configs, inplace, pipeline)
@@ -107,6 +108,11 @@ def _check_sequence(pipeline: Pipeline, options: set[str]) -> None:
         raise ConfigError(
             f"the passes end at stage {reached.name}, where a memory is planned and not part of the graph yet: let "
             "*aimgraph.passes.EMITTING follow"
+        )
+    if reached > Stage.LOWERED:
+        raise ConfigError(
+            f"the passes reach stage {reached.name}, where weights of the base hold what a memory gave, and nothing "
+            "can be trained or stripped: end with *aimgraph.passes.EMITTING, then call aimgraph.fold or export_onnx"
         )
     if reached < Stage.PLANNED and options:
         raise ConfigError(

@@ -5,7 +5,8 @@ from typing import Any, Literal
 from aimgraph.checkpoint.spec import MemoryEntry, ReadEntry
 from aimgraph.config import AimConfig
 from aimgraph.planning.reads import MemoryPlan
-from aimgraph.runtime.parts import ROLES, name_of
+from aimgraph.runtime.parts import name_of
+from aimgraph.runtime.specs import PARTS
 
 What = Literal["memory", "all"]
 
@@ -17,7 +18,7 @@ def key_prefix(*path: str) -> str:
 
 def named(config: AimConfig) -> AimConfig:
     """The config with the names of registered factories in their place."""
-    return config.model_copy(update={role: name_of(role, getattr(config, role)) for role in ROLES})
+    return config.model_copy(update={role: name_of(role, getattr(config, role)) for role in PARTS})
 
 
 def memory_entry(memory: MemoryPlan, config: dict[str, Any]) -> MemoryEntry:

@@ -29,8 +29,7 @@ from aimgraph.emit.set_names import check_known
 from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_from_json
-from aimgraph.runtime.parts import ROLES, is_registered
-from aimgraph.runtime.specs import Factory
+from aimgraph.runtime.specs import PARTS, Factory
 
 
 def load(
@@ -192,11 +191,15 @@ def _config(place: Path, entry: MemoryEntry, path: str, components: Mapping[str,
 def _components(place: Path, asked: AimConfig, components: Mapping[str, Factory]) -> dict[str, Factory]:
     """The factories that are given for a memory's parts; the other parts must be registered."""
     given: dict[str, Factory] = {}
-    for role in ROLES:
+    for role in PARTS:
         name = str(getattr(asked, role))
         if name in components:
+            if not callable(components[name]) or components[name] is not PARTS[role].get(name, components[name]):
+                raise CheckpointError(
+                    f"{place}: components: {name!r} has to be a factory, and may not be the name of another {role}"
+                )
             given[role] = components[name]
-        elif not is_registered(role, name):
+        elif name not in PARTS[role]:
             raise CheckpointError(
                 f"{place}: memory {asked.name!r} was made with the {role} {name!r}, which is not known here: give load "
                 f"components={{{name!r}: factory}}, or call aimgraph.register({role!r}, {name!r}, factory) before"

@@ -16,9 +16,7 @@ from aimgraph.config import AimConfig
 from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.models_zoo.loader import load_model
-from aimgraph.runtime.reads import READS
-from aimgraph.runtime.sources import SOURCES
-from aimgraph.runtime.updates import BLOCKS
+from aimgraph.runtime.specs import PARTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,10 +34,10 @@ _MEMORY = (
     click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
     click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
     click.option("--exclude", multiple=True, help="Glob or re:REGEX of layers that don't. Repeatable."),
-    click.option("--source", type=click.Choice(list(SOURCES))),
-    click.option("--read", type=click.Choice(list(READS))),
+    click.option("--source", type=click.Choice(list(PARTS["source"]))),
+    click.option("--read", type=click.Choice(list(PARTS["read"]))),
     click.option("--updates", multiple=True, help='"stages" or module paths. Repeatable.'),
-    click.option("--block", type=click.Choice(list(BLOCKS)), help="What writes there."),
+    click.option("--block", type=click.Choice(list(PARTS["block"])), help="What writes at --updates."),
     click.option("--pool", type=click.Choice(["batch"])),
     click.option("--mode", type=click.Choice(["replace", "gated"])),
     click.option("--carry", type=click.Choice(["gradient", "state"])),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from aimgraph.compiler.program import BasePass, Changes, HistoryEntry, Pass, PassResult, Program, Stage
 from aimgraph.compiler.verifier import Verifier
-from aimgraph.errors import AimgraphError, PassError
+from aimgraph.errors import AimgraphError, ConfigError, PassError
 
 Verify = Literal["touched", "full"]
 Watch = Callable[[Pass, Program], None]
@@ -26,6 +26,16 @@ class Pipeline(BasePass):
     passes: tuple[Pass, ...]
     verify: Verify = "touched"
     watch: Sequence[Watch] = ()
+
+    def __post_init__(self) -> None:
+        for step in self.passes:
+            if isinstance(step, type) or not all(
+                hasattr(step, name) for name in ("name", "requires", "ensures", "run")
+            ):
+                raise ConfigError(
+                    f"passes hold {step!r}: a pass is an object with name, requires, ensures and run(program), such as "
+                    "aimgraph.passes.FindSites() or an instance of a class of your own derived from BasePass"
+                )
 
     @property
     def requires(self) -> Stage:  # type: ignore[override]
@@ -54,6 +64,10 @@ class Pipeline(BasePass):
         verifier = Verifier(program, full=self.verify == "full")
         start, changes = len(program.history), Changes()
         for step, watch in self._steps():
+            if Stage.TRACED < step.ensures <= Stage.MEMORY <= program.stage:
+                raise PassError(
+                    f"{step.name} is for a program without a memory, and this one has its memories: list it once"
+                )
             if program.stage < step.requires:
                 raise PassError(f"{step.name} needs stage {step.requires.name}, the program is at {program.stage.name}")
             started = time.perf_counter()
@@ -79,7 +93,7 @@ class Pipeline(BasePass):
 def _checked(step: Pass, program: Program, verifier: Verifier) -> PassResult:
     """What a pass gives, verified."""
     try:
-        result = step.run(program)
+        result = _result(step, program)
         program = result.program
         return replace(result, program=verifier.check(program, result.changes))
     except AimgraphError as error:
@@ -88,6 +102,13 @@ def _checked(step: Pass, program: Program, verifier: Verifier) -> PassResult:
         raise
     except Exception as error:
         raise PassError(f"{step.name} failed: {type(error).__name__}: {error}{_before(program)}") from error
+
+
+def _result(step: Pass, program: Program) -> PassResult:
+    result = step.run(program)
+    if not isinstance(result, PassResult):
+        raise PassError(f"its run gives a {type(result).__name__}; that of a pass gives a PassResult")
+    return result
 
 
 def _before(program: Program) -> str:

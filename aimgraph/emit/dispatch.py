@@ -20,7 +20,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import NOT_GIVEN, bound_arguments
 from aimgraph.runtime.guards import GuardError, argument_kind, other_kind
-from aimgraph.torch_private import dispatch_modes_disabled, structure_key, tree_flatten
+from aimgraph.torch_private import dispatch_modes_disabled, tree_flatten
 
 MOST_EAGER = 1024
 """Kinds of inputs that a module remembers what its graph says to."""
@@ -94,7 +94,7 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _sizes(args: Any, kwargs: Any) -> Any:
     """What a forward can decide by: sizes and kinds of tensors, numbers, flags, and what they stand in."""
     leaves, structure = tree_flatten((args, kwargs))
-    return structure_key(structure), tuple(
+    return structure, tuple(
         (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf if type(leaf) in USUAL else None)
         for leaf in leaves
     )

@@ -14,9 +14,9 @@ from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
 from aimgraph.planning.reads import OwnView
 from aimgraph.planning.sites import UpdateSpot
-from aimgraph.runtime.parts import Role, factory_of
+from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.reads.view import ViewSpec, view_of
-from aimgraph.runtime.specs import BlockSpec, Factory, ReadSpec, SourceSpec
+from aimgraph.runtime.specs import BlockSpec, Factory, ReadSpec, Role, SourceSpec
 from aimgraph.runtime.updates.update import BlockUpdate, update_of
 
 T = TypeVar("T")

@@ -54,15 +54,14 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
     from matplotlib.patches import Patch
 
     grid_axes, cost_axes, share_axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 2, 1))
-    names, colours = [row.label for row in rows], [_colour(row.value) for row in rows]
-    positions = range(len(rows))
+    positions, colours = range(len(rows)), [_colour(row.value) for row in rows]
     grid_axes.barh(positions, [row.positions for row in rows], color="#999999", log=True)
     grid_axes.set_xlabel("positions P of the grid (log)")
     cost_axes.barh(positions, [max(row.parameters, 0.5) for row in rows], color=colours, log=True)
     cost_axes.set_xlabel("added parameters (log)")
     share_axes.barh(positions, [100 * row.share for row in rows], color=colours)
     share_axes.set_xlabel("memory's share of the input, %")
-    grid_axes.set_yticks(positions, names, fontsize=7)
+    grid_axes.set_yticks(positions, [row.label for row in rows], fontsize=7)
     grid_axes.set_ylim(len(rows) - 0.4, -0.6)
     for position, row in enumerate(rows):
         if row.text:

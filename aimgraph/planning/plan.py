@@ -92,7 +92,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, with totals."""
-        data = published(asdict(replace(self, memories=())))
+        data: dict[str, Any] = published(asdict(replace(self, memories=())))
         data["memories"] = [memory.to_dict() for memory in self.memories]
         return data | {"totals": self.totals}
 

@@ -178,8 +178,7 @@ class MemoryPlan:
     def to_dict(self) -> dict[str, Any]:
         """The memory as JSON-ready data, with its parameters."""
         config = self.config
-        data = asdict(replace(self, config=AimConfig()))
+        data: dict[str, Any] = published(asdict(replace(self, config=AimConfig())))
         data["config"] = config.model_dump(mode="json", exclude=set(config.callables))
         data["config"] |= {option: repr(getattr(config, option)) for option in config.callables}
-        data["parameters"] = self.parameters
-        return published(data)
+        return data | {"parameters": self.parameters}

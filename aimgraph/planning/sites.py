@@ -110,12 +110,8 @@ _PUBLISHED = {"opaque": "leaf", "grouped_batch": "folded"}
 """Names of fields in the JSON of a plan, where they are not those in the code."""
 
 
-def published(data: dict[str, Any]) -> dict[str, Any]:
+def published(data: Any) -> Any:
     """A plan's data under the names that its JSON has had from the first."""
-    return {_PUBLISHED.get(key, key): _published(value) for key, value in data.items()}
-
-
-def _published(value: Any) -> Any:
-    if isinstance(value, dict):
-        return published(value)
-    return type(value)(map(_published, value)) if isinstance(value, list | tuple) else value
+    if isinstance(data, dict):
+        return {_PUBLISHED.get(key, key): published(value) for key, value in data.items()}
+    return type(data)(map(published, data)) if isinstance(data, list | tuple) else data

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.runtime.layers import call_options, given_to
 from aimgraph.runtime.reads.view import ViewSpec, at_rank, batch_mean, fit, read_view
 from aimgraph.runtime.recompute import checkpointed_as
-from aimgraph.torch_private import disable_dynamo
+from aimgraph.torch_private import disable_dynamo, patched
 
 _SWAP = threading.RLock()
 """One thread at a time has the layers of an opaque module swapped."""
@@ -170,23 +171,14 @@ class OpaqueCall(nn.Module):
 
             return run
 
-        swapped = []
+        layers = [(layer, path) for layer, path in watch.names.paths.items() if path in sites and is_layer(layer)]
+        swaps = [(layer, "forward", partial(_summed, layer, path, watch)) for layer, path in layers]
         try:
             _RUNNING.add(call)
-            for layer, path in watch.names.paths.items():
-                if path not in sites or not is_layer(layer):
-                    continue
-                swapped.append((layer, vars(layer).get("forward")))
-                vars(layer)["forward"] = _summed(layer, path, watch)
-            with checkpointed_as(again, values), watch:
+            with patched(*swaps), checkpointed_as(again, values), watch:
                 yield
         finally:
             _RUNNING.discard(call)
-            for layer, forward in reversed(swapped):
-                if forward is None:
-                    vars(layer).pop("forward", None)
-                else:
-                    vars(layer)["forward"] = forward
 
     def _names(self) -> CallNames:
         root = self.aim_borrowed[0]
@@ -276,8 +268,7 @@ def _serves(read: OpaqueRead, call: OpaqueReadCall, weight: Tensor, groups: int)
     return read.read.serves(weight, groups, grouped_batch=call.grouped_batch)
 
 
-def _summed(layer: nn.Module, path: str, watch: _Functions) -> Callable[..., Tensor]:
-    forward: Callable[..., Tensor] = layer.forward
+def _summed(layer: nn.Module, path: str, watch: _Functions, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     name = input_name(layer)
 
     def read_and_forward(*args: Any, **kwargs: Any) -> Tensor:

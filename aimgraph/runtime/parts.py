@@ -1,26 +1,13 @@
 """The parts of a memory by name: sources, reads and update blocks, built in or registered by the user."""
 
 import difflib
-from collections.abc import Mapping
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterable
 
 from torch import nn
 
 from aimgraph.errors import ConfigError
-from aimgraph.runtime.reads import READS
-from aimgraph.runtime.sources import SOURCES
-from aimgraph.runtime.specs import Factory
-from aimgraph.runtime.updates import BLOCKS
-
-Role: TypeAlias = Literal["source", "read", "block"]
-
-
-ROLES: tuple[Role, ...] = get_args(Role)
-
-
-PARTS: dict[Role, dict[str, Factory]] = {"source": SOURCES, "read": READS, "block": BLOCKS}
-"""Role -> name -> what makes the part."""
-
+from aimgraph.runtime import reads, sources, updates  # noqa: F401  (their files add what is built in to PARTS)
+from aimgraph.runtime.specs import PARTS, Factory, Role
 
 _BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in PARTS.items()}
 
@@ -41,7 +28,7 @@ def register(role: Role, name: str, factory: Factory) -> None:
         >>> aim = aimgraph.transform(model, x, read="attention")  # doctest: +SKIP
     """
     if role not in PARTS:
-        raise ConfigError(f"register: role={role!r}: the roles are {_listed(ROLES)}")
+        raise ConfigError(f"register: role={role!r}: the roles are {_listed(PARTS)}")
     if not isinstance(name, str) or not name or name in _BUILT_IN[role]:
         raise ConfigError(f"register: name={name!r}: give a name other than {_listed(sorted(_BUILT_IN[role]))}")
     if not callable(factory):
@@ -73,11 +60,6 @@ def name_of(role: Role, asked: str | Factory) -> str | Factory:
     return next((name for name, factory in PARTS[role].items() if factory is asked), asked)
 
 
-def is_registered(role: Role, name: str) -> bool:
-    """Whether there is a part of that name."""
-    return name in PARTS[role]
-
-
 def redraw(part: nn.Module) -> None:
     """Draw all values of a part anew, by the ``reset_parameters`` of its modules.
 
@@ -98,7 +80,7 @@ def redraw(part: nn.Module) -> None:
         redraw(child)
 
 
-def _listed(names: tuple[str, ...] | list[str] | Mapping[str, Factory]) -> str:
+def _listed(names: Iterable[str]) -> str:
     """`'a', 'b' or 'c'`."""
     *rest, last = map(repr, names)
     return f"{', '.join(rest)} or {last}" if rest else last

@@ -3,10 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Factory: TypeAlias = Callable[[Any], Any]
 """Makes a part from the spec of its role."""
+
+Role: TypeAlias = Literal["source", "read", "block"]
+
+PARTS: dict[Role, dict[str, Factory]] = {"source": {}, "read": {}, "block": {}}
+"""Role -> name -> what makes the part; each part's file adds its own."""
 
 
 @dataclass(frozen=True)

@@ -325,4 +325,5 @@ def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_session_is_where_it_was() -> None:
     module = importlib.import_module("aimgraph.runtime.session")
+    assert module is aimgraph.runtime.session
     assert module.MemorySession is aimgraph.MemorySession is MemorySession

@@ -3,14 +3,16 @@
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph import CheckpointError, ConfigError
-from aimgraph.passes import EMITTING, PLANNING
+from aimgraph import CheckpointError, ConfigError, PassError, PlanError
+from aimgraph.compiler.program import BasePass, Program
+from aimgraph.passes import EMITTING, FOLDING, PLANNING
 from examples.bottleneck_adapters import Adapter, InsertAdapters, main
 
 ADAPTERS = InsertAdapters(layers=("stem", "block.*"), rank=3)
@@ -50,7 +52,7 @@ def test_nothing_changes_until_they_are_trained(passes: tuple[object, ...]) -> N
     adapted = aimgraph.transform(base, x, passes=passes, verify="full")
     assert torch.equal(before, torch.get_rng_state())
     adapters = {path for path, module in adapted.named_modules() if isinstance(module, Adapter)}
-    assert adapters == {"aim.adapters.stem", "aim.adapters.block_a"}
+    assert adapters == {"aim.adapters.stem", "aim.adapters.block.a"}
     for train in (True, False):
         assert torch.equal(seeded(adapted.train(train), x), seeded(base.train(train), x))
     assert aimgraph.verify(base, adapted).ok
@@ -107,6 +109,43 @@ def test_what_is_left_is_said_and_what_can_not_be_is_refused() -> None:
         aimgraph.transform(base, x, passes=(ADAPTERS,), shape=(2, 2, 3))
     with pytest.raises(ConfigError, match=r"the passes end at stage PLANNED.*let \*aimgraph.passes.EMITTING follow"):
         aimgraph.transform(base, x, passes=(*PLANNING, ADAPTERS))
+
+
+def test_a_second_run_finds_the_adapters_there() -> None:
+    base, x = built()
+    once, twice = (aimgraph.transform(base, x, passes=passes) for passes in (ADAPTERS, (ADAPTERS, ADAPTERS)))
+    assert twice.code == once.code
+    with pytest.raises(PlanError, match=r"layers: 'blok\.\*'.*block\.a"):
+        aimgraph.transform(base, x, passes=InsertAdapters(("blok.*",)))
+
+
+class NoResult(BasePass):
+    def run(self, program: Program) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("passes", "kind", "message"),
+    [
+        ("abc", ConfigError, "passes hold 'a': a pass is an object with name, requires, ensures and run"),
+        ([InsertAdapters], ConfigError, "passes hold <class .*InsertAdapters'>: a pass is an object"),
+        (NoResult(), PassError, "no-result: its run gives a NoneType; that of a pass gives a PassResult"),
+        ((*PLANNING, *EMITTING) * 2, PassError, "find-sites is for a program without a memory, and this one has"),
+        ((*PLANNING, *EMITTING, *FOLDING), ConfigError, r"reach stage FOLDED.*call aimgraph\.fold or export_onnx"),
+    ],
+)
+def test_sequences_that_make_no_sense_are_refused(passes: Any, kind: type[Exception], message: str) -> None:
+    base, x = built()
+    before = copy.deepcopy(base.state_dict())
+    with pytest.raises(kind, match=message):
+        aimgraph.transform(base, x, passes=passes)
+    assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
+
+
+def test_a_config_that_no_pass_looks_at_is_refused() -> None:
+    base, x = built()
+    with pytest.raises(ConfigError, match=r"\['config'\] are options of a memory"):
+        aimgraph.transform(base, x, passes=ADAPTERS, config=aimgraph.AimConfig(shape=(2, 2, 3)))
 
 
 class Halving(nn.Module):

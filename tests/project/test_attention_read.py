@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.runtime.parts import PARTS
+from aimgraph.runtime.specs import PARTS
 from tests.nets import apart, build, randomise
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "attention_read.py"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.runtime.parts import PARTS
+from aimgraph.runtime.specs import PARTS
 from tests.nets import build, randomise
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lstm_write.py"

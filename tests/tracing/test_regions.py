@@ -81,9 +81,7 @@ def _loses_gradients() -> bool:
 @pytest.mark.parametrize("autocast", [True, False])
 def test_grad_modes_and_autocast_stay_where_they_are(kind: type[Base], grad: bool, autocast: bool) -> None:
     if autocast and grad and kind in (NoGrad, SetsGrad) and _loses_gradients():
-        pytest.skip(
-            f"torch {torch.__version__}: autocast keeps a weight cast under no_grad, without gradients"
-        )
+        pytest.skip(f"torch {torch.__version__}: autocast keeps a weight cast under no_grad, without gradients")
     base = kind()
     aim = pickle.loads(pickle.dumps(aimgraph.transform(base, X, verify="full")))
     assert aimgraph.verify(base, aim).ok

@@ -6,6 +6,8 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
+from aimgraph.errors import ConfigError
+
 
 class AffineLayer(nn.Module):
     """A layer of a registered kind, for annotations only: no layer descends from it.
@@ -110,7 +112,14 @@ def register_layer_kind(kind: LayerKind) -> None:
 
     Anybody can register a kind for layers of their own. A later one for the same class takes the place of an earlier
     one. Models that were transformed before are not affected.
+
+    Raises:
+        ConfigError: It is no kind, or not one of modules.
     """
+    if not isinstance(kind, LayerKind) or not (isinstance(kind.layer, type) and issubclass(kind.layer, nn.Module)):
+        raise ConfigError(
+            f"register_layer_kind takes LayerKind(layer_class), of a torch.nn.Module class; this is {kind!r}"
+        )
     _KINDS[kind.layer] = kind
     if kind.function is not None:
         FUNCTIONS[kind.function] = kind

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from aimgraph.runtime.reads.view import ViewSpec, square_side
-from aimgraph.runtime.specs import ReadSpec
+from aimgraph.runtime.specs import PARTS, ReadSpec
 
 
 def reshape(spec: ReadSpec) -> ViewSpec:
@@ -22,3 +22,6 @@ def read_style(size: int, grid: tuple[int, ...]) -> Literal["reshape", "centred"
     """``centred`` where k = 1, the grid is 2-D and the square of side ceil(sqrt(N)) fits it."""
     fits = len(grid) == 2 and read_channels(size, grid) == 1 and square_side(size) <= min(grid)
     return "centred" if fits else "reshape"
+
+
+PARTS["read"]["reshape"] = reshape

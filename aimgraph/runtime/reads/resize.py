@@ -2,7 +2,7 @@
 
 from aimgraph.runtime.reads.reshape import reshape
 from aimgraph.runtime.reads.view import ViewSpec
-from aimgraph.runtime.specs import ReadSpec
+from aimgraph.runtime.specs import PARTS, ReadSpec
 
 
 def resize(spec: ReadSpec) -> ViewSpec:
@@ -10,3 +10,6 @@ def resize(spec: ReadSpec) -> ViewSpec:
     if len(spec.grid) != 2 or len(spec.shape) != 3:
         return reshape(spec)
     return ViewSpec("resize", spec.size, spec.shape[:2], spec.shape[2])
+
+
+PARTS["read"]["resize"] = resize

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from aimgraph.runtime.specs import SourceSpec
+from aimgraph.runtime.specs import PARTS, SourceSpec
 
 
 class OnesConvSource(nn.Module):
@@ -35,3 +35,6 @@ class OnesConvSource(nn.Module):
         rows, cols, channels = self.shape
         map_ = self.layer(weight.new_ones(1, channels, rows, cols))
         return torch.as_tensor(map_).permute(0, 2, 3, 1).reshape(1, -1)
+
+
+PARTS["source"]["ones_conv"] = OnesConvSource

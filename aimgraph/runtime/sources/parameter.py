@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from aimgraph.runtime.specs import SourceSpec
+from aimgraph.runtime.specs import PARTS, SourceSpec
 
 PARAMETER_STD = 0.02
 
@@ -29,3 +29,6 @@ class ParameterSource(nn.Module):
         """The values, [1, N]."""
         value = self.value if torch.is_grad_enabled() else self.value.detach()  # a view of it would require gradients
         return value.unsqueeze(0)
+
+
+PARTS["source"]["parameter"] = ParameterSource

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimgraph.runtime.reads.view import fit, read_view, view_of
-from aimgraph.runtime.specs import BlockSpec, ReadSpec
+from aimgraph.runtime.specs import PARTS, BlockSpec, ReadSpec
 from aimgraph.runtime.updates.update import Update
 
 WIDTHS = (16, 16, 32)
@@ -91,3 +91,6 @@ def _pool(hidden: Tensor, shape: tuple[int, ...]) -> Tensor:
     if hidden.dim() == 3:
         return F.adaptive_avg_pool1d(hidden, rows * cols)
     return F.adaptive_avg_pool2d(hidden.flatten(2, -2) if hidden.dim() == 5 else hidden, (rows, cols))
+
+
+PARTS["block"]["conv_sigmoid"] = ConvSigmoid
