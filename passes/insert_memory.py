@@ -8,7 +8,7 @@ After:   m = source()                                  # [1, N]
     y = layer([x ; m]; [Wx | Wm], b)
 
 Grouped layers see [x_g ; m] in every group. The widened layer concatenates its weights when
-called; no widened weight is allocated here. Every read shows the source; `insert_updates` moves
+called; no wider weight is allocated here. Every read shows the source; `insert_updates` moves
 the later ones on.
 
 Declines: to widen layers that transform their weight before use, [Wx | Wm] would be transformed as a

@@ -25,7 +25,7 @@ def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: Read weights are part of widened weights (concat form), or there is no such set.
+        ConfigError: Read weights are part of the base's own weights (concat form), or there is no such set.
     """
     parts = parts_of(aim)
     for part in parts:
@@ -51,7 +51,7 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: Read weights are part of widened weights (concat form).
+        ConfigError: Read weights are part of the base's own weights (concat form).
     """
     parts = parts_of(aim)
     for part in parts:

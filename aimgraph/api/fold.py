@@ -49,7 +49,7 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: Its read weights are part of widened weights (concat form), or its memory is disabled.
+        ConfigError: Its read weights are part of the base's own weights (concat form), or its memory is disabled.
         ExampleInputError: It does not run on the example inputs.
     """
     if isinstance(aim, AimModule):

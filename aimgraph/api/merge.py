@@ -45,7 +45,7 @@ def merge(aim: nn.Module, *, partial: bool = False) -> Merged:
 
     Raises:
         PlanError: `aim` was not transformed; or some layers read what no bias can hold, and it is not `partial`.
-        ConfigError: Its read weights are part of widened weights (concat form), or its memory is disabled.
+        ConfigError: Its read weights are part of the base's own weights (concat form), or its memory is disabled.
     """
     parts_of(aim)
     if isinstance(aim, AimModule):

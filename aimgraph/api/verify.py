@@ -308,7 +308,7 @@ def _deterministic() -> Iterator[None]:
 
 
 def _is_zero(aim: AimModule) -> bool:
-    """Whether every read weight is zero and none is hidden in a widened weight."""
+    """Whether every read weight is zero and none is part of another weight."""
     if record_of(aim).concat_sites or record_of(aim).other_passes:
         return False
     return not any(bool(parameter.detach().any()) for name, parameter in aim.named_parameters() if is_read_path(name))

@@ -14,7 +14,7 @@ from aimgraph.torch_private import WrappedHook
 def bare(aim: nn.Module) -> nn.Module:
     """An instance of the base's class around the modules and tensors of `aim`.
 
-    Layers in concat form are still widened; see `split_layers`.
+    Layers in concat form still hold their read weights; see `split_layers`.
     """
     record = record_of(aim)
     base = record.base_class.__new__(record.base_class)

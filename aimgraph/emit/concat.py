@@ -9,7 +9,7 @@ from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight, spl
 
 
 def split_layers(base: nn.Module, aim: nn.Module) -> None:
-    """Give the widened layers of the base inside `aim` their own weights and channel counts back."""
+    """Give the layers in concat form of the base inside `aim` their own weights and channel counts back."""
     for site in record_of(aim).concat_sites:
         layer = layer_at(base, site.site)
         weight, _ = split_weight(layer, layer.weight.detach(), list(site.channels))
@@ -17,7 +17,7 @@ def split_layers(base: nn.Module, aim: nn.Module) -> None:
 
 
 def split_concat_weights(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """State-dict hook: a widened weight is written as the base's weight and the read weights."""
+    """State-dict hook: a weight in concat form is written as the base's weight and the read weights."""
     for site in record_of(module).concat_sites:
         layer = layer_at(module, site.site)
         for key in (f"{prefix}{path}.weight" for path in site.paths):
@@ -36,7 +36,7 @@ def join_concat_weights(
     _unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Load hook: a base-shaped weight and ``aim`` keys are put together into the widened weight."""
+    """Load hook: a base-shaped weight and ``aim`` keys are put together into one weight."""
     for site in record_of(module).concat_sites:
         layer = layer_at(module, site.site)
         keys = [f"{prefix}{path}.weight" for path in site.paths]

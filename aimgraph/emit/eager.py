@@ -92,12 +92,12 @@ def _last_turns(memory: MemoryPlan, graphs: tuple[str, ...]) -> dict[Place, int]
     for read in memory.reads:
         for call in read.calls:
             if call.graph in graphs and not call.opaque:
-                place = (call.name, _leaf_call(call).rank)
+                place = (call.name, _opaque_call(call).rank)
                 last[place] = max(call.turn, last.get(place, 0))
     return last
 
 
-def _leaf_call(call: ReadCall) -> OpaqueReadCall:
+def _opaque_call(call: ReadCall) -> OpaqueReadCall:
     return OpaqueReadCall(call.spec, call.mean, call.grouped_batch)
 
 
@@ -117,7 +117,7 @@ def _reads(
     inside: dict[tuple[str, int, tuple[str, int]], list[OpaqueReadCall]] = {}
     for call in read.calls:
         if call.graph in graphs:
-            made = _leaf_call(call)
+            made = _opaque_call(call)
             if call.opaque:
                 inside.setdefault((call.name, made.rank, (call.opaque, call.turn)), []).append(made)
             else:

@@ -60,7 +60,7 @@ def contexts_closed(forward: Any, aim: nn.Module, args: Any, kwargs: Any) -> Any
 
 @_around
 def without_concat(forward: Any, aim: nn.Module, args: Any, kwargs: Any) -> Any:
-    """A forward of the base's graph that sees the widened layers with their own weights."""
+    """A forward of the base's graph that sees the layers in concat form with their own weights alone."""
     weights = {}
     for site in record_of(aim).concat_sites:
         layer = layer_at(aim, site.site)

@@ -39,7 +39,7 @@ def add_set(
     _check_name(name, [DEFAULT, *record.sets])
     if record.concat_sites:
         raise ConfigError(
-            f"memory set {name!r}: read weights are part of widened weights in concat form "
+            f"memory set {name!r}: read weights are part of the layers' own weights in concat form "
             f'({record.concat_sites[0].site}): transform with lowering="split"; the state dict of this module loads '
             "into it"
         )

@@ -1,4 +1,4 @@
-"""What a forward leaves outside of its module while it is looked at: fake tensors in caches, of which nobody knows.
+"""What a forward leaves outside of its module while it is looked at: fake tensors in caches outside of it.
 
 ``functools.lru_cache`` around a function that makes a grid, a dict of masks by size at the top of a file, an attribute
 of a class, an object that a hook keeps features in: all of these outlive the look, and the next call of the base itself

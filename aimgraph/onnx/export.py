@@ -97,7 +97,7 @@ def export_onnx(
             file as in the module; the default in concat form. Memories that a choice does not fit are constant.
         opset: ONNX opset; the exporter's own default if left out.
         optimize: Let the exporter fold constants and fuse nodes. By default it does, except in
-            concat form, so that the file shows Reshape, Pad, Concat and the widened convolutions.
+            concat form, so that the file shows Reshape, Pad, Concat and the convolutions over both.
         tolerance: Largest max|d| / max|y| to accept; 1e-4, and 1e-2 for float16.
         float16: Write floating-point numbers in half precision; inputs and outputs are, too. It is compared with
             what `aim` gives in its own.

@@ -1,9 +1,9 @@
-"""The algebra of a site: the layer over memory channels, and the layer widened by them.
+"""The algebra of a site: the layer over memory channels, and the layer over both.
 
     layer([x ; m]; [Wx | Wm], b)  =  layer(x; Wx, b)  +  layer(m; Wm)
 
 Both sides are made from the layer itself, never from a guess about its arguments: a read layer is
-the same layer over other channels, and a widened layer is the same layer with another weight.
+the same layer over other channels, and a layer in concat form is the same layer with another weight.
 """
 
 from collections.abc import Callable, Mapping
@@ -109,7 +109,7 @@ def split_weight(layer: nn.Module, wide: Tensor, channels: list[int]) -> tuple[T
 class ConcatLayer(nn.Module):
     """A layer over [x ; m] that concatenates its weights on the fly: the form that passes rewrite.
 
-    It holds the layer and its read layers without owning them, so no widened weight is allocated
+    It holds the layer and its read layers without owning them, so no wider weight is allocated
     and no parameter changes its name.
 
     Args:
