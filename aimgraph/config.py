@@ -47,7 +47,8 @@ class AimConfig(BaseModel):
         write_in_eval: Whether the carried state is written in eval mode too.
         init: Read weights: ``"zero"`` (output equals the base's bit for bit) or ``"default"``
             (the layer's own initialiser, to train from scratch).
-        lowering: ``"split"``: y = layer(x) + layer_m(m); ``"concat"``: the literal form, with read weights as part of the layers' weights.
+        lowering: ``"split"``: ``y = layer(x) + layer_m(m)``; ``"concat"``: the literal form, in which read weights are
+            part of the layers' own weights.
 
     Example:
         >>> AimConfig(shape=(7, 7, 16), sites=("layer4.*",)).shape
