@@ -122,6 +122,11 @@ def active_fake_mode() -> Any:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 
+def is_exporting() -> bool:
+    """Whether torch.export runs this, as ``torch.compiler.is_exporting`` says, but for what torch 2.9 compiles."""
+    return bool(torch.compiler._is_exporting_flag)
+
+
 def in_backward() -> bool:
     """Whether a backward pass runs, and this inside it."""
     return bool(torch._C._current_graph_task_id() != -1)

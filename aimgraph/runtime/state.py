@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from aimgraph.torch_private import active_ddp, in_backward, is_jit_tracing
+from aimgraph.torch_private import active_ddp, in_backward, is_exporting, is_jit_tracing
 
 
 class StateCarry(nn.Module):
@@ -95,7 +95,7 @@ class StateCarry(nn.Module):
         return value
 
     def _writes(self) -> bool:
-        if torch.compiler.is_exporting() or is_jit_tracing() or _recomputing():
+        if is_exporting() or is_jit_tracing() or _recomputing():
             return False
         return self.training or self.write_in_eval
 
