@@ -146,7 +146,8 @@ def _transformed(
     except CheckpointError:
         raise
     except AimgraphError as error:
-        raise CheckpointError(f"{place}: this base can't be transformed as the checkpoint says: {error}") from error
+        told = f"can't be transformed as the checkpoint says, which needs {[one.shape for one in part.memories]}"
+        raise CheckpointError(f"{place}: this base {told}: {error}") from error
     module = _part(made, part.path)
     plan = record_of(module).plan
     originals = (AimConfig.from_json(entry.config) for entry in part.memories)
@@ -195,9 +196,7 @@ def _components(place: Path, asked: AimConfig, components: Mapping[str, Factory]
         name = str(getattr(asked, role))
         if name in components:
             if not callable(components[name]) or components[name] is not PARTS[role].get(name, components[name]):
-                raise CheckpointError(
-                    f"{place}: components: {name!r} has to be a factory, and may not be the name of another {role}"
-                )
+                raise CheckpointError(f"{place}: components: {name!r} is no factory, or the name of another {role}")
             given[role] = components[name]
         elif name not in PARTS[role]:
             raise CheckpointError(
