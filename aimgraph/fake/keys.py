@@ -95,7 +95,7 @@ def metadata(tensor: Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.stride(), tensor.dtype, device
 
 
-def configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] = ()) -> Any:
+def configuration(module: nn.Module, train: bool | None, above: tuple[nn.Module, ...] = ()) -> Any:
     """Everything that decides what a module does to shapes, for one that holds constants, tensors and such modules."""
     attributes = vars(module)
     if "forward" in attributes or isinstance(module, torch.jit.ScriptModule):
@@ -104,7 +104,8 @@ def configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] =
         raise UnclearError
     above = (*above, module)
     kind: Hashable = type(module)  # type: ignore[assignment]
-    found: list[Any] = [kind, kind.forward, train if _looks_at_mode(kind) else None]  # type: ignore[attr-defined]
+    mode = module.training if train is None else train  # a model may keep a norm of its own in the other mode
+    found: list[Any] = [kind, kind.forward, mode if _looks_at_mode(kind) else None]  # type: ignore[attr-defined]
     for key, value in attributes.items():
         if key in _TENSORS:
             found += [(name, None if tensor is None else metadata(tensor)) for name, tensor in value.items()]
@@ -120,7 +121,7 @@ def configuration(module: nn.Module, train: bool, above: tuple[nn.Module, ...] =
 _TENSORS = ("_parameters", "_buffers")
 
 
-def _setting(value: Any, train: bool, above: tuple[nn.Module, ...]) -> Any:
+def _setting(value: Any, train: bool | None, above: tuple[nn.Module, ...]) -> Any:
     if isinstance(value, nn.Module):
         return configuration(value, train, above)
     if type(value) is tuple:

@@ -85,7 +85,7 @@ class Derived:
         if target in self._barren or _in_context() or active_fake_mode() is not mode:
             return call(*args, **kwargs)
         is_layer = isinstance(target, nn.Module)
-        key = partial(self.key, target, args, kwargs, recorder, train=target.training if is_layer else None)
+        key = partial(self.key, target, args, kwargs, recorder)
         own = partial(own_tensors, target) if is_layer else list[Tensor]
         return self.run(key, (args, kwargs), own, mode, recorder, partial(call, *args, **kwargs))[0]
 
@@ -127,13 +127,13 @@ class Derived:
             args: Its arguments.
             kwargs: The same.
             recorder: What lists its operations; it depends on which arguments the recorder watches.
-            train: The mode, of a module.
+            train: The mode that a module is to run in; that of each module in it by default.
         """
         if surroundings() != self._surroundings:
             return None  # a forward may change settings on its way
         try:
             given = describe((args, kwargs), {}, recorder.known)
-            return target if train is None else configuration(target, train), given
+            return configuration(target, train) if isinstance(target, nn.Module) else target, given
         except UnclearError:
             return None
 

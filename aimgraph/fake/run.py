@@ -102,9 +102,8 @@ class FakeRun:
         def key() -> Any:
             if self._contexts or self.draws != draws or not node.op.startswith("call_"):
                 return None
-            if called is None:
-                return self._derived.key(node.target, args, kwargs, self.recorder)
-            return self._derived.key(self._copied(called), args, kwargs, self.recorder, train=self.train)
+            target = node.target if called is None else self._copied(called)
+            return self._derived.key(target, args, kwargs, self.recorder, train=None if self._adopted else self.train)
 
         def own() -> list[Tensor]:
             held = [] if called is None else own_tensors(self._copied(called))

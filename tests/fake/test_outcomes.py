@@ -4,7 +4,7 @@ import copy
 import gc
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -417,3 +417,37 @@ def test_the_collector_is_put_back() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+class KeepsItsNormInEval(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.mix(x))
+
+
+class Around(nn.Module):
+    """One call around a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+def test_a_norm_that_is_held_in_eval_is_another_key_than_one_in_train() -> None:
+    x = torch.linspace(-1, 1, 12).reshape(3, 4)
+    for base in (KeepsItsNormInEval().train(), nn.Sequential(nn.Linear(4, 4), Around()).train()):
+        aim = aimgraph.transform(base, x)
+        assert aimgraph.plan(aim).fallback == 0
+        assert torch.equal(aim(x), base(x))
+        assert all(torch.equal(value, aim.get_buffer(name)) for name, value in base.named_buffers())
