@@ -30,9 +30,8 @@ def main() -> None:
     for root in map(Path, sys.argv[1:] or [Path(__file__).parents[1]]):
         found = [path for path in files(root) if "models_zoo" not in path.parts]
         lines = [counted(path.read_text(encoding="utf-8")) for path in found]
-        print(
-            f"{root}: {len(found)} files, {sum(code for code, _ in lines):,} lines, {sum(i for _, i in lines):,} imports"
-        )
+        code, imports = map(sum, zip(*lines, strict=True))
+        print(f"{root}: {len(found)} files, {code:,} lines, {imports:,} of them imports")
 
 
 if __name__ == "__main__":
