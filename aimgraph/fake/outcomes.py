@@ -84,9 +84,8 @@ class Derived:
         """
         if target in self._barren or _in_context() or active_fake_mode() is not mode:
             return call(*args, **kwargs)
-        is_layer = isinstance(target, nn.Module)
         key = partial(self.key, target, args, kwargs, recorder)
-        own = partial(own_tensors, target) if is_layer else list[Tensor]
+        own = partial(own_tensors, target) if isinstance(target, nn.Module) else list[Tensor]
         return self.run(key, (args, kwargs), own, mode, recorder, partial(call, *args, **kwargs))[0]
 
     def run(
@@ -184,11 +183,9 @@ class Derived:
 
 
 _SHARED: dict[Any, dict[Any, _Outcome]] = {}
-
 """What is set around a transform -> the outcomes of functions and layers of torch, whoever called them."""
 
 _MOST = 2**14
-
 """How many of them are remembered, at most: some 2 KiB each."""
 
 
