@@ -124,8 +124,10 @@ def _is_shallow(module: nn.Module) -> bool:
 def _copy_shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     copied = type(module).__new__(type(module))
     for key, value in vars(module).items():
-        if key in OWN:
-            value = copy.deepcopy(value, memo) if value else value.copy()
+        if key in ("_parameters", "_buffers"):  # faster than a deep copy of the dict
+            value = {name: copy.deepcopy(one, memo) for name, one in value.items()}
+        elif key in OWN:
+            value = value.copy()
         vars(copied)[key] = value
     return copied
 

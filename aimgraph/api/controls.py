@@ -7,11 +7,11 @@ from typing import TypeVar
 from torch import nn
 
 from aimgraph.compiler.aim_paths import AIM
+from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of
 from aimgraph.emit.record import record_of
 from aimgraph.emit.sets import own_parameters
-from aimgraph.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,7 +29,7 @@ def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator
     """
     parts = parts_of(aim)
     for part in parts:
-        _refuse_widened(part, "memory_parameters can't tell read weights from the base's weights")
+        refuse_concat(part, "memory_parameters can't tell read weights from the base's weights")
     if memory_set is None:
         return chain.from_iterable(part.get_submodule(AIM).parameters() for part in parts)
     return chain.from_iterable([own_parameters(part, memory_set) for part in parts])
@@ -55,7 +55,7 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
     """
     parts = parts_of(aim)
     for part in parts:
-        _refuse_widened(part, "freeze_base can't freeze a part of a weight")
+        refuse_concat(part, "freeze_base can't freeze a part of a weight")
     added = {id(p) for part in parts for p in part.get_submodule(AIM).parameters()}
     for parameter in aim.parameters():
         if id(parameter) not in added:
@@ -108,11 +108,3 @@ def enable_memory(aim: M) -> M:
 def _enable(aim: AimModule, enabled: bool) -> None:
     record_of(aim).enabled = enabled
     aim._select()
-
-
-def _refuse_widened(aim: AimModule, what: str) -> None:
-    if record_of(aim).concat_sites:
-        raise ConfigError(
-            f'{what} in concat form ({record_of(aim).concat_sites[0].site}): transform with lowering="split" instead; '
-            "the state dict of this module loads into it"
-        )

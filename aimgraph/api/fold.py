@@ -11,6 +11,7 @@ from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.compiler.signature import Signature, base_names, graph_inputs
 from aimgraph.copies import copy_module
+from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule, Folds
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module
@@ -108,11 +109,7 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
 
 def _folded_program(aim: AimModule, inputs: Arguments, passes: tuple[Pass, ...]) -> tuple[AimModule, Program]:
     record = record_of(aim)
-    if record.concat_sites:
-        raise ConfigError(
-            f"fold needs split form, and {record.concat_sites[0].site} is in concat form: transform with "
-            'lowering="split"; the state dict of this module loads into it'
-        )
+    refuse_concat(aim, "fold can't tell what layers read from what they compute")
     if not record.enabled:
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
     root = settled(aim).eval()

@@ -5,7 +5,17 @@ from typing import Any
 from torch import nn
 
 from aimgraph.emit.record import record_of
+from aimgraph.errors import AimgraphError, ConfigError
 from aimgraph.runtime.layers import concat_weight, layer_at, replace_weight, split_weight
+
+
+def refuse_concat(aim: nn.Module, what: str, error: type[AimgraphError] = ConfigError) -> None:
+    """Raise an error that says `what` can't be done where read weights are part of the base's own weights."""
+    for site in record_of(aim).concat_sites:
+        raise error(
+            f'{what} in concat form ({site.site}): transform with lowering="split"; the state dict of this module '
+            "loads into it"
+        )
 
 
 def split_layers(base: nn.Module, aim: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS, aim_path
 from aimgraph.copies import copy_module
+from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known, member
 from aimgraph.errors import ConfigError
@@ -37,12 +38,7 @@ def add_set(
     """See `AimModule.add_memory_set`; `filled` says that all values are still to come."""
     record = record_of(aim)
     _check_name(name, [DEFAULT, *record.sets])
-    if record.concat_sites:
-        raise ConfigError(
-            f"memory set {name!r}: read weights are part of the layers' own weights in concat form "
-            f'({record.concat_sites[0].site}): transform with lowering="split"; the state dict of this module loads '
-            "into it"
-        )
+    refuse_concat(aim, f"memory set {name!r}: read weights are part of the layers' own weights")
     if like is not None:
         check_known(record, [like])
     if share_reads:

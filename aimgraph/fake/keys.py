@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aimgraph.copies import OWN, is_constant
 from aimgraph.fake.operations import Source
-from aimgraph.torch_private import FakeTensor, OpOverload, OpOverloadPacket
+from aimgraph.torch_private import FakeTensor, OpOverload, OpOverloadPacket, default_device
 
 
 def surroundings() -> Any:
@@ -17,7 +17,7 @@ def surroundings() -> Any:
     cuda, mkldnn = torch.backends.cuda, torch.backends.mkldnn
     return (
         torch.get_default_dtype(),
-        torch.get_default_device(),
+        default_device(),
         torch.are_deterministic_algorithms_enabled(),
         mkldnn.enabled,
         torch.backends.cudnn.enabled,

@@ -81,10 +81,10 @@ class Recorder(TorchDispatchMode):
         result = run(*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:
             return result
-        given = tree_leaves((args, kwargs))
+        given = leaves((args, kwargs))
         sources = tuple(self.known.get(id(leaf)) for leaf in given if isinstance(leaf, Tensor))
         if any(sources):
-            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
             self.note(made, len(self.operations))
             constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
             shapes = tuple(tuple(tensor.shape) for tensor in made)
@@ -123,6 +123,14 @@ def _batch_norm(
             statistic.add_(0)  # overwritten
     saved = x.new_empty(x.shape[1] if train else 0)
     return torch.empty_like(x), saved, torch.empty_like(saved)
+
+
+def leaves(given: Any) -> list[Any]:
+    """What stands in tuples, lists and dicts, as operations take them: a fraction of the time of `tree_leaves`."""
+    found: list[Any] = []
+    for item in given.values() if isinstance(given, dict) else given if isinstance(given, tuple | list) else (given,):
+        found += leaves(item) if isinstance(item, tuple | list | dict) else (item,)
+    return found
 
 
 _CONSTANTS = frozenset((bool, int, float, complex, str, torch.dtype))

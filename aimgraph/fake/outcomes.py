@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.fake.keys import UnclearError, configuration, describe, is_known, is_ordinary, metadata, surroundings
-from aimgraph.fake.operations import HELD, Operation, Recorder, Source
+from aimgraph.fake.operations import HELD, Operation, Recorder, Source, leaves
 from aimgraph.torch_private import (
     FakeTensor,
     FakeTensorMode,
     active_fake_mode,
     is_any_autocast_enabled,
     storage_of,
-    tree_leaves,
     unset_fake_temporarily,
     version_of,
 )
@@ -241,12 +240,12 @@ def _in_context() -> bool:
 def own_tensors(module: nn.Module) -> list[Tensor]:
     """The tensors of a module and of those that it holds, without owning them or not, each as often as it has names."""
     own = [one for held in (module._parameters, module._buffers) for one in held.values() if one is not None]
-    parts = [*module._modules.values(), *tree_leaves(vars(module).get("aim_borrowed", ()))]
+    parts = [*module._modules.values(), *leaves(vars(module).get("aim_borrowed", ()))]
     return own + [tensor for part in parts if part is not None for tensor in own_tensors(part)]
 
 
 def _tensors(given: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
 
 
 def _is_shared(tensor: Tensor, others: Sequence[Tensor]) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aimgraph.api.fold import exposed, fold
 from aimgraph.compiler.aim_paths import aim_path
+from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
@@ -73,13 +74,10 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
     record = record_of(aim)
     if record.concat_sites:
         if memory not in (None, "inside"):
-            raise ExportError(
-                f"memory={memory!r} needs split form, and {record.concat_sites[0].site} is in concat form: transform "
-                'with lowering="split"; the state dict of this module loads into it'
-            )
+            refuse_concat(aim, f"memory={memory!r} can't be exported", ExportError)
         _refuse_lost_writes(aim, None)
         if dynamic_size:
-            raise ExportError('dynamic_size needs split form: transform with lowering="split"')
+            refuse_concat(aim, "sizes can't vary", ExportError)
         return Prepared(aim, "inside", plan=record.plan)
     mode = memory or ("inside" if dynamic_size else "constant")
     kind: Kind | None = mode if mode in ("input", "state") else None

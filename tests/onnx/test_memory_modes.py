@@ -242,7 +242,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (written, "input", "every memory of this model has updates; export with memory='state'"),
         (written, "constant", 'would be lost: export with memory="state"'),
         (written, "inside", 'would be lost: export with memory="state"'),
-        (concat, "input", "needs split form"),
+        (concat, "input", "can't be exported in concat form"),
         (base, "input", "needs what aimgraph.transform gives, and this is a Residual"),
     ):
         with pytest.raises(ExportError, match=match):
