@@ -11,6 +11,7 @@ Names that only ever stand behind the dot of a user's object are not wrapped. On
 """
 
 import keyword
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,6 +213,28 @@ def checkpoint_replaced(variants: Callable[[Function, Function], tuple[Function,
     apply, around = variants(function.apply, getattr(module, name))
     with patched((function, "apply", lambda _: staticmethod(apply)), (module, name, lambda _: around)):
         yield
+
+
+def checkpointed_calls() -> list[Any]:
+    """What stands for the checkpointed calls around what runs now, the innermost first.
+
+    Each is the same object in the forward that is checkpointed and where that runs again in the backward pass. Of
+    calls within each other that are not reentrant, a forward sees the innermost one only.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    cells = getattr(hooks[0], "__closure__", None) if hooks else None
+    found = [cell.cell_contents for cell in cells or () if isinstance(cell.cell_contents, checkpoint._CheckpointFrame)]
+    if torch.is_grad_enabled() and not in_backward():
+        return found
+    function: Any = checkpoint.CheckpointFunction
+    reentrant = (function.forward.__code__, function.backward.__code__)
+    frame = sys._getframe(1)
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code in reentrant:
+            found.append(frame.f_locals["ctx"])
+        elif frame.f_code.co_name == "unpack_hook" and frame.f_code.co_filename == checkpoint.__file__:
+            found.append(frame.f_locals["frame"])
+    return found
 
 
 @cache

@@ -80,6 +80,12 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         example, given = (bound_arguments(aim, inputs) for inputs in (record_of(aim).inputs, (args, kwargs)))
     except ExampleInputError:  # the forward itself says what is wrong with these
         return None
+    if other := [name for name in given | example if (name in given) != (name in example)]:
+        had = "did not have" if other[0] in given else "had"
+        return GuardError(
+            f"the example inputs of the transform {had} the argument {other[0]!r}, unlike this call, so there is no "
+            "graph: transform the model with example inputs that have the same arguments"
+        )
     for name, value in given.items():
         found = other_kind(value, argument_kind(example.get(name, NOT_GIVEN)))
         if found is not None:
@@ -128,6 +134,6 @@ def _run_eager(aim: nn.Module, args: Any, kwargs: Any, error: GuardError) -> Any
         warnings.warn(
             f"{error}. Until then the forward of {record.base_class.__name__} itself runs for such inputs, and what "
             "its layers read is added call by call, which is slower",
-            stacklevel=6,
+            stacklevel=10,  # from torch's call of a module to the user's
         )
     return run(*args, **kwargs)

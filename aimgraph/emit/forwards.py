@@ -9,7 +9,6 @@ from torch import nn
 
 from aimgraph.emit.dispatch import dispatch
 from aimgraph.emit.record import record_of
-from aimgraph.emit.set_in_use import run_by_sample
 from aimgraph.errors import TraceError
 from aimgraph.runtime.layers import layer_at, split_weight
 from aimgraph.runtime.regions import closed_contexts
@@ -30,9 +29,6 @@ def _around(call: Callable[..., Any]) -> Callable[..., Any]:
 
 dispatched = _around(dispatch)
 """A forward that has the base's own stand in for it where the inputs lead elsewhere."""
-
-by_sample = _around(run_by_sample)
-"""A forward in which every sample has a memory set of its own."""
 
 
 @_around

@@ -1,7 +1,9 @@
 """The emitted module: a `torch.fx.GraphModule` with the base inside and its memory under ``aim``."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -13,7 +15,8 @@ from aimgraph.compiler.aim_paths import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
-from aimgraph.emit.forwards import by_sample, contexts_closed, dispatched, mode_checked, without_concat
+from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, without_concat
+from aimgraph.emit.one_forward import one_forward, open_signature
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
 from aimgraph.emit.set_names import graphs_of
@@ -40,6 +43,12 @@ class AimModule(fx.GraphModule):
 
     _record: Record
     _graph: fx.Graph
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "AimModule":
+        """One with a class of its own, as every `torch.fx.GraphModule`, whose forward stays the same function."""
+        made: AimModule = super().__new__(cls, *args, **kwargs)
+        type(made).forward = one_forward()
+        return made
 
     def __init__(self, root: nn.Module | dict[str, Any], record: Record) -> None:
         super().__init__(nn.Module(), fx.Graph(), class_name=record.base_class.__name__)
@@ -72,9 +81,8 @@ class AimModule(fx.GraphModule):
         """Make the forward of the present mode from its graph."""
         own_call(type(self))
         with keywords_quoted():
-            code = super().recompile()
+            code, forward = _compiled(type(self), super().recompile)
         if record := vars(self).get("_record"):
-            forward = type(self).forward
             if not record.enabled and record.concat_sites:
                 forward = without_concat(forward)
             if record.moded:
@@ -87,9 +95,15 @@ class AimModule(fx.GraphModule):
             record.eager.clear()
             if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
                 record.forget_sets()
-            type(self).forward = forward
             record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
+            self._let_run(forward)
         return code
+
+    def _let_run(self, forward: Any) -> None:
+        """Let the one forward of this module run a compiled one, from its next call on, and look like that."""
+        self._record.running = forward
+        one: Any = functools.update_wrapper(type(self).forward, forward)
+        one.__signature__ = open_signature(self._record.base_class) or inspect.signature(forward)
 
     def train(self, mode: bool = True) -> Self:
         """Set train or eval mode, as the base does; one frozen by `aimgraph.freeze_base` stays in eval."""
@@ -206,7 +220,7 @@ class AimModule(fx.GraphModule):
         if record.present not in record.compiled:
             self.recompile()
         made = record.compiled[record.present]
-        type(self).forward = made.forward if record.samples is None else by_sample(made.forward)
+        self._let_run(made.forward)
         vars(self).update(made.attributes)
 
     def _attributes(self) -> dict[str, Any]:
@@ -231,8 +245,10 @@ class AimModule(fx.GraphModule):
             return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
+        made = memo[id(self)] = AimModule.__new__(AimModule)  # what stands on it may lead back to it
         copy_results(self, memo)
-        return AimModule(copy.deepcopy(self._attributes(), memo), self._record.copy())
+        made.__setstate__((copy.deepcopy(self._attributes(), memo), self._record.copy()))
+        return made
 
     def __copy__(self) -> "AimModule":
         attributes = self._attributes()
@@ -241,7 +257,21 @@ class AimModule(fx.GraphModule):
         return AimModule(attributes, self._record.copy())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return (AimModule, (self._attributes(), self._record))
+        return AimModule.__new__, (AimModule,), (self._attributes(), self._record)
+
+    def __setstate__(self, state: tuple[dict[str, Any], Record]) -> None:
+        AimModule.__init__(self, *state)
+
+
+def _compiled(kind: Any, recompile: Callable[[], PythonCode]) -> tuple[PythonCode, Any]:
+    """What torch compiles, and the forward that it puts in the place of the class's own, which is put back."""
+    own = vars(kind).get("forward")
+    code, made = recompile(), kind.forward
+    if own is None:  # a class derived from it
+        del kind.forward
+    else:
+        kind.forward = own
+    return code, made
 
 
 def _dtype(module: nn.Module) -> torch.dtype | None:

@@ -1,12 +1,16 @@
 """Transformed parts of a larger model: finding and replacing them."""
 
 import difflib
-from typing import Any
+import warnings
+from typing import Any, TypeVar
 
 from torch import nn
 
+from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import PlanError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -28,6 +32,25 @@ def parts_of(aim: Any) -> list[AimModule]:
 def named_parts(model: nn.Module) -> dict[str, AimModule]:
     """Path -> transformed part of a model; empty if there is none."""
     return {path: module for path, module in model.named_modules() if isinstance(module, AimModule)}
+
+
+def unwrapped(model: M) -> M:
+    """The model without what was put over the forwards of its transformed parts: a copy, if there is anything.
+
+    Mixed precision of trainers, offloading and the like replace the forward of an instance.
+    """
+    if not any("forward" in vars(part) for part in named_parts(model).values()):
+        return model
+    model = copy_module(model)
+    for path, part in named_parts(model).items():
+        found = vars(part).pop("forward", None)
+        if found is not None and found != part.forward:  # trainers put the old one back on the instance
+            warnings.warn(
+                f"the forward of {path or 'the model'} is wrapped on the instance (mixed precision of a trainer, hooks "
+                "for offloading, ...): what is made here is made without the wrapper",
+                stacklevel=3,
+            )
+    return model
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -2,8 +2,10 @@
 
 import copy
 import types
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 
@@ -18,6 +20,10 @@ MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_
 
 
 GRAPH_STATE = (*GRAPH_NAMES, "_record")
+
+
+Chosen: TypeAlias = tuple[str, tuple[str, ...] | None, bool]
+"""The set in use, the set of every sample, and whether the memory takes part."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,9 @@ class Record:
         frozen: Whether the base stays in eval mode.
         enabled: Whether the memory takes part.
         present: Name of the graph that runs.
+        running: What was compiled from it.
+        training: Whether the module was in train mode when it was chosen.
+        checkpointed: Forward that may be repeated in the backward pass (`checkpointed_calls`) -> what was chosen in it.
         compiled: Name of a graph -> what was compiled from it.
         shared: Whether a copy has the same graphs.
         given_out: Whether somebody may hold a graph, and change it.
@@ -102,6 +111,9 @@ class Record:
     frozen: bool = False
     enabled: bool = True
     present: str = field(default="", compare=False)
+    running: Any = field(default=None, compare=False)
+    training: bool = field(default=False, compare=False)
+    checkpointed: MutableMapping[Any, set[Chosen]] = field(default_factory=WeakKeyDictionary, compare=False)
     compiled: dict[str, Compiled] = field(default_factory=dict, compare=False)
     shared: bool = field(default=False, compare=False)
     given_out: bool = field(default=False, compare=False)
@@ -120,17 +132,25 @@ class Record:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        state |= {"compiled": {}, "shared": False, "given_out": False, "eager": {}, "told": set()}
+        state |= {"compiled": {}, "running": None, "shared": False, "given_out": False, "eager": {}, "told": set()}
+        del state["checkpointed"]
         return state | {"graphs": {name: dump_graph(graph) for name, graph in self.graphs.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, graphs={name: load_graph(data) for name, data in state["graphs"].items()})
+        graphs = {name: load_graph(data) for name, data in state["graphs"].items()}
+        vars(self).update(state, graphs=graphs, checkpointed=WeakKeyDictionary())
 
     def choose(self, *, train: bool, chosen: str) -> None:
         """Let the graph of a mode and of a memory set be the one that runs."""
+        self.training = train
         kind = "base" if not self.enabled else "aim" if chosen == DEFAULT else f"aim:{chosen}"
         mode = "train" if train and not self.frozen else "eval"
         self.present = f"{kind}.{mode if f'{kind}.{mode}' in self.graphs else 'both'}"
+
+    @property
+    def choice(self) -> Chosen:
+        """What runs besides the mode."""
+        return self.chosen, self.samples, self.enabled
 
     def forget_sets(self, name: str = "") -> None:
         """Drop the graphs of a memory set, by default of all, and what was compiled from them."""
@@ -163,6 +183,7 @@ class Record:
             sets=dict(self.sets),
             compiled={name: made.copy() for name, made in self.compiled.items()},
             eager=dict(self.eager),
+            checkpointed=WeakKeyDictionary(),
         )
 
 

@@ -1,5 +1,6 @@
 """Inputs of another kind or another number of dimensions than the example's."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -84,6 +85,69 @@ def test_inputs_of_another_kind_are_refused_where_the_base_cannot_stand_in() -> 
         aim(*given)
 
 
+MLP = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class Open(nn.Module):
+    """More arguments than it names, as models of transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, *more: Tensor, scale: float = 1.0, **options: Any) -> Any:
+        hidden = torch.relu(self.a(x + sum(more)))
+        y = self.b(hidden) * scale
+        if "shift" in options:
+            y = y + options["shift"]
+        return (y, hidden) if options.get("output_hidden") else y
+
+
+OPEN: dict[str, tuple[Any, Any]] = {
+    "a flag": ((ROWS,), {"output_hidden": True}),
+    "a number": ((ROWS,), {"shift": 2.0}),
+    "a tensor": ((ROWS,), {"shift": ROWS[:, :2], "scale": 2.0}),
+    "what is never looked at": ((ROWS,), {"num_items_in_batch": torch.tensor(3)}),
+    "one more in a row": ((ROWS, ROWS), {}),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+@pytest.mark.parametrize("train", [False, True])
+def test_arguments_that_the_example_did_not_have_take_the_base_where_it_goes(name: str, train: bool) -> None:
+    args, kwargs = OPEN[name]
+    base = Open().train(train)
+    aim = aimgraph.transform(base, ROWS).train(train)
+    assert inspect.signature(aim.forward) == inspect.signature(base.forward)
+    with pytest.warns(UserWarning, match=r"the example inputs of the transform did not have the argument"):
+        plain = aim(*args, **kwargs)
+    assert all(map(torch.equal, flat(plain), flat(base(*args, **kwargs))))
+    randomise(aim)
+    fitting = aimgraph.transform(base, (args, kwargs)).train(train)
+    fitting.load_state_dict(aim.state_dict())
+    for found, wanted in zip(flat(aim(*args, **kwargs)), flat(fitting(*args, **kwargs)), strict=True):
+        torch.testing.assert_close(found, wanted)
+    with pytest.warns(UserWarning, match=r"the example inputs of the transform had the argument 'more_|did not have"):
+        found = fitting(ROWS, unknown=1)  # and what the example had may be missing
+    torch.testing.assert_close(found, aim(ROWS))
+
+
+def flat(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def test_an_argument_that_the_base_does_not_take_is_an_error() -> None:
+    aim = aimgraph.transform(MLP, ROWS)
+    with pytest.raises(TypeError, match="unknown"):
+        aim(ROWS, unknown=1)
+
+
+def test_further_arguments_are_refused_where_the_base_cannot_stand_in() -> None:
+    aim = aimgraph.transform(Open(), ROWS, lowering="concat")
+    with pytest.raises(GuardError, match=r"did not have the argument 'shift'.*its read weights are part of"):
+        aim(ROWS, shift=1.0)
+
+
 def test_kinds_of_values() -> None:
     kind = kind_of({"a": [torch.zeros(1), None], "b": (1, 2.0), "c": True, "d": object()})
     assert kind == ("dict", {"a": ("list", ("Tensor", "None")), "b": ("tuple", ("number", "number")), "c": "", "d": ""})
@@ -93,7 +157,6 @@ def test_kinds_of_values() -> None:
     assert other_kind("text", "Tensor") == ("str", "Tensor")
 
 
-MLP = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
 CONV = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
 
 
