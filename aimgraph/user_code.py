@@ -4,6 +4,8 @@ import os
 import sys
 import traceback
 
+import torch
+
 
 def place_of(error: BaseException) -> str:
     """The innermost line of the user's code in `error`'s traceback; empty if there is none."""
@@ -28,7 +30,8 @@ def is_users(filename: str) -> bool:
     """Whether a file is neither torch's nor ours."""
     if filename.startswith("<"):  # made by code, but for what is typed into Python itself
         return filename.startswith(("<stdin", "<console", "<ipython-input", "<python-input"))
-    return "/torch/" not in filename and not filename.startswith(_OURS)
+    return not filename.startswith(_NOT_USERS)
 
 
-_OURS = os.path.dirname(__file__) + os.sep
+_NOT_USERS = tuple(os.path.dirname(file) + os.sep for file in (torch.__file__, __file__))
+"""The folders of torch and of aimgraph: a user's own folder may be called ``torch``, too."""
