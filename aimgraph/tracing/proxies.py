@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from aimgraph.errors import TraceError
 from aimgraph.runtime.call_names import COMPOSITE, opened
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.torch_private import PARAMETER_MARKS, tree_leaves
@@ -38,6 +39,12 @@ class LayerProxy(fx.Proxy):
         if not isinstance(value, Tensor) and value is not UNKNOWN and getattr(value, name) is None:
             return None
         return LayerAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse: ``x.data = y``, ``x.requires_grad = True`` and their like would stay on the stand-in."""
+        if name not in _OWN:
+            raise TraceError(f"the forward sets {name!r} of a tensor ({self.node.name}), which a graph does not keep")
+        super().__setattr__(name, value)
 
     def __iter__(self) -> Iterator[Any]:
         # test_unpacking_asks_for_the_length_of_what_is_given: iter(self) alone would ask for the rank of every tensor
@@ -81,6 +88,10 @@ class LayerProxy(fx.Proxy):
         if orig_method in COMPOSITE:
             return opened(orig_method)(*(args or ()), **(kwargs or {}))
         return super().__torch_function__(orig_method, types, args, kwargs)
+
+
+_OWN = frozenset(("node", "tracer", "root", "attr", "_node", *PARAMETER_MARKS))
+"""What a stand-in consists of, and what ``nn.Parameter(x)`` sets on one."""
 
 
 def _is_given(node: fx.Node) -> bool:

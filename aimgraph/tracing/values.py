@@ -13,13 +13,14 @@ import torch.nn.attention
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from aimgraph.compiler.graph_text import told
+from aimgraph.compiler.graph_text import target_name, told
 from aimgraph.compiler.node_keys import GUARDS
 from aimgraph.errors import TraceError
 from aimgraph.fake.run import FakeRun
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.guards import QUESTIONS, guard
-from aimgraph.torch_private import current_function_mode, function_mode_popped, tree_leaves
+from aimgraph.runtime.inplace import NAMES
+from aimgraph.torch_private import current_function_mode, function_mode_popped, storage_of, tree_leaves
 from aimgraph.user_code import asking_line
 
 PLAIN_ISINSTANCE = isinstance
@@ -27,14 +28,19 @@ PLAIN_ISINSTANCE = isinstance
 
 
 class RecordFactories(TorchFunctionMode):
-    """Makes tensors out of nothing part of the graph: ``torch.rand(3)`` is drawn at every call."""
+    """Makes tensors out of nothing part of the graph: ``torch.rand(3)`` is drawn at every call.
+
+    What is done to real tensors is done once, while tracing: one that was there before the forward stays as it is.
+    """
 
     def __init__(self, tracer: "ValueTracer") -> None:
         super().__init__()
         self.tracer = tracer
+        self.made: dict[int, Tensor] = {}  # by the memory that they are in, which is kept from being used again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self._refuse_writes(func, args, kwargs)
         if func in _FROM_DATA and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
             return self.tracer.create_proxy("call_function", func, args, kwargs)
         result = func(*args, **kwargs)
@@ -44,8 +50,43 @@ class RecordFactories(TorchFunctionMode):
         if any(isinstance(leaf, torch.Generator) for leaf in given):
             raise TraceError("the forward draws from a torch.Generator, whose state a graph does not keep")
         if type(result) is not Tensor or any(isinstance(leaf, Tensor | fx.Proxy) for leaf in given):
+            self._note_made(result, given)
             return result
         return self.tracer.create_proxy("call_function", func, args, kwargs)
+
+    def _refuse_writes(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Refuse a function that overwrites a real tensor that the forward has not made, or sets an attribute of it."""
+        if self.tracer.aside:
+            return
+        for leaf in _real(tree_leaves(_written(func, args, kwargs))):
+            if storage_of(leaf) not in self.made:
+                raise TraceError(
+                    f"the forward changes a tensor in place ({func.__name__}) that is no parameter and no buffer, or "
+                    "that it did not get as self.NAME, which a graph does not keep"
+                )
+
+    def _note_made(self, result: Any, given: list[Any]) -> None:
+        """Know the memory of real tensors that a function gives, but for views of what it was given."""
+        known = {storage_of(leaf) for leaf in _real(given)} if (made := _real(tree_leaves(result))) else set()
+        self.made |= {storage_of(leaf): leaf for leaf in made if storage_of(leaf) not in known}
+
+
+def _real(leaves: list[Any]) -> list[Tensor]:
+    """The dense tensors among leaves, without what stands for one."""
+    return [leaf for leaf in leaves if PLAIN_ISINSTANCE(leaf, Tensor) and leaf.layout is torch.strided]
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> Any:
+    """What a function changes, by torch's rules for names: ``mul_``, ``__imul__``, ``out=``, ``x.data = y``."""
+    name = getattr(func, "__name__", "")
+    inplace = name.endswith("_") and not name.endswith("__")
+    if inplace or name in _WRITERS or kwargs.get("inplace"):
+        return args[:1]
+    return kwargs.get("out")
+
+
+_WRITERS = frozenset(("__set__", "__delete__", "__setitem__", *(f"__{name}__" for name in NAMES)))
+"""Methods that change their tensor, and are not named as those that work in place."""
 
 
 _FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
@@ -173,12 +214,24 @@ class ValueTracer(fx.Tracer):
         proxy = super().create_proxy(*args, **kwargs)
         if not self.aside:
             with self._standing_aside():
-                try:
-                    self.run.values[proxy.node] = self.run.run_node(proxy.node)
-                except Exception as error:  # whatever the base's own code raises; told where the value is needed
-                    first = (self.unknown[node] for node in proxy.node.all_input_nodes if node in self.unknown)
-                    self.unknown[proxy.node] = next(first, error)
+                self._derive(proxy.node)
         return proxy
+
+    def _derive(self, node: fx.Node) -> None:
+        """Note what a node gives, or why that is not known.
+
+        Raises:
+            TraceError: It is no call of a module, and puts an argument into other memory, as ``x.set_(y)`` does.
+        """
+        given = _real([self.run.values.get(one) for one in node.all_input_nodes if node.op != "call_module"])
+        places = [storage_of(tensor) for tensor in given]
+        try:
+            self.run.values[node] = self.run.run_node(node)
+        except Exception as error:  # whatever the base's own code raises; told where the value is needed
+            first = (self.unknown[one] for one in node.all_input_nodes if one in self.unknown)
+            self.unknown[node] = next(first, error)
+        if places != [storage_of(tensor) for tensor in given]:
+            raise TraceError(f"the forward puts a tensor in the place of another by {target_name(node)}")
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:

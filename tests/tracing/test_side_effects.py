@@ -294,3 +294,142 @@ def test_random_states_are_put_back_after_a_failure() -> None:
     assert random.getstate() == before
     aimgraph.transform(Net(), X)
     assert random.getstate() == before
+
+
+class _Two(Base):
+    """Two layers, and a tensor that is neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.plain = nn.Linear(4, 4), torch.ones(4)
+
+
+class _NormalisesWeights(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.head.weight.data = nn.functional.normalize(self.head.weight.data, dim=1)
+        return self.head(self.mix(x))
+
+
+class _Clamps(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        y.data = y.data.clamp(-0.1, 0.1)
+        return self.head(y)
+
+
+class _Averaged(_Two):
+    """Updates a slow copy of its weights, as momentum contrast does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for slow, fast in zip(self.head.parameters(), self.mix.parameters(), strict=True):
+            slow.data = slow.data * 0.9 + fast.data * 0.1
+        return self.head(self.mix(x))
+
+
+class _ScalesBuffer(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.std.data = self.std.data * 2
+        return self.head(self.mix(x)) / self.std
+
+
+class _SetsStorage(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        y.set_(y.detach().clamp(-0.1, 0.1))
+        return self.head(y)
+
+
+class _Swaps(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.mix(x).detach(), (x * 2).detach()
+        torch.utils.swap_tensors(y, z)
+        return self.head(y) + z
+
+
+class _AsksForGradients(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x).detach()
+        y.requires_grad = True
+        return self.head(y)
+
+
+class _DropsGradients(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.head.weight.grad = None
+        return self.head(self.mix(x))
+
+
+class _Freezes(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.head.requires_grad_(False)
+        return self.head(self.mix(x))
+
+
+class _Tags(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        y.scale = 3
+        return self.head(y) * y.scale
+
+
+class _PlainInPlace(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.plain.mul_(2)
+        return self.head(self.mix(x)) * self.plain
+
+
+class _PlainThroughView(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.plain.data[1:] *= 2
+        return self.head(self.mix(x)) * self.plain
+
+
+class _ByDictionary(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.head._parameters["weight"].mul_(0.5)
+        return self.head(self.mix(x))
+
+
+class _ByStateDict(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.head.state_dict()["weight"].mul_(0.5)
+        return self.head(self.mix(x))
+
+
+_CHANGED = (
+    *(_NormalisesWeights, _Clamps, _Averaged, _ScalesBuffer, _SetsStorage, _Swaps, _AsksForGradients),
+    *(_DropsGradients, _Freezes, _Tags, _PlainInPlace, _PlainThroughView, _ByDictionary, _ByStateDict),
+)
+
+
+@pytest.mark.parametrize("kind", _CHANGED)
+def test_what_a_forward_changes_behind_a_graph_makes_it_one_call(kind: type[_Two]) -> None:
+    base = nn.Sequential(nn.Linear(4, 4), kind()).eval()
+    before, plain = states(base), base[1].plain.clone()
+    aimgraph.plan(base, X)
+    aimgraph.transform(base, X, inplace=True)
+    aim = aimgraph.transform(base, X, verify="full")
+    for module in (base, aim):
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in before.items())
+    assert torch.equal(base[1].plain, plain)
+    assert all(parameter.requires_grad for parameter in base.parameters())
+    notes = [note for note in aimgraph.plan(aim).notes if "kept as one call" in note]
+    assert [note.split()[0] for note in notes] == ["1"]
+    for _ in range(3):
+        assert torch.equal(run(aim, X), run(base, X))
+    assert all(torch.equal(value, aim.state_dict()[name]) for name, value in base.state_dict().items())
+
+
+class _Constants(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.plain.clone()
+        scale.mul_(2)[1:] += 1
+        return self.head(self.mix(x)) * scale * nn.Parameter(x)
+
+
+def test_constants_of_the_forward_may_change() -> None:
+    base = _Constants()
+    aim = aimgraph.transform(base, X, verify="full")
+    assert aimgraph.plan(aim).fallback == 0
+    assert aimgraph.verify(base, aim).ok
