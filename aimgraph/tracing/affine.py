@@ -1,8 +1,8 @@
 """Which layers can read: those whose output is affine in their input channels.
 
 A layer that inherits its `forward` from torch is one. Any other subclass is decided by watching it
-run once on fake tensors: pad the input by any rule, call one convolution or linear function with
-the layer's own weight, return the result, and nothing else.
+run once in each mode on fake tensors: pad the input by any rule, call one convolution or linear
+function with the layer's own weight, return the result, and nothing else, in place neither.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from aimgraph.compiler.signature import Classified
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.runtime.layer_kinds import FUNCTIONS, AffineLayer, is_layer, kind_of
 from aimgraph.runtime.layers import given_to, stored_weight
-from aimgraph.torch_private import FakeTensorMode, tree_leaves
+from aimgraph.torch_private import FakeTensorMode, storage_of, tree_leaves, version_of
 
 
 def classify_layers(root: nn.Module) -> dict[nn.Module, Classified]:
@@ -70,9 +70,16 @@ def _inherits_forward(layer: AffineLayer) -> bool:
 
 
 def _watch(layer: AffineLayer, mode: FakeTensorMode) -> Classified:
+    """What a layer's own forward does in both modes: a dropout behind the layer does nothing in eval mode."""
+    now = _watch_in(layer, mode, train=layer.training)
+    other = _watch_in(layer, mode, train=not layer.training) if now.affine else now
+    return now if other.affine and not other.raw else other
+
+
+def _watch_in(layer: AffineLayer, mode: FakeTensorMode, *, train: bool) -> Classified:
     name = type(layer).__name__
     try:
-        copy = fake_copy(layer, mode)
+        copy = fake_copy(layer, mode).train(train)
         weight = stored_weight(layer)
         probe = torch.empty(kind_of(layer).probe(layer), dtype=weight.dtype, device=weight.device)
         with quiet(), mode, torch.no_grad(), _Watcher(copy, probe) as watcher:
@@ -98,9 +105,14 @@ class _Watcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        before = [_state_of(leaf) for leaf in used]
+        result = func(*args, **kwargs)
+        written = [leaf for leaf, state in zip(used, before, strict=True) if _state_of(leaf) != state]
+        if written:
+            self._note_written(func, written)
+            return result
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made or any(result is leaf for leaf in used):
             return result
         if not any(leaf is self.stream for leaf in used):
@@ -114,6 +126,13 @@ class _Watcher(TorchFunctionMode):
             self.objection = self.objection or f"its own forward calls {resolve_name(func) or func} on the input"
         return result
 
+    def _note_written(self, func: Any, written: list[Tensor]) -> None:
+        if any(storage_of(leaf) == storage_of(self.stream) for leaf in written):
+            name = resolve_name(func) or func
+            self.objection = self.objection or f"its own forward calls {name} in place on the input"
+        own = {storage_of(parameter) for parameter in self.layer.parameters()}
+        self.raw = self.raw or any(storage_of(leaf) in own for leaf in written)
+
     def _note_call(self, func: Any, args: Any, kwargs: Any) -> None:
         self.called = True
         given = given_to(func, args, kwargs)
@@ -122,6 +141,13 @@ class _Watcher(TorchFunctionMode):
         self.raw = self.raw or given["weight"] is not self.layer.weight
         own = {name: getattr(self.layer, name, None) for name in ("stride", "padding", "dilation")}
         self.deviates = any(name in given and _spread(given[name]) != _spread(value) for name, value in own.items())
+
+
+def _state_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What changes where a tensor is overwritten, or another is put in its place."""
+    if tensor.layout is not torch.strided:
+        return (version_of(tensor),)
+    return version_of(tensor), tensor.shape, tensor.stride(), storage_of(tensor)
 
 
 def _spread(value: Any) -> Any:

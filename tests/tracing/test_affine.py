@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.tracing.affine import classify
-from tests.nets import Activated, SamePadding, Standardised, randomise
+from tests.nets import Activated, SamePadding, Standardised, randomise, run
 from tests.tracing.bases import Base, X
 
 
@@ -156,3 +156,101 @@ def test_what_is_not_affine(layer: nn.Module, reason: str) -> None:
     kind = classify(layer)  # type: ignore[arg-type]
     assert not kind.affine
     assert reason in kind.reason
+
+
+class _Conv(nn.Conv2d):
+    """Goes on after the layer in place; subclasses say how."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.go_on(y)
+        return y
+
+    def go_on(self, y: Tensor) -> None:
+        raise NotImplementedError
+
+
+class _Relu(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        nn.functional.relu_(y)
+
+
+class _ReluInPlace(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        nn.functional.relu(y, inplace=True)
+
+
+class _Adds(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        y += 1
+        y *= y
+
+
+class _SetsItem(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        y[:, 0] = 0
+
+
+class _SetsData(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        y.data = torch.ones(y.shape)
+
+
+class _ThroughView(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        y[:, 1:].zero_()
+
+
+class _InTrainMode(_Conv):
+    def go_on(self, y: Tensor) -> None:
+        if self.training:
+            y.clamp_(0, 0.1)
+
+
+class _DropsOut(_Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(nn.Conv2d.forward(self, x), 0.5, self.training)
+
+
+class _DoublesInput(_Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous().mul_(x)
+        return nn.Conv2d.forward(self, x)
+
+
+_IN_PLACE = (*(_Relu, _ReluInPlace, _Adds, _SetsItem, _SetsData, _ThroughView, _InTrainMode, _DropsOut, _DoublesInput),)
+
+
+@pytest.mark.parametrize("kind", _IN_PLACE)
+@pytest.mark.parametrize("train", [False, True])
+def test_a_layer_that_goes_on_in_place_is_entered(kind: type[_Conv], train: bool) -> None:
+    base, x = nn.Sequential(kind(3, 4, 3), nn.Identity()).train(train), torch.randn(2, 3, 8, 8)
+    split, concat = (aimgraph.transform(base, x.clone(), lowering=form) for form in ("split", "concat"))
+    assert [site.path for site in aimgraph.plan(split).sites] == ["0.conv2d_0"]
+    assert torch.equal(run(split, x.clone()), run(base, x.clone()))
+    concat.load_state_dict(randomise(split).state_dict())
+    for mode in (train, not train):
+        outputs = [run(module.train(mode), x.clone()) for module in (split, concat)]
+        torch.testing.assert_close(*outputs)
+
+
+class _ClampsWeight(_Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.clamp_(-0.1, 0.1)
+        return nn.Conv2d.forward(self, x)
+
+
+class _Counts(_Conv):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return nn.Conv2d.forward(self, x.contiguous()).contiguous()
+
+
+@pytest.mark.parametrize(("kind", "raw"), [(_ClampsWeight, True), (_Counts, False)])
+def test_a_layer_may_change_its_own_tensors_in_place(kind: type[_Conv], raw: bool) -> None:
+    found = classify(kind(3, 4, 3))
+    assert (found.affine, found.raw) == (True, raw)
