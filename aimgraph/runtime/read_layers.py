@@ -15,7 +15,7 @@ def clone_layer(layer: nn.Module, weight: nn.Parameter, channels: int, *, raw: b
 
     Class, kernel, stride, padding, dilation, padding mode and whatever else the layer's own
     `forward` uses come from `layer`; nothing that holds parameters or buffers is shared. With
-    `raw`, the class is that of the kind, so that `weight` is used as it is.
+    `raw`, class and methods are those of the kind, so that `weight` is used as it is.
     """
     kind = kind_of(layer)
     made = kind.read_class(layer, raw=raw)
@@ -24,7 +24,8 @@ def clone_layer(layer: nn.Module, weight: nn.Parameter, channels: int, *, raw: b
     for name, value in layer.__dict__.items():
         if isinstance(value, OrderedDict) and "hooks" in name:
             clone.__dict__[name] = OrderedDict()
-    for name in ("weight", "bias"):  # what a hook computes, of torch.nn.utils.weight_norm and its like
+    computed = "weight", "bias"  # by a hook, of torch.nn.utils.weight_norm and its like
+    for name in (*computed, *(kind.methods if raw else ())):
         clone.__dict__.pop(name, None)
     helpers = {name: child for name, child in layer._modules.items() if child is not None and not _holds_tensors(child)}
     clone.__dict__["_modules"] = {} if raw else helpers

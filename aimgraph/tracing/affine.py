@@ -1,8 +1,8 @@
 """Which layers can read: those whose output is affine in their input channels.
 
-A layer that inherits its `forward` from torch is one. Any other subclass is decided by watching it
-run once in each mode on fake tensors: pad the input by any rule, call one convolution or linear
-function with the layer's own weight, return the result, and nothing else, in place neither.
+A layer that inherits its `forward` from torch is one. Any other subclass, and a layer whose forward is replaced on the
+instance, is decided by watching it run once in each mode on fake tensors: pad the input by any rule, call one
+convolution or linear function with the layer's own weight, return the result, and nothing else, in place neither.
 """
 
 from typing import Any
@@ -59,6 +59,11 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> Classifi
     if layer._forward_hooks:
         reason = "it has a forward hook, which may change its output: register it on the result instead"
         return Classified(name, affine=False, reason=reason)
+    if _is_replaced(layer) and stored_weight(layer).is_meta:
+        reason = (
+            "its forward is replaced and brings its weight, which is on the meta device: offload the result instead"
+        )
+        return Classified(name, affine=False, reason=reason)
     if not _inherits_forward(layer):
         return _watch(layer, mode or FakeTensorMode(allow_non_fake_inputs=True))
     return Classified(name, affine=True, raw="weight" not in layer._parameters or bool(layer._forward_pre_hooks))
@@ -66,7 +71,13 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> Classifi
 
 def _inherits_forward(layer: AffineLayer) -> bool:
     kind = kind_of(layer)
-    return all(getattr(type(layer), name, None) is getattr(kind.layer, name, None) for name in kind.methods)
+    inherits = all(getattr(type(layer), name, None) is getattr(kind.layer, name, None) for name in kind.methods)
+    return inherits and not _is_replaced(layer)
+
+
+def _is_replaced(layer: AffineLayer) -> bool:
+    """Whether a method that computes the output is replaced on the instance, as hooks that offload weights do."""
+    return not vars(layer).keys().isdisjoint(kind_of(layer).methods)
 
 
 def _watch(layer: AffineLayer, mode: FakeTensorMode) -> Classified:
@@ -88,6 +99,7 @@ def _watch_in(layer: AffineLayer, mode: FakeTensorMode, *, train: bool) -> Class
         return Classified(
             name, False, enter=True, reason=f"its own forward failed on a probe input: {error}".split("\n")[0]
         )
+    watcher.raw = watcher.raw or _is_replaced(layer)  # another layer, a wider one, would not have it
     reason = watcher.objection or ("" if output is watcher.stream else "its own forward goes on after the layer")
     if watcher.raw and (watcher.padded or watcher.deviates):
         reason = reason or "its own forward transforms its weight and calls the layer with other arguments than its own"

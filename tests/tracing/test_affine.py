@@ -1,5 +1,10 @@
 """Which layers read, and which calls of them."""
 
+import copy
+import functools
+from types import MethodType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -254,3 +259,112 @@ class _Counts(_Conv):
 def test_a_layer_may_change_its_own_tensors_in_place(kind: type[_Conv], raw: bool) -> None:
     found = classify(kind(3, 4, 3))
     assert (found.affine, found.raw) == (True, raw)
+
+
+class _Hook:
+    """Replaces the forward of a module on the instance, as libraries that offload weights do."""
+
+    def before(self, layer: Any, x: Tensor) -> Tensor:
+        return x
+
+    def after(self, layer: Any, y: Tensor) -> Tensor:
+        return y
+
+    def put_on(self, layer: Any) -> None:
+        layer.former, layer.hook = layer.forward, self
+
+        def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            args = tuple(layer.hook.before(layer, x) for x in args)
+            return layer.hook.after(layer, layer.former(*args, **kwargs))
+
+        layer.forward = functools.update_wrapper(functools.partial(forward, layer), layer.former)
+
+
+class _Moves(_Hook):
+    def before(self, layer: Any, x: Tensor) -> Tensor:
+        return x.to("cpu")
+
+
+class _Doubles(_Hook):
+    def after(self, layer: Any, y: Tensor) -> Tensor:
+        return y * 2
+
+
+class _Offloads(_Hook):
+    """Keeps the weights elsewhere between calls."""
+
+    def put_on(self, layer: Any) -> None:
+        super().put_on(layer)
+        self.kept = {name: value.detach().clone() for name, value in layer.named_parameters()}
+        self.after(layer, torch.ones(()))
+
+    def before(self, layer: Any, x: Tensor) -> Tensor:
+        layer._parameters.update({name: nn.Parameter(value) for name, value in self.kept.items()})
+        return x
+
+    def after(self, layer: Any, y: Tensor) -> Tensor:
+        layer._parameters.update({name: nn.Parameter(value.to("meta")) for name, value in self.kept.items()})
+        return y
+
+
+def _forward_doubling_the_weight(layer: Any, x: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, layer.weight * 2, layer.bias)
+
+
+def _conv_in_a_circle(layer: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), "circular"), weight, bias)
+
+
+class _Method(_Hook):
+    def __init__(self, name: str, function: Any) -> None:
+        self.name, self.function = name, function
+
+    def put_on(self, layer: Any) -> None:
+        setattr(layer, self.name, MethodType(self.function, layer))
+
+
+@pytest.mark.parametrize("lowering", ["split", "concat"])
+@pytest.mark.parametrize(
+    ("hook", "sites"),
+    [
+        (_Hook(), ["0", "1.1"]),
+        (_Moves(), ["0", "1.1"]),
+        (_Doubles(), ["0.conv2d_0", "1.1"]),
+        (_Method("forward", _forward_doubling_the_weight), ["0", "1.1"]),
+        (_Method("_conv_forward", _conv_in_a_circle), ["0.conv2d_0", "1.1"]),
+    ],
+)
+def test_a_layer_whose_forward_is_replaced_on_the_instance(hook: _Hook, sites: list[str], lowering: str) -> None:
+    base = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 4, 3))).eval()
+    x = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+    hook.put_on(base[0])
+    _Hook().put_on(base[1])
+    aim = aimgraph.transform(base, x, lowering=lowering, verify="full")
+    plan = aimgraph.plan(aim)
+    assert ([site.path for site in plan.sites], plan.fallback) == (sites, 0)
+    assert {"0"} - set(sites) == {item.path for item in plan.skipped}
+    assert torch.equal(aim(x), base(x))
+    assert torch.equal(aimgraph.strip(aim)(x), base(x))
+    read = aim.get_parameter(f"aim.memory.reads.{sites[0]}.weight")
+    nn.init.normal_(read)
+    output = aim(x)
+    assert not torch.allclose(output, base(x))
+    if lowering == "split":
+        torch.testing.assert_close(aimgraph.fold(aim)(x), output)
+    copied = copy.deepcopy(aim)
+    nn.init.zeros_(read)
+    assert torch.equal(copied(x), output)
+    assert torch.equal(aim(x), base(x))
+
+
+def test_a_layer_whose_weight_is_offloaded_is_kept_and_listed() -> None:
+    base, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval(), torch.ones(2, 3, 8, 8)
+    _Offloads().put_on(base[2])
+    aim = aimgraph.transform(base, x, verify="full")
+    assert [site.path for site in aimgraph.plan(aim).sites] == ["0"]
+    assert [item.path for item in aimgraph.plan(aim).skipped] == ["2"]
+    assert "offload the result instead" in aimgraph.plan(aim).skipped[0].reason
+    assert torch.equal(aim(x), base(x))
+    _Offloads().put_on(base[0])
+    with pytest.raises(aimgraph.PlanError, match="offload the result instead"):
+        aimgraph.transform(base, x)
