@@ -91,13 +91,14 @@ def transform(
     _check_sequence(pipeline, {*overrides, *(["config"] if config else [])} - {"within"})
     within = _within(configs)
     if within is None:
-        return _compile(model, example_inputs, configs, inplace, pipeline)
+        return _compile(model, example_inputs, configs, inplace, pipeline, None if inplace else model)
     submodule(model, within)
     check_wrapped(model)
     whole = clone(model, share=inplace)
     part = submodule(whole, within)
     # the copy's parameters are shared with the part: those tied to others outside of it stay tied
-    replace_module(whole, part, _compile(part, example_inputs, configs, True, pipeline))
+    original = None if inplace else model
+    replace_module(whole, part, _compile(part, example_inputs, configs, True, pipeline, original))
     return whole
 
 
@@ -139,11 +140,16 @@ _COMPILING = threading.RLock()
 
 @_alone()
 def _compile(
-    model: nn.Module, example_inputs: Any, configs: tuple[AimConfig, ...], share: bool, pipeline: Pipeline
+    model: nn.Module,
+    example_inputs: Any,
+    configs: tuple[AimConfig, ...],
+    share: bool,
+    pipeline: Pipeline,
+    original: nn.Module | None,
 ) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    outside = Outside(model)
+    outside = Outside(model, original)
     with outside.kept():
         program = build_program(model, inputs, configs, share=share, outside=outside)
         base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
@@ -178,14 +184,14 @@ def plan(
     if len(made) == 1 and config is None:
         return record_of(made[0]).plan
     configs = _configs(config, overrides)
-    within = _within(configs)
+    within, original = _within(configs), model
     if within is not None:
         part = submodule(model, within)
         check_wrapped(model)
         model = part
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
-    outside = Outside(model)
+    outside = Outside(model, original)
     with _alone(), outside.kept():
         return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True, outside=outside)).program.plan
 

@@ -11,6 +11,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from types import FunctionType
 from typing import Any
 
@@ -28,9 +29,16 @@ class Outside:
 
     Args:
         root: The module.
+        original: What a copy of the module must not reach; None where it may reach everything.
+
+    Attributes:
+        foreign: Identity of a parameter or buffer of the original -> its name.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, original: nn.Module | None = None) -> None:
+        self.original = original
+        held = () if original is None else chain(original.named_parameters(), original.named_buffers())
+        self.foreign = {id(tensor): name for name, tensor in held}
         kinds = dict.fromkeys(kind for module in root.modules() for kind in type(module).__mro__)
         self.classes = [kind for kind in kinds if _is_users(kind.__module__)]
         homes = dict.fromkeys(kind.__module__ for kind in self.classes)
@@ -49,6 +57,10 @@ class Outside:
         """The same of a copy of the module, which is of the same classes."""
         other = copy.copy(self)
         other.objects = _objects(root)
+        originals = set() if self.original is None else set(self.original.modules())
+        shared = [module for module in root.modules() if module in originals]  # by a __deepcopy__ of its own
+        known = {id(tensor) for module in shared for tensor in chain(module.parameters(), module.buffers())}
+        other.foreign = {key: name for key, name in self.foreign.items() if key not in known}
         return other
 
     @contextmanager

@@ -44,10 +44,12 @@ class Recorder(TorchDispatchMode):
     Args:
         tensors: The parameters and buffers.
         inputs: The inputs by name, in any structure.
+        seen: Called with the arguments of each operation, flat.
     """
 
-    def __init__(self, tensors: Iterable[Tensor], inputs: Any) -> None:
+    def __init__(self, tensors: Iterable[Tensor], inputs: Any, seen: Callable[[list[Any]], None] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = seen
         self.operations: list[Operation] = []
         self.alive: list[Tensor] = []
         self.known: dict[int, Source] = {}
@@ -82,6 +84,8 @@ class Recorder(TorchDispatchMode):
         if func is torch.ops.prim.device.default:
             return result
         given = leaves((args, kwargs))
+        if self.seen is not None:
+            self.seen(given)
         sources = tuple(self.known.get(id(leaf)) for leaf in given if isinstance(leaf, Tensor))
         if any(sources):
             made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from aimgraph.compiler.signature import Calls, Classified
-from aimgraph.errors import TraceError
+from aimgraph.errors import PlanError, TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation, Recorder
 from aimgraph.fake.tensors import fake_inputs, quiet
@@ -52,6 +53,9 @@ def observe(
         inputs: Example inputs.
         modes: Which of the two.
         opaque_paths: Paths of modules that are kept as one call.
+
+    Raises:
+        PlanError: A copy of the module reaches tensors of the model that was given.
     """
     return {mode: _observe_once(faker, kinds, mode, inputs, opaque_paths) for mode in modes}
 
@@ -64,15 +68,42 @@ def _observe_once(
     paths = dict(root.named_modules())
     ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
     args, kwargs = fake_inputs(inputs, faker.mode)
-    recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)))
+    names, foreign = names_in(copy, ours, opaque_paths), faker.outside.foreign
+    reached: dict[str, str] = {}
+
+    def seen(given: list[Any]) -> None:
+        reached.update({foreign[id(leaf)]: names.path for leaf in given if id(leaf) in foreign})
+
+    recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)), seen)
     run = partial(faker.derived.call, mode=faker.mode, recorder=recorder)
-    watch = WatchCalls(names_in(copy, ours, opaque_paths), run)
+    watch = WatchCalls(names, run)
+    error: Exception | None = None
     try:
         with _surroundings(faker), watch, recorder:
             copy.forward(*args, **kwargs)
-    except Exception as error:  # any code may stand in a forward; told where the answer is needed
+    except Exception as raised:  # any code may stand in a forward; told where the answer is needed
+        error = raised
+    _refuse_foreign(root, reached)
+    if error is not None:
         return Observed([], Calls(failed=watch.calls.failed or ""), error)
     return Observed(recorder.operations, watch.calls)
+
+
+def _refuse_foreign(root: nn.Module, reached: dict[str, str]) -> None:
+    """Refuse a forward that runs with the tensors of the model that was given: its copy would train these.
+
+    Args:
+        root: A copy of the model, or of a part of it.
+        reached: Name of such a tensor -> path of the module that ran.
+    """
+    for name, path in reached.items():
+        place = f"{path} ({type(root.get_submodule(path)).__name__})" if path else f"the model ({type(root).__name__})"
+        raise PlanError(
+            f"{place} keeps a function that holds on to layers or tensors of the model, and uses {name} of the model "
+            "that was given, in a copy of it, too: a forward replaced by a closure or by torch.compile(part.forward), "
+            "a hook, or an attribute. Use what the function gets as self (a method, functools.partial(function, part)) "
+            "and compile the result of the transform; or share the model's parameters with inplace=True"
+        )
 
 
 @contextmanager

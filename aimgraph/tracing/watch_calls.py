@@ -103,7 +103,8 @@ class WatchCalls(WatchFunctions):
             kind, weight = type(module).__name__, stored_weight(module)
             self._note(self.names.path, kind, features, weight, groups_of(module), result)
             return result
-        if is_layer(module) or not is_of_torch(module) or current_function_mode() is not self:
+        ours = module in self.names.paths  # what a closure holds may be another's, and is seen operation by operation
+        if is_layer(module) or not (ours and is_of_torch(module)) or current_function_mode() is not self:
             return call(module, *args, **kwargs)
         with function_mode_popped():  # which would see every size that is asked for
             return self._run(module, args, kwargs, partial(call, module))
