@@ -12,6 +12,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.outcomes import Derived
 from aimgraph.fake.tensors import GIVEN, faked
 from aimgraph.reproducible import drawn_like, kept_python_randomness
+from aimgraph.runtime.opaque import base_alone
 from aimgraph.torch_private import FakeTensorMode, tree_map, unset_fake_temporarily
 
 
@@ -62,7 +63,8 @@ def run_for_real(fake: nn.Module, twin: nn.Module, mode: FakeTensorMode) -> None
             torch.manual_seed(0)
             generator = torch.Generator().manual_seed(0)
             given = tree_map(lambda leaf: _drawn(leaf, generator), (args, kwargs))
-            output = original(*given[0], **given[1])
+            with base_alone(twin):
+                output = original(*given[0], **given[1])
         return tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
 
     vars(fake)["forward"] = forward

@@ -28,6 +28,21 @@ _RUNNING: set[object] = set()
 """The calls during which they are."""
 
 
+@contextmanager
+def base_alone(root: nn.Module) -> Iterator[None]:
+    """While the base's own forward runs, which may go over its children: what is added is none of them."""
+    held, added = root._modules, OPAQUE_BASE.partition(".")[0]
+    if added not in held:
+        yield
+        return
+    vars(root)["_modules"] = {name: module for name, module in held.items() if name != added}
+    try:
+        yield
+    finally:
+        held |= root._modules  # what the forward has put there
+        vars(root)["_modules"] = held
+
+
 class OpaqueBase(nn.Module):
     """The base itself as one call, where its own forward can't be traced.
 
@@ -43,7 +58,9 @@ class OpaqueBase(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the base's own forward gives."""
-        return self.aim_borrowed[0].forward(*args, **kwargs)
+        base = self.aim_borrowed[0]
+        with _SWAP, base_alone(base):
+            return base.forward(*args, **kwargs)
 
 
 @dataclass(frozen=True)

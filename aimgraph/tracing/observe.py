@@ -16,6 +16,7 @@ from aimgraph.fake.operations import Operation, Recorder
 from aimgraph.fake.tensors import fake_inputs, quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.reproducible import kept_randomness, plain_attention
+from aimgraph.runtime.opaque import base_alone
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
 
 
@@ -79,7 +80,7 @@ def _observe_once(
     watch = WatchCalls(names, run)
     error: Exception | None = None
     try:
-        with _surroundings(faker), watch, recorder:
+        with _surroundings(faker), watch, recorder, base_alone(copy):
             copy.forward(*args, **kwargs)
     except Exception as raised:  # any code may stand in a forward; told where the answer is needed
         error = raised
@@ -132,7 +133,7 @@ def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> 
             recorder.take(bound_arguments(faker.root, (args, kwargs)))
             start = len(recorder.operations)
             try:
-                with _surroundings(faker), recorder:
+                with _surroundings(faker), recorder, base_alone(copy):
                     copy.forward(*args, **kwargs)
             except Exception as error:  # only the second can fail: the first has been observed
                 failed = error

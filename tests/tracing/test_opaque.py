@@ -427,3 +427,54 @@ def test_what_a_module_remembers_of_a_batch_makes_only_that_module_one_call() ->
     for x in (X, X[:1], torch.cat([X, X])):
         assert torch.equal(aim(x), base(x))
     assert aimgraph.verify(base, aim).ok
+
+
+class GoesOver(nn.Sequential):
+    """Runs its children in order, and counts them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            x = module(x)
+            if x.abs().max() > 1e6:
+                x = x.clamp(-1e6, 1e6)
+        return x / len(self)
+
+
+class LastOne(nn.Sequential):
+    """Looks at its end, and at all of its modules and parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = sum(parameter.square().sum() for parameter in self.parameters())
+        x = self[-1](self[0](x)) / norm
+        return x if x.max() > 1e6 else x * len(list(self.modules())) * len(dict(self.named_children()))
+
+
+class Builds(nn.Module):
+    """Puts a module into place at its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "act" not in self._modules:
+            self.act = nn.Tanh()
+        y = self.stem(x)
+        return self.act(y) if y.max() < 1e6 else y
+
+
+@pytest.mark.parametrize("kind", [GoesOver, LastOne, Builds])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_model_that_is_one_call_has_the_children_that_it_had(kind: type[nn.Module], train: bool) -> None:
+    parts = () if kind is Builds else (nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    base = kind(*parts).train(train)
+    aim = aimgraph.transform(base, X).train(train)
+    assert torch.equal(aim(X), base(X))
+    assert aimgraph.verify(base, aim).ok
+    randomise(aim)
+    assert not torch.equal(aim(X), base(X))
+    for other in (copy.deepcopy(aim), pickle.loads(pickle.dumps(aim))):
+        assert torch.equal(other(X), aim(X))
+    assert torch.equal(aimgraph.strip(aim)(X), base(X))
+    with aimgraph.disable_memory(aim):
+        assert torch.equal(aim(X), base(X))
