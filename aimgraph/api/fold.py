@@ -14,7 +14,7 @@ from aimgraph.copies import copy_module
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule, Folds
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of, replace_module, unwrapped
+from aimgraph.emit.parts import parts_of, replace_module, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ConfigError
@@ -53,7 +53,7 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
         ConfigError: Its read weights are part of the base's own weights (concat form), or its memory is disabled.
         ExampleInputError: It does not run on the example inputs.
     """
-    aim = unwrapped(aim)
+    aim = with_own_forwards(aim)
     if isinstance(aim, AimModule):
         return _folded(aim, example_inputs, fuse_batchnorm)
     parts = parts_of(aim)

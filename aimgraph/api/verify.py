@@ -19,7 +19,7 @@ from aimgraph.copies import copy_module
 from aimgraph.distance import farthest
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts, unwrapped
+from aimgraph.emit.parts import named_parts, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs.arguments import Arguments
@@ -104,7 +104,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         PlanError: `aim` was not transformed, not from `base`, or has no values.
         ExampleInputError: `base` does not run on random values in place of the example inputs.
     """
-    aim = unwrapped(aim)
+    aim = with_own_forwards(aim)
     if not isinstance(aim, AimModule):
         return _verify_parts(base, aim, example_inputs)
     if any(tensor.is_meta for tensor in (*base.parameters(), *aim.parameters())):

@@ -30,6 +30,7 @@ from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.runtime.specs import PARTS, Factory
+from aimgraph.tracing.wrapped import held_by, unwrapped
 
 
 def load(
@@ -52,9 +53,11 @@ def load(
             registered here. Nothing is imported because a file says so.
 
     Raises:
+        ConfigError: The arguments are in the wrong order, or `base` is wrapped or transformed already.
         CheckpointError: A source, read or block is unknown; or the files are missing, damaged, of a later version,
             invalid, or made with another base; nothing is changed.
     """
+    _check_arguments(folder, base)
     place = Path(folder)
     spec = read_spec(place)
     present = fingerprint(state_of(base))
@@ -99,7 +102,7 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: s
         CheckpointError: The files are missing, damaged or invalid, or made with another base or with other options, or
             hold other read weights than those that a set shares; nothing is changed.
     """
-    place = Path(folder)
+    place, aim = Path(folder), unwrapped(aim)
     spec = read_spec(place)
     parts = named_parts(aim)
     for part in parts.values():
@@ -117,6 +120,20 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: s
     for entry in spec.parts if several else ():
         check_sets(place, entry, parts[entry.path], memory_set)
     put_tensors(place, aim, "memory", read_tensors(place, spec), adopt=False, one=None if several else memory_set or "")
+
+
+def _check_arguments(folder: Any, base: Any) -> None:
+    if isinstance(folder, nn.Module) or not isinstance(base, nn.Module):
+        raise ConfigError("load(folder, base) takes the folder of a checkpoint first, then the model to give memory to")
+    if any(isinstance(module, AimModule) for module in base.modules()):
+        raise ConfigError(
+            "this model is transformed already: aimgraph.load_memory(aim, folder) gives its memory other values, and "
+            "load takes the model as it was before the transform (aimgraph.strip gives it back)"
+        )
+    if held_by(base) is not None:
+        raise ConfigError(
+            f"the model is wrapped in {type(base).__name__}: load onto what is wrapped, then wrap the result"
+        )
 
 
 def _places(paths: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known
 from aimgraph.errors import CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_to_json
+from aimgraph.tracing.wrapped import unwrapped
 from aimgraph.version import __version__
 
 
@@ -28,7 +29,8 @@ def save(
     A checkpoint that is there stays whole until the new one is: it is replaced by one rename.
 
     Args:
-        aim: A transformed module, or a larger model with transformed parts.
+        aim: A transformed module, or a larger model with transformed parts. Of one that is wrapped (`DataParallel`,
+            `DistributedDataParallel`, ``torch.compile``), what is wrapped is saved.
         folder: Where to; made if missing.
         what: ``"memory"``: sources, read weights, updates and carried state, to be loaded onto the same base;
             ``"all"``: the base's weights and buffers, too.
@@ -41,11 +43,12 @@ def save(
         PlanError: `aim` was not transformed.
         ConfigError: `what` is neither, or there is no such memory set, or a source, read or block is a factory that is
             not registered.
-        CheckpointError: A value is not a number, the model was changed by passes of your own, or the files can't be
-            written.
+        CheckpointError: A value is not a number, a submodule is wrapped, passes of your own have changed the model, or
+            the files can't be written.
     """
     if what not in ("memory", "all"):
         raise ConfigError(f'what={what!r}: save takes what="memory" or what="all"')
+    aim = unwrapped(aim)
     parts = named_parts(aim)
     for part in parts.values():
         if others := record_of(part).other_passes:

@@ -34,7 +34,7 @@ def named_parts(model: nn.Module) -> dict[str, AimModule]:
     return {path: module for path, module in model.named_modules() if isinstance(module, AimModule)}
 
 
-def unwrapped(model: M) -> M:
+def with_own_forwards(model: M) -> M:
     """The model without what was put over the forwards of its transformed parts: a copy, if there is anything.
 
     Mixed precision of trainers, offloading and the like replace the forward of an instance.

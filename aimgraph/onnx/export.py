@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from aimgraph.api.strip import strip
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import unwrapped
+from aimgraph.emit.parts import with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.fake.tensors import quiet
@@ -114,7 +114,7 @@ def export_onnx(
     _require_onnx()
     if memory not in (None, *get_args(Memory)):
         raise ConfigError(f"memory={memory!r}: export_onnx takes one of {', '.join(get_args(Memory))}")
-    aim = unwrapped(aim)
+    aim = with_own_forwards(aim)
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not record_of(aim).enabled:
         aim = strip(aim)  # a disabled memory leaves the base

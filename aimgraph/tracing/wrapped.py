@@ -5,6 +5,7 @@ look like, would be lost: so each is refused, and its message says what comes fi
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -51,6 +52,31 @@ def check_wrapped(model: nn.Module) -> None:
         for name, parameter in module._parameters.items():
             if (matter := _matter(parameter, _FIRST)) is not None:
                 raise PlanError(f"{path}{'.' if path else ''}{name} {matter}")
+
+
+def held_by(module: Any) -> nn.Module | None:
+    """The model that a wrapper runs: of several devices or processes, or compiled; None for any other module."""
+    if isinstance(module, DataParallel | DistributedDataParallel):
+        held: nn.Module = module.module
+        return held
+    return getattr(module, "_modules", {}).get("_orig_mod")  # by name: importing the compiler takes seconds
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside of all wrappers around it.
+
+    Raises:
+        CheckpointError: A part of it is wrapped, whose wrapper would give its tensors other names.
+    """
+    while (inner := held_by(model)) is not None:
+        model = inner
+    for path, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        if held_by(module) is not None:
+            raise CheckpointError(
+                f"the submodule {path!r} is wrapped in {type(module).__name__}, and a checkpoint names tensors as in a "
+                "model that is not wrapped: put what it wraps in its place, save or load, and wrap it again"
+            )
+    return model
 
 
 def check_plain(tensors: Mapping[str, Tensor]) -> None:

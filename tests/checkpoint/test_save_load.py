@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.checkpoint import tensor_files
+from aimgraph.checkpoint.entries import What
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import CheckpointError, ConfigError, PlanError
 from tests.nets import NETS, TwoInputs, build, randomise, run, updates_for
@@ -164,6 +166,49 @@ def test_parts_of_a_model(tmp_path: Path) -> None:
     one = aimgraph.transform(model(), x, within="a")
     with pytest.raises(CheckpointError, match="it holds memories of a, b, and this model has them in a"):
         aimgraph.load_memory(one, tmp_path)
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": nn.DataParallel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("what", ["memory", "all"])
+def test_of_a_wrapped_model_what_is_wrapped_is_saved(wrapper: str, what: What, tmp_path: Path) -> None:
+    _, aim, x = made("residual", "split")
+    base = aimgraph.strip(aim)
+    aimgraph.save(WRAPPERS[wrapper](aim), tmp_path / "wrapped", what=what)
+    aimgraph.save(aim, tmp_path / "plain", what=what)
+    for file in (tmp_path / "plain").iterdir():
+        assert file.read_bytes() == (tmp_path / "wrapped" / file.name).read_bytes()
+    assert torch.equal(aimgraph.load(tmp_path / "wrapped", base).eval()(x), aim.eval()(x))
+    other = aimgraph.transform(base, x)
+    aimgraph.load_memory(WRAPPERS[wrapper](other), tmp_path / "wrapped")
+    assert torch.equal(other.eval()(x), aim(x))
+    with pytest.raises(ConfigError, match=r"wrapped in .*: load onto what is wrapped, then wrap the result"):
+        aimgraph.load(tmp_path / "wrapped", WRAPPERS[wrapper](base))
+
+
+def test_a_wrapped_submodule_is_refused(tmp_path: Path) -> None:
+    _, aim, _ = made("residual", "split")
+    whole = nn.Sequential(nn.Identity(), nn.DataParallel(aim))
+    with pytest.raises(CheckpointError, match=r"the submodule '1' is wrapped in DataParallel.*put what it wraps in"):
+        aimgraph.save(whole, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+    with pytest.raises(aimgraph.PlanError, match="this int has no memory"):
+        aimgraph.save(3, tmp_path / "there")
+
+
+def test_what_load_is_given_in_place_of_a_base(tmp_path: Path) -> None:
+    base, aim, _ = made("residual", "split")
+    aimgraph.save(aim, tmp_path)
+    with pytest.raises(ConfigError, match=r"is transformed already: aimgraph\.load_memory\(aim, folder\) gives"):
+        aimgraph.load(tmp_path, aim)
+    with pytest.raises(ConfigError, match=r"load\(folder, base\) takes the folder of a checkpoint first"):
+        aimgraph.load(base, tmp_path)
 
 
 def test_frozen_and_disabled_stay_so(tmp_path: Path) -> None:
