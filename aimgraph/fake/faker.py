@@ -1,19 +1,27 @@
 """Copies of a module around fake tensors, any number of them around the same ones."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aimgraph.copies import copy_module
+from aimgraph.copies import OWN, USUAL, copy_module
 from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.operations import Recorder
 from aimgraph.fake.outcomes import Derived
 from aimgraph.fake.tensors import GIVEN, faked
 from aimgraph.reproducible import drawn_like, kept_python_randomness
 from aimgraph.runtime.opaque import base_alone
-from aimgraph.torch_private import FakeTensorMode, tree_map, unset_fake_temporarily
+from aimgraph.torch_private import (
+    FakeTensorMode,
+    dispatch_modes_disabled,
+    tree_leaves,
+    tree_map,
+    unset_fake_temporarily,
+)
 
 
 class Faker:
@@ -56,19 +64,72 @@ _TWIN = "aim_twin"
 
 def run_for_real(fake: nn.Module, twin: nn.Module, mode: FakeTensorMode) -> None:
     """Let `fake` do what `twin` does on random values, and give fake tensors of the same shapes."""
-    original = twin.forward
+    original, kept = twin.forward, _Kept(fake, twin)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with unset_fake_temporarily(), kept_python_randomness(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             generator = torch.Generator().manual_seed(0)
             given = tree_map(lambda leaf: _drawn(leaf, generator), (args, kwargs))
+            kept.give(generator)
             with base_alone(twin):
                 output = original(*given[0], **given[1])
-        return tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
+            kept.take()
+        made = tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
+        if Recorder.active:
+            with unset_fake_temporarily(), dispatch_modes_disabled():
+                Recorder.active[-1].ran((args, kwargs), output, made)
+        return made
 
     vars(fake)["forward"] = forward
     vars(fake)[_TWIN] = (twin,)
+
+
+class _Kept:
+    """Numbers, tensors and containers of these that a module and the one that runs in its place keep as attributes.
+
+    What surrounds the module may look at them, and set them.
+
+    Args:
+        fake: The module.
+        twin: What runs.
+    """
+
+    def __init__(self, fake: nn.Module, twin: nn.Module) -> None:
+        others = dict(twin.named_modules())
+        pairs = [(part, others[path]) for path, part in fake.named_modules() if path in others]
+        self.pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [(a.__dict__, b.__dict__) for a, b in pairs]
+        for outer, inner in self.pairs:
+            inner |= {key: outer[key] for key in _kept_in(outer) if key in inner and _is_plain(outer[key])}
+        self.before = [{key: outer[key] for key in _kept_in(outer)} for outer, _ in self.pairs]
+
+    def give(self, generator: torch.Generator) -> None:
+        """Let the twin have what was set on the module since the last call."""
+        for (outer, inner), before in zip(self.pairs, self.before, strict=True):
+            for key in _kept_in(outer):
+                if key not in before or outer[key] is not before[key]:
+                    inner[key] = tree_map(partial(_drawn, generator=generator), outer[key])
+
+    def take(self) -> None:
+        """Let the module have what the twin has set."""
+        for (outer, inner), before in zip(self.pairs, self.before, strict=True):
+            outer |= {key: inner[key] for key in _kept_in(inner) if inner[key] is not before.get(key)}
+            before |= {key: outer[key] for key in _kept_in(outer)}
+
+
+def _kept_in(attributes: dict[str, Any]) -> list[str]:
+    return [
+        key
+        for key, value in attributes.items()
+        if key not in OWN
+        and key not in ("training", "forward", _TWIN)
+        and all(type(leaf) in USUAL or isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+    ]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a list or dict holds no tensor yet: then both may have the same."""
+    return type(value) in (list, dict) and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def real_twins(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

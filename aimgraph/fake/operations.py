@@ -1,7 +1,7 @@
 """The operations that reach the tensors of a module, one by one."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -45,11 +45,23 @@ class Recorder(TorchDispatchMode):
         tensors: The parameters and buffers.
         inputs: The inputs by name, in any structure.
         seen: Called with the arguments of each operation, flat.
+        values: Whether to list what a module gives that runs on real values in place of fake ones, too: it may have
+            kept something since its last call that shows in these values alone.
     """
 
-    def __init__(self, tensors: Iterable[Tensor], inputs: Any, seen: Callable[[list[Any]], None] | None = None) -> None:
+    active: ClassVar[list["Recorder"]] = []
+    """Those that list now, the innermost one last."""
+
+    def __init__(
+        self,
+        tensors: Iterable[Tensor],
+        inputs: Any,
+        seen: Callable[[list[Any]], None] | None = None,
+        *,
+        values: bool = False,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = seen
+        self.seen, self.values = seen, values
         self.operations: list[Operation] = []
         self.alive: list[Tensor] = []
         self.known: dict[int, Source] = {}
@@ -57,26 +69,76 @@ class Recorder(TorchDispatchMode):
         self.held = len(self.alive)
         self.take(inputs)
 
+    def __enter__(self) -> Self:
+        self.active.append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.active.pop()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def ran(self, given: Any, output: Any, fakes: Any) -> None:
+        """List a call of a module that ran on real values.
+
+        Args:
+            given: Its arguments.
+            output: What it gave.
+            fakes: What stands for that.
+        """
+        if not self.values:
+            return
+        found = [[leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)] for value in (given, output, fakes)]
+        sources = tuple(self.known.get(id(leaf)) for leaf in found[0])
+        sums = tuple(f"{leaf.double().sum().item():.3g}" for leaf in found[1] if not leaf.is_complex())  # sums may vary
+        self.note(found[2], len(self.operations))
+        self.operations.append(Operation(_VALUES, tuple(tuple(leaf.shape) for leaf in found[2]), sums, sources))
+
     def take(self, inputs: Any) -> None:
         """Watch what is done to these inputs; those of another forward of the same module are the same sources."""
         self.note([leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)], HELD, self.held)
 
-    def goes_on(self, start: int) -> bool:
-        """Whether the forward whose operations begin at `start` goes on from what the one before has left.
+    def since(self, start: int) -> list[Operation]:
+        """The operations of the forward that begins at `start`, counted from its first; those before have numbers < -1.
 
-        What comes from parameters alone may be kept between forwards: computing it again gives the same.
+        The operations of two forwards that do the same, and take nothing from those before, are equal.
         """
-        first, second = self.operations[:start], self.operations[start:]
-        varying: set[int] = set()  # operations on which an input has influence
-        for number, operation in enumerate(first):
-            sources = [source for source in operation.sources if source is not None]
-            if any(made in varying or (made == HELD and place >= self.held) for made, place in sources):
-                varying.add(number)
-        left = {source[0] for operation in second for source in operation.sources if source is not None}
+        if not start:
+            return list(self.operations)
+        return [operation.take(_counted_from, start) for operation in self.operations[start:]]
+
+    def goes_on(self, start: int, stop: int, fresh: list[Operation]) -> bool:
+        """Whether the forward whose operations end at `stop` goes on from what those before it have left.
+
+        What comes from parameters and shapes alone may be kept between forwards: computing it again gives the same.
+
+        Args:
+            start: Where they begin.
+            stop: Where they end.
+            fresh: What a first forward on such inputs does.
+        """
+        last = self.operations[start:stop]
+        left = {source[0] for one in last for source in one.sources if source is not None}
         left = {number for number in left if HELD != number < start}
         if left:
-            return not varying.isdisjoint(left)
-        return [operation[:3] for operation in first] != [operation[:3] for operation in second]
+            return not self._varying(self.operations[:start]).isdisjoint(left)
+        return [operation[:3] for operation in fresh] != [operation[:3] for operation in last]
+
+    def _varying(self, operations: list[Operation]) -> set[int]:
+        """The numbers of those operations on whose results the values of an input have influence."""
+        varying: set[int] = set()
+        for number, (name, _, _, sources) in enumerate(operations):
+            taken = [source for source in sources if source is not None]
+            if name.startswith(_BY_SHAPE) or not any(
+                made in varying or (made == HELD and place >= self.held) for made, place in taken
+            ):
+                continue
+            varying.add(number)
+            written = sources[0] if name.partition(".")[2].partition(".")[0].endswith("_") else None
+            while written is not None and written[0] != HELD and written[0] not in varying:
+                varying.add(written[0])  # and what it may be a view of
+                written = operations[written[0]].sources[0]
+        return varying
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         run = _batch_norm if func is _BATCH_NORM else func
@@ -135,6 +197,20 @@ def leaves(given: Any) -> list[Any]:
     for item in given.values() if isinstance(given, dict) else given if isinstance(given, tuple | list) else (given,):
         found += leaves(item) if isinstance(item, tuple | list | dict) else (item,)
     return found
+
+
+_VALUES = "values"
+"""Name of what stands for all operations of a module that runs on real values."""
+
+_BY_SHAPE = ("aten.new_", "aten.empty_like", "aten.zeros_like", "aten.ones_like", "aten.full_like")
+"""Operations that give the same for all values of their argument."""
+
+
+def _counted_from(source: Source | None, start: int) -> Source | None:
+    if source is None or source[0] == HELD:
+        return source
+    number, place = source
+    return (number - start if number >= start else number - start - 1), place
 
 
 _CONSTANTS = frozenset((bool, int, float, complex, str, torch.dtype))

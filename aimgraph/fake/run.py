@@ -36,6 +36,7 @@ class FakeRun:
     Attributes:
         values: What each node gave.
         writes: (a node, an input of it that it overwrites in place).
+        starts: How many operations there were before a node ran.
         recorder: Lists the operations on the inputs, and on the parameters and buffers that the faker has made.
         draws: How many calls drew from Python's or numpy's random numbers; here each draws what the first does.
     """
@@ -55,6 +56,7 @@ class FakeRun:
         self.recorder = Recorder(() if faker is None else faker.tensors, self.inputs)
         self.values: dict[fx.Node, Any] = {}
         self.writes: list[tuple[fx.Node, fx.Node]] = []
+        self.starts: dict[fx.Node, int] = {}
         self._copies: dict[int, Any] = {}
         self._adopted = False
         self._grad = False
@@ -71,7 +73,15 @@ class FakeRun:
         with closed_contexts():
             for node in graph.nodes:
                 if node not in self.values:
+                    self.starts[node] = len(self.recorder.operations)
                     self.values[node] = self.run_node(node)
+
+    def take(self, inputs: dict[str, Any]) -> None:
+        """Let the next run be one on these inputs, with modules that are as the last one has left them."""
+        self.inputs = fake_inputs(inputs, self.mode)
+        self.recorder.take(self.inputs)
+        self.values, self.writes, self.starts = {}, [], {}
+        self._grad, self._contexts = False, 0
 
     @contextmanager
     def adopted(self, copy: nn.Module) -> Iterator[None]:

@@ -22,7 +22,8 @@ from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.affine import classify_layers
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
-from aimgraph.tracing.observe import MODES, Observed, check_forgets, observe
+from aimgraph.tracing.check_repeats import check_repeats
+from aimgraph.tracing.observe import MODES, Observed, observe
 from aimgraph.tracing.opaque import draws_nothing, keep_as_call, keep_larger, kept_notes, refusal_of
 from aimgraph.tracing.shapes import canonical_inputs, check_one_sample
 from aimgraph.tracing.trace import Traced, trace
@@ -116,7 +117,7 @@ def _trace_around(
     opaque: dict[str, Opaque] = {}
     while True:
         faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values), outside)
-        observed = observe(faker, kinds, sample, opaque_paths=_places(opaque))
+        observed = observe(faker, kinds, sample, opaque_paths=_places(opaque), twice=True)
         failed = next((seen for seen in observed.values() if seen.error is not None), None)
         if failed is not None:
             if not keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
@@ -168,13 +169,13 @@ def _checked(
     root, places = faker.root, _places(opaque)
     sources = draws_nothing(traced.runs) and OPAQUE_BASE not in places
     check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
-    check_forgets(faker, sample, traced.setters)
     canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
     larger = example_batch(canonical) + 1
     modes = MODES if opaque else operations
     again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
     check_faithful(root, operations, again, larger, sources=sources and draws_nothing(runs))
     check_one_sample(faker, traced, canonical)
+    check_repeats(faker, kinds, traced, observed, (canonical, with_batch(canonical, batch_size(canonical), larger)))
     return _Found(traced, observed, opaque, canonical, runs, again)
 
 

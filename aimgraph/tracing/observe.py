@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimgraph.compiler.signature import Calls, Classified
-from aimgraph.errors import PlanError, TraceError
+from aimgraph.errors import PlanError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.operations import Operation, Recorder
 from aimgraph.fake.tensors import fake_inputs, quiet
@@ -28,11 +28,13 @@ class Observed:
         operations: On inputs, parameters, buffers and what comes from them, in order.
         calls: Of convolution and linear functions.
         error: Why the forward does not run on fake tensors, if it doesn't; there is nothing else then.
+        repeats: Whether the next forward on the same inputs was seen to do the same, and takes nothing from this one.
     """
 
     operations: list[Operation]
     calls: Calls
     error: Exception | None = None
+    repeats: bool = False
 
 
 MODES = ("train", "eval")
@@ -45,6 +47,8 @@ def observe(
     inputs: Arguments,
     modes: Iterable[str] = MODES,
     opaque_paths: frozenset[str] = frozenset(),
+    *,
+    twice: bool = False,
 ) -> dict[str, Observed]:
     """Watch a forward in train and in eval mode, on fake tensors.
 
@@ -54,40 +58,74 @@ def observe(
         inputs: Example inputs.
         modes: Which of the two.
         opaque_paths: Paths of modules that are kept as one call.
+        twice: Whether to run a second forward, and compare.
 
     Raises:
         PlanError: A copy of the module reaches tensors of the model that was given.
     """
-    return {mode: _observe_once(faker, kinds, mode, inputs, opaque_paths) for mode in modes}
+    found = {}
+    for mode in modes:
+        forwards = Forwards(faker, kinds, mode, opaque_paths)
+        with surroundings(faker):
+            first = forwards.run(inputs)
+            if twice and first.error is None:
+                second = forwards.run(inputs)
+                first = replace(first, repeats=second.error is None and second.operations == first.operations)
+        found[mode] = first
+    return found
 
 
-def _observe_once(
-    faker: Faker, kinds: dict[nn.Module, Classified], mode: str, inputs: Arguments, opaque_paths: frozenset[str]
-) -> Observed:
-    root = faker.root
-    copy = faker.copy(train=mode == "train")
-    paths = dict(root.named_modules())
-    ours = {module: kinds[paths[path]] for path, module in copy.named_modules() if paths[path] in kinds}
-    args, kwargs = fake_inputs(inputs, faker.mode)
-    names, foreign = names_in(copy, ours, opaque_paths), faker.outside.foreign
-    reached: dict[str, str] = {}
+class Forwards:
+    """One forward of a base after another, on one copy around fake tensors, within `surroundings`.
 
-    def seen(given: list[Any]) -> None:
-        reached.update({foreign[id(leaf)]: names.path for leaf in given if id(leaf) in foreign})
+    Args:
+        faker: Of the base.
+        kinds: How each of its convolutions and linear layers can read.
+        mode: ``train`` or ``eval``.
+        opaque_paths: Paths of modules that are kept as one call.
+    """
 
-    recorder = Recorder(faker.tensors, bound_arguments(root, (args, kwargs)), seen)
-    run = partial(faker.derived.call, mode=faker.mode, recorder=recorder)
-    watch = WatchCalls(names, run)
-    error: Exception | None = None
-    try:
-        with _surroundings(faker), watch, recorder, base_alone(copy):
-            copy.forward(*args, **kwargs)
-    except Exception as raised:  # any code may stand in a forward; told where the answer is needed
-        error = raised
-    _refuse_foreign(root, reached)
-    if error is not None:
-        return Observed([], Calls(failed=watch.calls.failed or ""), error)
-    return Observed(recorder.operations, watch.calls)
+    def __init__(
+        self,
+        faker: Faker,
+        kinds: dict[nn.Module, Classified],
+        mode: str,
+        opaque_paths: frozenset[str] = frozenset(),
+    ) -> None:
+        paths = dict(faker.root.named_modules())
+        self.faker, self.opaque_paths = faker, opaque_paths
+        self.copy = faker.copy(train=mode == "train")
+        self.ours = {module: kinds[paths[path]] for path, module in self.copy.named_modules() if paths[path] in kinds}
+        self.reached: dict[str, str] = {}
+        self.names = names_in(self.copy, self.ours, opaque_paths)
+        self.recorder = Recorder(faker.tensors, (), self._seen)
+
+    def _seen(self, given: list[Any]) -> None:
+        foreign = self.faker.outside.foreign
+        self.reached.update({foreign[id(leaf)]: self.names.path for leaf in given if id(leaf) in foreign})
+
+    def run(self, inputs: Arguments) -> Observed:
+        """The next forward; its operations are counted from its own first one.
+
+        Raises:
+            PlanError: It reaches tensors of the model that was given.
+        """
+        faker, recorder = self.faker, self.recorder
+        args, kwargs = fake_inputs(inputs, faker.mode)
+        recorder.take(bound_arguments(faker.root, (args, kwargs)))
+        run = partial(faker.derived.call, mode=faker.mode, recorder=recorder)
+        self.names = names_in(self.copy, self.ours, self.opaque_paths)
+        watch, start = WatchCalls(self.names, run), len(recorder.operations)
+        error: Exception | None = None
+        try:
+            with watch, recorder, base_alone(self.copy):
+                self.copy.forward(*args, **kwargs)
+        except Exception as raised:  # any code may stand in a forward; told where the answer is needed
+            error = raised
+        _refuse_foreign(faker.root, self.reached)
+        if error is not None:
+            return Observed([], Calls(failed=watch.calls.failed or ""), error)
+        return Observed(recorder.since(start), watch.calls)
 
 
 def _refuse_foreign(root: nn.Module, reached: dict[str, str]) -> None:
@@ -108,34 +146,7 @@ def _refuse_foreign(root: nn.Module, reached: dict[str, str]) -> None:
 
 
 @contextmanager
-def _surroundings(faker: Faker) -> Iterator[None]:
+def surroundings(faker: Faker) -> Iterator[None]:
     """While a copy runs on fake tensors, and leaves nothing behind."""
     with faker.outside.kept(), kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad():
         yield
-
-
-def check_forgets(faker: Faker, inputs: Arguments, setters: tuple[str, ...]) -> None:
-    """See that no forward goes on from what the one before has left in attributes, which graphs don't keep.
-
-    Args:
-        faker: Of the module; copies of it run.
-        inputs: Example inputs.
-        setters: Paths of the modules that set attributes.
-
-    Raises:
-        TraceError: One does.
-    """
-    for mode in MODES if setters else ():
-        copy, recorder, start = faker.copy(train=mode == "train"), Recorder(faker.tensors, ()), 0
-        failed = None
-        for _ in range(2):
-            args, kwargs = fake_inputs(inputs, faker.mode)
-            recorder.take(bound_arguments(faker.root, (args, kwargs)))
-            start = len(recorder.operations)
-            try:
-                with _surroundings(faker), recorder, base_alone(copy):
-                    copy.forward(*args, **kwargs)
-            except Exception as error:  # only the second can fail: the first has been observed
-                failed = error
-        if failed is not None or recorder.goes_on(start):
-            raise TraceError("its forward reads what the forward before has set", where=setters[0]) from failed
