@@ -83,3 +83,16 @@ def plain_attention() -> Iterator[None]:
 def drawn_like(tensor: Tensor, shape: Iterable[int], generator: torch.Generator) -> Tensor:
     """Floating point values of this shape from N(0, 1), on the device and of the dtype of `tensor`."""
     return torch.randn(tuple(shape), generator=generator).to(device=tensor.device, dtype=tensor.dtype)
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether the numbers of an example input say more than its shape and type do.
+
+    Those of the meta device have none, and floating-point ones that are all the same, or not finite, are placeholders.
+    """
+    if tensor.is_meta or tensor.is_complex() or not tensor.numel():
+        return False
+    if not tensor.is_floating_point():
+        return True
+    least, most = tensor.detach().aminmax()
+    return bool(least < most) and bool((most - least).isfinite())

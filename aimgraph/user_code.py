@@ -17,6 +17,12 @@ def place_of(error: BaseException) -> str:
     return where
 
 
+def told_error(error: BaseException | None) -> str:
+    """What `error` says; its class and its place where it says nothing, as a failed ``assert``."""
+    said = str(error).strip()
+    return said if said or error is None else f"{type(error).__name__}{place_of(error)}"
+
+
 def asking_line() -> str:
     """The innermost line of the user's code that runs."""
     for frame, line in traceback.walk_stack(sys._getframe(1)):

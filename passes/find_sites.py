@@ -183,7 +183,8 @@ class _Finder:
         self, graph: str, node: fx.Node, name: str, one: FunctionCall, other: FunctionCall, layer: nn.Module | None
     ) -> SiteCall | str:
         """A call of a layer or function inside a module that is kept as one call, or why it can't read."""
-        opaque, batch = str(node.target), self.program.signature.batch
+        opaque, signature = str(node.target), self.program.signature
+        batch, batches = signature.batch, (signature.batch, signature.second)
         if one.hidden:
             return f"inside {one.hidden}.forward, whose own backward would know nothing of it"
         grouped_batch = layer is None and one.groups != other.groups
@@ -197,7 +198,7 @@ class _Finder:
                 return f"called with weights of other shapes than {list(one.weight)}, too"
             self.stand_ins[name] = layer
         chance, shapes = self.program.signature.opaque[opaque].needs_values, (one.input, other.input)
-        call = call_layout(graph, node, shapes, layer, batch, chance=chance, grouped_batch=grouped_batch)
+        call = call_layout(graph, node, shapes, layer, batches, chance=chance, grouped_batch=grouped_batch)
         if isinstance(call, str):
             return call
         assert one.opaque is not None
@@ -302,7 +303,8 @@ def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     if shapes is None:
         return "its input is not a tensor of known shape"
     layer = site_layer(program.root, node, program.signature.batch)
-    return call_layout(graph, node, shapes, layer, program.signature.batch, grouped_batch=grouped_batch, chance=False)
+    batches = program.signature.batch, program.signature.second
+    return call_layout(graph, node, shapes, layer, batches, grouped_batch=grouped_batch, chance=False)
 
 
 def _used_elsewhere(program: Program, kinds: dict[nn.Module, Classified]) -> dict[nn.Module, str]:

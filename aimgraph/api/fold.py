@@ -137,8 +137,8 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     mode = "train" if root.training else "eval"
     graph = plain_copy(root._graph)
     device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
-    sample = random_inputs(inputs, 1, seed=0, device=device)
-    run = FakeRun(root, bound_arguments(root, sample), train=root.training)
+    sample = random_inputs(inputs, 1, seed=0, device=device, own=True)
+    run = FakeRun(root, bound_arguments(root, sample), train=root.training, grad=record.grad)
     with Outside(root).kept():
         run.run(graph)
     signature = Signature(
@@ -149,5 +149,6 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
         batch=1,
         moded=(),
         example=sample,
+        grad=record.grad,
     )
     return Program(root, {mode: graph}, {}, {mode: run}, signature, (), record.plan, Stage.LOWERED)

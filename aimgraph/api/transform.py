@@ -43,6 +43,7 @@ def transform(
     verify: Verify = "touched",
     watch: Iterable[Watch] = (),
     passes: Pass | Sequence[Pass] | None = None,
+    example_batches: tuple[int, int] | None = None,
     **overrides: Any,
 ) -> Any:
     """Give `model` a memory that its layers can read, or what passes of your own give it.
@@ -53,7 +54,8 @@ def transform(
     Args:
         model: Any traceable module with a convolution or linear layer. It is not changed.
         example_inputs: A tensor, a tuple of positional inputs, a dict of keyword inputs, or
-            (args, kwargs); inferred, with a warning, if left out. Only shapes and dtypes count.
+            (args, kwargs); inferred, with a warning, if left out. Shapes and dtypes count; the numbers where a model
+            decides by them, or takes no others.
             With ``within``, those of the submodule.
         config: One `AimConfig`, or one per memory, with distinct names.
         inplace: Share the model's parameter objects instead of copying them.
@@ -62,6 +64,8 @@ def transform(
         watch: Callables ``(pass, program)`` to call after each pass.
         passes: What to run; by default ``(*aimgraph.passes.PLANNING, *aimgraph.passes.EMITTING)``, which insert the
             memory. See docs/writing_passes.md.
+        example_batches: Two batch sizes that the model takes, at which it is looked at. By default the example's and
+            the next one, or, where the model does not run at that, twice or half as many samples.
         **overrides: Fields of `AimConfig`, on top of every config.
 
     Returns:
@@ -80,7 +84,7 @@ def transform(
         >>> aim = aimgraph.transform(torchvision.models.resnet50())  # doctest: +SKIP
     """
     warn_if_untested()
-    configs = _configs(config, overrides)
+    configs, batches = _configs(config, overrides), _batches(example_batches)
     if inplace and any(c.lowering == "concat" for c in configs):
         raise ConfigError(
             'inplace=True shares the parameters of the model, and lowering="concat" needs wider ones: use "split"'
@@ -91,14 +95,14 @@ def transform(
     _check_sequence(pipeline, {*overrides, *(["config"] if config else [])} - {"within"})
     within = _within(configs)
     if within is None:
-        return _compile(model, example_inputs, configs, inplace, pipeline, None if inplace else model)
+        return _compile(model, example_inputs, configs, inplace, pipeline, None if inplace else model, batches)
     submodule(model, within)
     check_wrapped(model)
     whole = clone(model, share=inplace)
     part = submodule(whole, within)
     # the copy's parameters are shared with the part: those tied to others outside of it stay tied
     original = None if inplace else model
-    replace_module(whole, part, _compile(part, example_inputs, configs, True, pipeline, original))
+    replace_module(whole, part, _compile(part, example_inputs, configs, True, pipeline, original, batches))
     return whole
 
 
@@ -146,12 +150,13 @@ def _compile(
     share: bool,
     pipeline: Pipeline,
     original: nn.Module | None,
+    batches: tuple[int, int] | None,
 ) -> AimModule:
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model, original)
     with outside.kept():
-        program = build_program(model, inputs, configs, share=share, outside=outside)
+        program = build_program(model, inputs, configs, share=share, outside=outside, batches=batches)
         base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
         program = pipeline.run(program).program
     return emit(model, program, base_graphs)
@@ -163,6 +168,7 @@ def plan(
     *,
     config: Configs = None,
     inplace: bool | None = None,
+    example_batches: tuple[int, int] | None = None,
     **overrides: Any,
 ) -> Plan:
     """What `transform` would do with the same arguments; nothing is changed.
@@ -183,7 +189,7 @@ def plan(
     made = list(named_parts(model).values()) if not overrides else []
     if len(made) == 1 and config is None:
         return record_of(made[0]).plan
-    configs = _configs(config, overrides)
+    configs, batches = _configs(config, overrides), _batches(example_batches)
     within, original = _within(configs), model
     if within is not None:
         part = submodule(model, within)
@@ -193,7 +199,17 @@ def plan(
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model, original)
     with _alone(), outside.kept():
-        return Pipeline(PLANNING).run(build_program(model, inputs, configs, share=True, outside=outside)).program.plan
+        program = build_program(model, inputs, configs, share=True, outside=outside, batches=batches)
+        return Pipeline(PLANNING).run(program).program.plan
+
+
+def _batches(given: Any) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    sizes = tuple(given) if isinstance(given, tuple | list) else ()
+    if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes) or sizes[0] == sizes[1]:
+        raise ConfigError(f"example_batches={given!r}: give two batch sizes that the model takes, such as (4, 8)")
+    return min(sizes), max(sizes)
 
 
 def _within(configs: tuple[AimConfig, ...]) -> str | None:

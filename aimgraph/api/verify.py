@@ -23,13 +23,15 @@ from aimgraph.emit.parts import named_parts, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import input_shapes, random_inputs
+from aimgraph.inputs.batch import input_shapes
 from aimgraph.inputs.examples import resolve_inputs
+from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.reproducible import drawn_like, plain_attention, seeded
 from aimgraph.torch_private import tree_leaves
+from aimgraph.user_code import told_error
 
 BATCH_SIZES = (2, 3)
-"""Batch sizes at which outputs are compared."""
+"""Batch sizes at which outputs are compared, as a rule."""
 
 
 READ_STD = 0.05
@@ -92,7 +94,9 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     Both are copied first; neither changes, and a base that is frozen or a memory that is disabled is at work in
     the copy. With all read weights zero the output with memory must equal the base's, in train and eval mode,
     at two batch sizes, and so must its gradients and running statistics. After training that holds with the memory
-    disabled. What `strip` gives is run once. With memory, the output must be what the base gives when its reads are
+    disabled. At the second batch size the inputs have the example's own numbers, where they are known and the base runs
+    on them; at the first one, too, where it runs on no others, as where floating-point inputs hold category codes.
+    What `strip` gives is run once. With memory, the output must be what the base gives when its reads are
     added to it call by call, without the emitted graphs.
 
     Args:
@@ -109,21 +113,22 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         return _verify_parts(base, aim, example_inputs)
     if any(tensor.is_meta for tensor in (*base.parameters(), *aim.parameters())):
         raise PlanError("verify compares values, and there are none on the meta device: build both on another one")
-    inputs = record_of(aim).inputs if example_inputs is None else resolve_inputs(base, example_inputs)
+    given = record_of(aim).inputs if example_inputs is None else resolve_inputs(base, example_inputs)
     base, aim = copy_module(base), _at_work(base, aim)
     with plain_attention():  # on both sides: the fused form rounds differently
+        inputs = samples_for(base, given, _device(base), record_of(aim).batches or BATCH_SIZES, record_of(aim).grad)
         try:
             expected = {train: _run(base, inputs, train) for train in (False, True)}
         except Exception as error:  # whatever the base's own code raises
             raise ExampleInputError(
                 f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
-                f"{input_shapes(inputs)}, at batch sizes {list(BATCH_SIZES)}: {error}; give verify example inputs "
-                "whose numbers it accepts"
+                f"{input_shapes(given)}, at batch sizes {list(inputs.sizes)}: {told_error(error)}; give verify "
+                "example inputs whose numbers it accepts"
             ) from error
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
         for train, wanted in expected.items():
-            sizes = BATCH_SIZES[:1] if zero else BATCH_SIZES  # with memory, both follow below
+            sizes = inputs.sizes[:1] if zero else inputs.sizes  # with memory, both follow below
             checks.append(_outputs("output, memory disabled", wanted, _run(disabled, inputs, train, sizes), train))
         seen = {False: _run(aim, inputs, False)}
         if zero:
@@ -132,21 +137,22 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
             with _deterministic():
                 checks.append(_gradients(base, aim, inputs))
         checks += _reads(base, aim, inputs)
-        first = BATCH_SIZES[0]
+        first = inputs.sizes[0]
         return Report(tuple(checks), farthest(seen[False].outputs[first], expected[False].outputs[first])[0])
 
 
-def _reads(base: nn.Module, aim: AimModule, inputs: Arguments) -> Iterator[Check]:
+def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
     """Does what is read arrive at every call, and nowhere else? With weights drawn at random where all are zero."""
     names = {train: f"output, with reads added by hand ({'train' if train else 'eval'})" for train in (False, True)}
     if reason := why_not_eager(aim):
         yield from (Check(name, True, f"not compared: {reason}", compared=False) for name in names.values())
         return
-    module, batch = _with_reads(aim) if _is_zero(aim) else aim, BATCH_SIZES[0]
+    module, batch = _with_reads(aim) if _is_zero(aim) else aim, inputs.sizes[0]
     for train, name in names.items():
         by_hand = eager_forward(copy_module(base).train(train), module, train=train)
-        samples = [random_inputs(inputs, batch, seed=batch, device=_device(base)) for _ in range(2)]
-        expected, seen = outputs(by_hand, samples[0]), outputs(copy_module(module).train(train), samples[1])
+        samples = [inputs.at(batch, seed=batch, device=_device(base)) for _ in range(2)]
+        expected = outputs(by_hand, samples[0], grad=inputs.grad)
+        seen = outputs(copy_module(module).train(train), samples[1], grad=inputs.grad)
         alike = _all_same(expected, seen)
         detail = "bit-identical" if alike else f"differs by {farthest(seen, expected)[0]:.3g}"
         yield Check(name, alike, f"{detail} at batch size {batch}")
@@ -186,12 +192,13 @@ class _Seen:
     buffers: dict[int, dict[str, Tensor]]
 
 
-def _run(module: nn.Module, inputs: Arguments, train: bool, sizes: Iterable[int] = BATCH_SIZES) -> _Seen:
+def _run(module: nn.Module, inputs: Samples, train: bool, sizes: Iterable[int] = ()) -> _Seen:
     """One after the other, on a copy."""
     device, module = _device(module), copy_module(module).train(train)
     seen = _Seen({}, {})
-    for batch in sizes:
-        seen.outputs[batch] = outputs(module, random_inputs(inputs, batch, seed=batch, device=device))
+    for batch in sizes or inputs.sizes:
+        sample = inputs.at(batch, seed=batch, device=device, own=batch == inputs.sizes[-1])
+        seen.outputs[batch] = outputs(module, sample, grad=inputs.grad)
         seen.buffers[batch] = {name: buffer.clone() for name, buffer in module.named_buffers()}
     return seen
 
@@ -208,11 +215,11 @@ def _weights(base: nn.Module, aim: AimModule) -> Check:
     return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
 
 
-def _stripped(base: nn.Module, aim: AimModule, inputs: Arguments, expected: _Seen) -> Check:
+def _stripped(base: nn.Module, aim: AimModule, inputs: Samples, expected: _Seen) -> Check:
     bare = strip(aim)
     if type(bare) is not type(base):
         return Check("strip gives the base back", False, f"a {type(bare).__name__}")
-    return _outputs("strip gives the base back", expected, _run(bare, inputs, False, BATCH_SIZES[:1]), False)
+    return _outputs("strip gives the base back", expected, _run(bare, inputs, False, inputs.sizes[:1]), False)
 
 
 def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
@@ -229,9 +236,9 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
     return Check(label, True, f"bit-identical at batch sizes {list(seen.outputs)}, buffers too")
 
 
-def _gradients(base: nn.Module, aim: AimModule, inputs: Arguments) -> Check:
+def _gradients(base: nn.Module, aim: AimModule, inputs: Samples) -> Check:
     name = "gradients of the base"
-    samples = [random_inputs(inputs, BATCH_SIZES[0], seed=1, device=_device(base)) for _ in range(2)]
+    samples = [inputs.at(inputs.sizes[0], seed=1, device=_device(base)) for _ in range(2)]
     plain = _backward(base, samples[0])
     if isinstance(plain, str):
         return Check(name, True, f"not compared: the base alone gives none: {plain}", compared=False)

@@ -159,7 +159,10 @@ def _transformed(
     try:
         if part.path:
             submodule(model, part.path)
-        made: nn.Module = transform(model, inputs, config=configs, inplace=inplace and not concat, watch=[check])
+        shared = inplace and not concat
+        made: nn.Module = transform(
+            model, inputs, config=configs, inplace=shared, watch=[check], example_batches=part.batches
+        )
     except CheckpointError:
         raise
     except AimgraphError as error:

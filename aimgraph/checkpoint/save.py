@@ -85,4 +85,5 @@ def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:
         memories=tuple(memory_entry(memory, named(memory.config).to_json()) for memory in record.plan.memories),
         sets=tuple(SetEntry(name=name, shares_reads=shared) for name, shared in sets.items()),
         use=record.chosen if whole else DEFAULT,
+        batches=record.batches,
     )

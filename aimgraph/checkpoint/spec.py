@@ -153,6 +153,7 @@ class PartEntry(_Strict):
         memories: Its memories.
         sets: Its memory sets besides the default one.
         use: The set in use.
+        batches: The two batch sizes that it was looked at, where they are others than one and the next.
     """
 
     path: str
@@ -162,6 +163,7 @@ class PartEntry(_Strict):
     memories: Annotated[tuple[MemoryEntry, ...], Field(min_length=1)]
     sets: tuple[SetEntry, ...] = ()
     use: str = DEFAULT
+    batches: tuple[Size, Size] | None = None
 
 
 class Spec(_Strict):

@@ -110,6 +110,8 @@ class Signature:
         parameters: Names of the base's parameters and buffers.
         inputs: Shapes of the example inputs' tensors.
         batch: Example batch size.
+        second: The other batch size that shapes were derived at.
+        grad: Whether the base's forward differentiates, and runs with gradients recorded only.
         moded: Paths of modules whose own train or eval mode decides between the graphs.
         example: The example inputs, (args, kwargs), at a batch size that no other dimension shares.
         calls: Mode -> the convolution and linear functions that the base's own forward calls.
@@ -127,6 +129,8 @@ class Signature:
     calls: dict[str, Calls] = field(default_factory=dict)
     again: dict[str, Calls] = field(default_factory=dict)
     opaque: dict[str, "Opaque"] = field(default_factory=dict)
+    second: int = 0
+    grad: bool = False
 
 
 def base_names(root: nn.Module) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def _run_anew(program: Program, name: str) -> FakeRun:
         if isinstance(value, Tensor)
     }
     arguments = given | bound_arguments(program.root, program.signature.example)
-    run = FakeRun(program.root, arguments, real=real, train=name == "train")
+    run = FakeRun(program.root, arguments, real=real, train=name == "train", grad=program.signature.grad)
     run.run(program.graphs[name])
     return run
 

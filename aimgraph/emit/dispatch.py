@@ -108,9 +108,10 @@ def _sizes(args: Any, kwargs: Any) -> Any:
 
 def _refused(aim: nn.Module, args: Any, kwargs: Any) -> GuardError | None:
     """What the train graph says to these inputs, if it does not stand for them."""
+    record = record_of(aim)
     try:
         with dispatch_modes_disabled(), quiet(), Outside(aim).kept():  # a counter of operations would count these, too
-            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True).run(record_of(aim).graph)
+            FakeRun(aim, bound_arguments(aim, (args, kwargs)), train=True, grad=record.grad).run(record.graph)
     except GuardError as error:
         return error.with_traceback(None)
     except Exception:  # wrong in another way, or only on fake tensors: what the graph itself does will tell

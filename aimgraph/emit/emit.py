@@ -28,6 +28,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
     notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
     others = tuple(entry for entry in program.history if entry.name not in _OF_MEMORY)
     notes += tuple(f"{entry.name} left {item.path}: {item.reason}" for entry in others for item in entry.skipped)
+    batches = program.signature.batch, program.signature.second
     record = Record(
         plan=replace(program.plan, notes=program.plan.notes + notes),
         base_class=kind,
@@ -40,6 +41,8 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
         other_passes=tuple(entry.name for entry in others if entry.modified),
+        batches=batches if batches[1] > batches[0] + 1 else None,
+        grad=program.signature.grad,
     )
     return AimModule(root, record)
 

@@ -97,6 +97,8 @@ class Record:
         samples: The set of every sample, where each has its own.
         layers: Paths of the base's convolutions and linear layers whose calls count as theirs.
         other_passes: Names of the passes that changed the graph besides those that insert a memory.
+        batches: The batch sizes that the base was looked at, where they are others than one and the next.
+        grad: Whether its forward differentiates, and runs with gradients recorded only.
     """
 
     plan: Plan
@@ -125,6 +127,8 @@ class Record:
     samples: tuple[str, ...] | None = None
     layers: frozenset[str] = frozenset()
     other_passes: tuple[str, ...] = ()
+    batches: tuple[int, int] | None = None
+    grad: bool = False
 
     def __post_init__(self) -> None:
         args, kwargs = self.inputs

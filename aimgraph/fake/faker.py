@@ -13,7 +13,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.operations import Recorder
 from aimgraph.fake.outcomes import Derived
 from aimgraph.fake.tensors import GIVEN, faked
-from aimgraph.reproducible import drawn_like, kept_python_randomness
+from aimgraph.reproducible import drawn_like, has_numbers, kept_python_randomness
 from aimgraph.runtime.opaque import base_alone
 from aimgraph.torch_private import (
     FakeTensorMode,
@@ -31,9 +31,18 @@ class Faker:
         root: The module.
         real: Paths of modules that depend on values: copies of them run on random values instead.
         outside: What is known of the module's classes already.
+        grad: Whether copies of it run with gradients recorded, as a forward needs that differentiates.
     """
 
-    def __init__(self, root: nn.Module, real: frozenset[str] = frozenset(), outside: Outside | None = None) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        real: frozenset[str] = frozenset(),
+        outside: Outside | None = None,
+        *,
+        grad: bool = False,
+    ) -> None:
+        self.grad = grad
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.root = root
         self.outside = outside or Outside(root)
@@ -63,18 +72,30 @@ _TWIN = "aim_twin"
 
 
 def run_for_real(fake: nn.Module, twin: nn.Module, mode: FakeTensorMode) -> None:
-    """Let `fake` do what `twin` does on random values, and give fake tensors of the same shapes."""
+    """Let `fake` do what `twin` does on real values, and give fake tensors of the same shapes.
+
+    The values are the example's own where it gives them, or, if the module does not run on these, random ones.
+    """
     original, kept = twin.forward, _Kept(fake, twin)
+
+    def run(args: Any, kwargs: Any, own: bool) -> Any:
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        given = tree_map(lambda leaf: _drawn(leaf, generator, own), (args, kwargs))
+        kept.give(generator)
+        with base_alone(twin):
+            output = original(*given[0], **given[1])
+        kept.take()
+        return output
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with unset_fake_temporarily(), kept_python_randomness(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            generator = torch.Generator().manual_seed(0)
-            given = tree_map(lambda leaf: _drawn(leaf, generator), (args, kwargs))
-            kept.give(generator)
-            with base_alone(twin):
-                output = original(*given[0], **given[1])
-            kept.take()
+            try:
+                output = run(args, kwargs, True)
+            except Exception:  # whatever a module raises for numbers that it does not take
+                if not any(_is_own_float(leaf) for leaf in tree_leaves((args, kwargs))):
+                    raise
+                output = run(args, kwargs, False)
         made = tree_map(lambda leaf: mode.from_tensor(leaf.detach()) if isinstance(leaf, Tensor) else leaf, output)
         if Recorder.active:
             with unset_fake_temporarily(), dispatch_modes_disabled():
@@ -138,12 +159,19 @@ def real_twins(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield from twin.named_modules()
 
 
-def _drawn(leaf: Any, generator: torch.Generator) -> Any:
-    """A tensor of random values like a fake one; anything else as it is."""
+def _is_own_float(leaf: Any) -> bool:
+    """Whether a fake tensor stands for floating-point numbers of the example."""
+    given = getattr(leaf, GIVEN, None)
+    return given is not None and given.is_floating_point() and has_numbers(given)
+
+
+def _drawn(leaf: Any, generator: torch.Generator, own: bool = True) -> Any:
+    """A tensor of values like a fake one, the example's own or random ones; anything else as it is."""
     if not isinstance(leaf, Tensor):
         return leaf
-    if hasattr(leaf, GIVEN):
-        return getattr(leaf, GIVEN).clone()
+    given = getattr(leaf, GIVEN, None)
+    if given is not None and (not leaf.is_floating_point() or (own and has_numbers(given))):
+        return given.clone()
     if leaf.is_floating_point():
         return drawn_like(leaf, leaf.shape, generator)
     return torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)

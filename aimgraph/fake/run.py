@@ -32,6 +32,7 @@ class FakeRun:
         faker: Has made the tensors of the root fake already; by default they are made fake when needed.
         real: Paths of modules that depend on values, as for `Faker`; those of the faker by default.
         train: The mode that modules run in.
+        grad: Whether gradients are recorded; as for the faker, if there is one.
 
     Attributes:
         values: What each node gave.
@@ -49,6 +50,7 @@ class FakeRun:
         real: frozenset[str] = frozenset(),
         *,
         train: bool = False,
+        grad: bool = False,
     ) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if faker is None else faker.mode
         self.root = root
@@ -59,7 +61,8 @@ class FakeRun:
         self.starts: dict[fx.Node, int] = {}
         self._copies: dict[int, Any] = {}
         self._adopted = False
-        self._grad = False
+        self.grad = grad if faker is None else faker.grad
+        self._grad = self.grad
         self._contexts = 0
         self._derived = Derived() if faker is None else faker.derived
         self._memo: dict[int, Any] = {} if faker is None else dict(faker.memo)
@@ -81,7 +84,7 @@ class FakeRun:
         self.inputs = fake_inputs(inputs, self.mode)
         self.recorder.take(self.inputs)
         self.values, self.writes, self.starts = {}, [], {}
-        self._grad, self._contexts = False, 0
+        self._grad, self._contexts = self.grad, 0
 
     @contextmanager
     def adopted(self, copy: nn.Module) -> Iterator[None]:
@@ -110,7 +113,7 @@ class FakeRun:
         draws = self.draws
 
         def key() -> Any:
-            if self._contexts or self.draws != draws or not node.op.startswith("call_"):
+            if self.grad or self._contexts or self.draws != draws or not node.op.startswith("call_"):
                 return None
             target = node.target if called is None else self._copied(called)
             return self._derived.key(target, args, kwargs, self.recorder, train=None if self._adopted else self.train)

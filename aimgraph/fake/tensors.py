@@ -69,21 +69,20 @@ def _fake_plain(tensor: Tensor, mode: FakeTensorMode) -> FakeTensor:
 
 
 def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
-    """Every tensor in `inputs` as a fake one of the same shape, dtype and device; the fakes of numbers know them."""
+    """Every tensor in `inputs` as a fake one of the same shape, dtype and device; the fakes know their numbers."""
 
     def fake(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         made = mode.from_tensor(leaf)
-        if not leaf.is_floating_point():
-            setattr(made, GIVEN, leaf)
+        setattr(made, GIVEN, leaf)
         return made
 
     return tree_map(fake, inputs)
 
 
 GIVEN = "aim_given"
-"""Attribute of a fake input: the numbers that were given, which a length, an index or a mask can't do without."""
+"""Attribute of a fake input: the numbers that were given. A length, an index, a mask or a code can't do without."""
 
 
 @contextmanager

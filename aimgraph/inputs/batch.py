@@ -1,23 +1,53 @@
 """The batch of inputs: which dimension it is, and inputs at another batch size."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
-from aimgraph.reproducible import drawn_like
+from aimgraph.reproducible import drawn_like, has_numbers
 from aimgraph.torch_private import tree_leaves, tree_map_only
 
 
 def with_rows(tensor: Tensor, rows: int) -> Tensor:
-    """A tensor like `tensor`, [R, ...], with another number of rows.
+    """A tensor like `tensor`, [R, ...], with another number of rows: those given, repeated or cut.
 
-    Floating point values are left unset, as nothing reads them. Other numbers are those given, repeated or cut: not
-    every number is a valid length or index.
+    Not every number is a valid length, index or code.
     """
-    if tensor.is_floating_point() or tensor.is_complex() or not tensor.shape[0]:
+    if not tensor.shape[0]:
         return tensor.new_empty((rows, *tensor.shape[1:]))
-    return tensor[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
+    made = tensor.detach()[torch.arange(rows, device=tensor.device) % tensor.shape[0]]
+    return made.requires_grad_(tensor.requires_grad)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The two batch sizes that shapes are derived at.
+
+    Attributes:
+        first: The smaller one, as a rule that of the example.
+        second: The other one.
+    """
+
+    first: int
+    second: int
+
+    def apart_from(self, others: set[int]) -> "Batches":
+        """The next two, each one more or each doubled, of which neither is one of `others`."""
+        found = self
+        while others & {found.first, found.second}:
+            if self.second == self.first + 1:
+                found = Batches(found.first + 1, found.second + 1)
+            else:
+                found = Batches(2 * found.first, 2 * found.second)
+        return found
+
+
+def usual_batches(inputs: Arguments) -> Batches:
+    """The batch size of the example and the next one."""
+    return Batches(example_batch(inputs), example_batch(inputs) + 1)
 
 
 def example_batch(inputs: Arguments) -> int:
@@ -58,7 +88,9 @@ def input_shapes(inputs: Arguments) -> list[list[int]]:
     return [list(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
 
-def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device | str = "cpu") -> Arguments:
+def random_inputs(
+    inputs: Arguments, batch: int, seed: int, device: torch.device | str = "cpu", *, own: bool = False
+) -> Arguments:
     """Inputs like `inputs` with `batch` samples: floating point drawn from N(0, 1), other numbers as given.
 
     Args:
@@ -67,6 +99,8 @@ def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device
         batch: Number of samples.
         seed: Seed of a private generator.
         device: Where the tensors live.
+        own: Whether to take floating point as given, too, where it `has_numbers`; the seed decides with which sample
+            the batch begins.
     """
     generator = torch.Generator().manual_seed(seed)
     size = batch_size(inputs)
@@ -74,9 +108,12 @@ def random_inputs(inputs: Arguments, batch: int, seed: int, device: torch.device
     def draw(leaf: Tensor) -> Tensor:
         here = torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if leaf.is_meta else leaf.to(device)
         rows = batch if leaf.dim() and leaf.shape[0] == size else None
-        if leaf.is_floating_point():
-            return drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
-        return here.clone() if rows is None else with_rows(here, rows)
+        if leaf.is_floating_point() and not (own and has_numbers(leaf)):
+            made = drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
+            return made.requires_grad_(leaf.requires_grad)
+        if own and rows is not None and leaf.shape[0]:
+            here = here.roll(-(seed % leaf.shape[0]), 0)
+        return here.detach().clone().requires_grad_(leaf.requires_grad) if rows is None else with_rows(here, rows)
 
     made: Arguments = tree_map_only(Tensor, draw, inputs)
     return made

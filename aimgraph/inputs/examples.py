@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments
+from aimgraph.reproducible import has_numbers
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
 from aimgraph.torch_private import FakeTensorMode, tree_map_only
 
@@ -111,15 +112,16 @@ def _candidates(base: nn.Module) -> Iterator[Tensor]:
 
 
 def recorded(inputs: Arguments) -> Arguments:
-    """Example inputs as they are remembered: meta tensors, and the numbers of short ones that are no features."""
+    """Example inputs as they are remembered: meta tensors, and the numbers of short ones that have any to tell."""
     result: Arguments = tree_map_only(Tensor, _recorded, inputs)
     return result
 
 
 def _recorded(leaf: Tensor) -> Tensor:
-    numbers = not leaf.is_floating_point() and leaf.numel() <= _NUMBERS
-    return leaf.detach().cpu().clone() if numbers and not leaf.is_meta else leaf.to("meta")
+    numbers = leaf.numel() <= _NUMBERS and (not leaf.is_floating_point() or has_numbers(leaf)) and not leaf.is_meta
+    made = leaf.detach().cpu().clone() if numbers else leaf.detach().to("meta")
+    return made.requires_grad_(leaf.requires_grad)
 
 
 _NUMBERS = 2**16
-"""How many numbers of an example input are remembered, at most: lengths, indices, masks."""
+"""How many numbers of an example input are remembered, at most: lengths, indices, masks, codes."""

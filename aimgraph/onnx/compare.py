@@ -1,6 +1,7 @@
 """An ONNX file beside torch: the same inputs, the same memories, several batch sizes, several steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from aimgraph.distance import farthest, largest
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
+from aimgraph.inputs.samples import Samples
 from aimgraph.onnx.file import BATCH_SIZES, arrays_of, told
 from aimgraph.onnx.prepare import Prepared, torch_steps
 from aimgraph.torch_private import tree_leaves, tree_map
@@ -24,31 +26,35 @@ Pair: TypeAlias = tuple[list[Tensor], list[Any]]
 """Outputs of torch, and of the file."""
 
 
+Draw: TypeAlias = Callable[[int], Arguments]
+"""Gives inputs of one batch size by a seed."""
+
+
 class Comparison:
     """Compares a file with the module that it was made from.
 
     Args:
         aim: In eval mode.
         prepared: What was exported, in the module's own precision.
-        inputs: Example inputs.
+        inputs: Like the example.
         device: Where the module is.
         half: Whether the file is in half precision.
         sizes: Whether it takes other sizes.
     """
 
     def __init__(
-        self, aim: nn.Module, prepared: Prepared, inputs: Arguments, device: torch.device, *, half: bool, sizes: bool
+        self, aim: nn.Module, prepared: Prepared, inputs: Samples, device: torch.device, *, half: bool, sizes: bool
     ) -> None:
         self.aim, self.prepared, self.inputs, self.device, self.half = aim, prepared, inputs, device, half
-        self.others = [larger(aim, inputs, device)] if sizes else []
-        self.shapes = tuple(tuple(input_shapes(one)[0][1:]) for one in (inputs, *self.others))
+        self.others = [larger(aim, inputs.inputs, device)] if sizes else []
+        self.shapes = tuple(tuple(input_shapes(one.inputs)[0][1:]) for one in (inputs, *self.others))
         self.states = prepared.memory == "state"
 
     def expected(self) -> list[dict[str, Any]]:
         """What torch gives for `random_inputs` of the last batch size, in a few values of every output."""
         batch = BATCH_SIZES[-1]
         with torch.no_grad():
-            sample = random_inputs(self.inputs, batch, seed=batch, device=self.device)
+            sample = self.inputs.at(batch, batch, self.device)
             if not self.states:
                 return [told(output) for output in self._plain(sample)]
             output, after = self._stepped(sample, self._initial(batch))
@@ -69,12 +75,15 @@ class Comparison:
         pairs = self._steps if self.states else self._memories
         for one in (self.inputs, *self.others):
             for batch in BATCH_SIZES:
-                sample = random_inputs(one, batch, seed=batch, device=self.device)
-                _check_batch(session.get_inputs(), arrays_of(sample), batch)
-                yield from pairs(session, sample, batch)
+                draw = partial(one.at, batch, device=self.device)
+                _check_batch(session.get_inputs(), arrays_of(draw(batch)), batch)
+                yield from pairs(session, draw, batch)
+            if one.runs and not one.own:
+                yield from pairs(session, partial(draw, own=True), batch)
 
-    def _memories(self, session: Any, sample: Arguments, batch: int) -> Iterator[Pair]:
+    def _memories(self, session: Any, draw: Draw, batch: int) -> Iterator[Pair]:
         """With the initial values of the memories, then with others."""
+        sample = draw(batch)
         values = self._initial(batch)
         yield self._plain(sample), self._run(session, sample, values)
         generator = torch.Generator().manual_seed(batch)
@@ -85,11 +94,11 @@ class Comparison:
             output = tensors_in(self.prepared.module(*values, *sample[0], **sample[1]))
             yield output, self._run(session, sample, values)
 
-    def _steps(self, session: Any, sample: Arguments, batch: int) -> Iterator[Pair]:
+    def _steps(self, session: Any, draw: Draw, batch: int) -> Iterator[Pair]:
         carried = torch_steps(self.aim, self.prepared)
         values = theirs = self._initial(batch)
         for step in range(STEPS):
-            here = random_inputs(sample, batch, seed=10 * batch + step, device=self.device)
+            here = draw(10 * batch + step)
             output, values = self._stepped(here, values)
             reference = tensors_in(carried(*here[0], **here[1])) if carried is not None else output
             given = self._run(session, here, theirs)
@@ -143,8 +152,8 @@ def load_session(path: Path) -> Any:
         raise ExportError(f"onnxruntime can't load the exported graph: {what}") from error
 
 
-def larger(module: nn.Module, inputs: Arguments, device: torch.device) -> Arguments:
-    """Example inputs of another size that the module runs on.
+def larger(module: nn.Module, inputs: Arguments, device: torch.device) -> Samples:
+    """Inputs like example inputs of another size that the module runs on.
 
     Raises:
         ExportError: It runs on none of those tried.
@@ -164,9 +173,9 @@ def larger(module: nn.Module, inputs: Arguments, device: torch.device) -> Argume
             with torch.no_grad():
                 module(*args, **kwargs)
         except Exception as error:  # whatever a model raises for a size that it does not take
-            tried.append(f"{[list(leaf.shape) for leaf in tree_leaves(args)]}: {str(error).splitlines()[0]:.100}")
+            tried.append(f"{[list(leaf.shape) for leaf in tree_leaves(args)]}: {str(error).partition(chr(10))[0]:.100}")
             continue
-        return other
+        return Samples(other, runs=False, drawn=True)
     raise ExportError("dynamic_size: the model runs at no other size that was tried:\n  " + "\n  ".join(tried))
 
 

@@ -24,8 +24,9 @@ from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import batch_size, random_inputs
+from aimgraph.inputs.batch import batch_size
 from aimgraph.inputs.examples import resolve_inputs
+from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.onnx.compare import Comparison
 from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends
 from aimgraph.onnx.prepare import Memory, Prepared, half, prepare
@@ -125,11 +126,12 @@ def export_onnx(
         if optimize is None:
             optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).concat_sites)
         written = half(prepared) if float16 else prepared
-        program = _export(aim, written, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
+        samples = samples_for(aim, inputs, _device(aim))
+        program = _export(aim, written, samples, opset, optimize=optimize, dynamic_size=dynamic_size)
         name_ends(program, written, inputs)
         draft = Path(folder) / path.name
-        check = Comparison(aim, prepared, inputs, _device(aim), half=float16, sizes=dynamic_size)
-        add_metadata(program, written, inputs, check.expected())
+        check = Comparison(aim, prepared, samples, _device(aim), half=float16, sizes=dynamic_size)
+        add_metadata(program, written, samples, check.expected())
         program.save(str(draft), external_data=_needs_external_data(written.module))
         report = _compared(check, prepared, path, draft, tolerance)
         for file in sorted(Path(folder).iterdir(), reverse=True):
@@ -176,7 +178,7 @@ def _inputs(aim: nn.Module, example_inputs: Any) -> Arguments:
 
 
 def _export(
-    aim: nn.Module, prepared: Prepared, inputs: Arguments, opset: int | None, *, optimize: bool, dynamic_size: bool
+    aim: nn.Module, prepared: Prepared, inputs: Samples, opset: int | None, *, optimize: bool, dynamic_size: bool
 ) -> Any:
     try:
         return _run_exporter(prepared, inputs, opset, optimize=optimize, dynamic_size=dynamic_size)
@@ -200,11 +202,9 @@ def _told(error: BaseException) -> str:
     return re.sub(r"\x1b\[\d*m", "", str(error)).strip().split("\n")[0] or type(error).__name__
 
 
-def _run_exporter(
-    prepared: Prepared, inputs: Arguments, opset: int | None, *, optimize: bool, dynamic_size: bool
-) -> Any:
+def _run_exporter(prepared: Prepared, inputs: Samples, opset: int | None, *, optimize: bool, dynamic_size: bool) -> Any:
     module = prepared.module
-    args, kwargs = prepared.cast(random_inputs(inputs, _EXPORTED_AT, seed=0, device=_device(module)))
+    args, kwargs = prepared.cast(inputs.at(_EXPORTED_AT, seed=0, device=_device(module)))
     given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
     with quiet("torch.onnx", logging.ERROR), warnings.catch_warnings(action="ignore"), torch.no_grad():
         return torch.onnx.export(
@@ -212,7 +212,7 @@ def _run_exporter(
             (*given, *args),
             kwargs=kwargs or None,
             dynamo=True,
-            dynamic_shapes=_dynamic_shapes(prepared, inputs, dynamic_size=dynamic_size),
+            dynamic_shapes=_dynamic_shapes(prepared, inputs.inputs, dynamic_size=dynamic_size),
             opset_version=opset,
             optimize=optimize,
             verbose=False,

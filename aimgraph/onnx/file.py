@@ -13,6 +13,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.as_json import inputs_to_json
 from aimgraph.inputs.batch import batch_size
 from aimgraph.inputs.examples import recorded
+from aimgraph.inputs.samples import Samples
 from aimgraph.onnx.prepare import Prepared
 from aimgraph.onnx.session import INITIAL, METADATA
 from aimgraph.torch_private import tree_leaves
@@ -89,8 +90,11 @@ def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
     return given
 
 
-def add_metadata(program: Any, prepared: Prepared, inputs: Arguments, expected: list[dict[str, Any]]) -> None:
+def add_metadata(program: Any, prepared: Prepared, inputs: Samples, expected: list[dict[str, Any]]) -> None:
     """Say in the file what it is: plan, memories, their initial values, and what torch gives for some input."""
+    batch = BATCH_SIZES[-1]
+    drawn = {} if inputs.own else {"seed": batch}
+    known = inputs.at(batch, batch) if inputs.own else recorded(inputs.inputs)
     data = {
         "format": 1,
         "aimgraph": __version__,
@@ -99,8 +103,8 @@ def add_metadata(program: Any, prepared: Prepared, inputs: Arguments, expected: 
         "float16": prepared.float16,
         "memories": [asdict(item) for item in prepared.exposed],
         "plan": prepared.plan.to_dict() if prepared.plan is not None else None,
-        "inputs": inputs_to_json(recorded(inputs)),
-        "expected": {"batch": BATCH_SIZES[-1], "seed": BATCH_SIZES[-1], "outputs": expected},
+        "inputs": inputs_to_json(known),
+        "expected": {"batch": batch, **drawn, "outputs": expected},
     }
     properties = program.model.metadata_props
     properties[METADATA] = json.dumps(data, default=str)

@@ -19,7 +19,14 @@ def kernel_taps(layer: nn.Module) -> int:
 
 
 def call_layout(
-    graph: str, node: fx.Node, shapes: Shapes, layer: nn.Module, batch: int, *, grouped_batch: bool, chance: bool
+    graph: str,
+    node: fx.Node,
+    shapes: Shapes,
+    layer: nn.Module,
+    batches: tuple[int, int],
+    *,
+    grouped_batch: bool,
+    chance: bool,
 ) -> SiteCall | str:
     """Batch, channels and grid of an input from its shapes at two batch sizes, or why they can't be told.
 
@@ -40,7 +47,7 @@ def call_layout(
     if len(varying) > 1 or any(axis not in outer for axis in varying):
         return f"its input {list(shape)} changes in dimensions {varying} with the batch size: no one batch dimension"
     batch_axis = varying[0] if varying else (0 if (rank or chance) and channel_axis else None)
-    ratio = _ratio(shape[batch_axis], other[batch_axis], batch) if varying and batch_axis is not None else 0
+    ratio = _ratio(shape[batch_axis], other[batch_axis], *batches) if varying and batch_axis is not None else 0
     if chance and batch_axis == 0 and not varying:
         ratio = -1
     grid = tuple(size for axis, size in enumerate(shape) if axis not in (channel_axis, batch_axis))
@@ -58,7 +65,7 @@ def unfit(shapes: Shapes, *, grouped_batch: bool) -> str:
     return ""
 
 
-def _ratio(size: int, other: int, batch: int) -> int:
+def _ratio(size: int, other: int, batch: int, second: int) -> int:
     """``r`` where a dimension is ``r * B`` at both batch sizes; -1 where it depends on B in another way."""
     ratio = size // batch
-    return ratio if (size, other) == (ratio * batch, ratio * (batch + 1)) else -1
+    return ratio if (size, other) == (ratio * batch, ratio * second) else -1

@@ -15,7 +15,7 @@ from aimgraph.fake.faker import Faker
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, bound_arguments
-from aimgraph.inputs.batch import batch_size, example_batch, with_batch
+from aimgraph.inputs.batch import Batches, batch_size, usual_batches, with_batch
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.torch_private import tree_leaves
@@ -24,13 +24,27 @@ from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
 from aimgraph.tracing.check_repeats import check_repeats
 from aimgraph.tracing.observe import MODES, Observed, observe
-from aimgraph.tracing.opaque import draws_nothing, keep_as_call, keep_larger, kept_notes, refusal_of
+from aimgraph.tracing.opaque import (
+    draws_nothing,
+    keep_as_call,
+    keep_larger,
+    kept_notes,
+    other_batches,
+    refusal_of,
+    wants_values,
+)
 from aimgraph.tracing.shapes import canonical_inputs, check_one_sample
 from aimgraph.tracing.trace import Traced, trace
 
 
 def build_program(
-    base: nn.Module, inputs: Arguments, configs: tuple[AimConfig, ...], *, share: bool, outside: Outside | None = None
+    base: nn.Module,
+    inputs: Arguments,
+    configs: tuple[AimConfig, ...],
+    *,
+    share: bool,
+    outside: Outside | None = None,
+    batches: tuple[int, int] | None = None,
 ) -> Program:
     """Copy and trace `base`.
 
@@ -40,6 +54,8 @@ def build_program(
         configs: One per memory, with distinct names.
         share: Whether the copy shares the base's parameters and buffers.
         outside: What is known of the base's classes already.
+        batches: The two batch sizes to look at the base at; by default the example's and the next one, or, where the
+            base does not run at that, twice or half as many samples.
 
     Raises:
         PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
@@ -49,11 +65,10 @@ def build_program(
     check_base(base)
     root = clone(base, share=share)
     kinds = classify_layers(root)
-    batch = example_batch(inputs)
     bound_arguments(root, inputs)  # says so where they don't fit the forward
-    sample = with_batch(inputs, batch_size(inputs), batch)
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    found = _trace_around(root, kinds, sample, inputs, Outside(root) if outside is None else outside.of_copy(root))
+    given = None if batches is None else Batches(*batches)
+    found = _trace_around(root, kinds, inputs, Outside(root) if outside is None else outside.of_copy(root), given)
     traced, observed, inputs = found.traced, found.observed, found.inputs
     graphs = traced.graphs
     signature = Signature(
@@ -61,7 +76,9 @@ def build_program(
         placeholders={name: graph_inputs(graph) for name, graph in graphs.items()},
         parameters=base_names(root),
         inputs=tuple(tuple(tensor.shape) for tensor in tensors),
-        batch=example_batch(inputs),
+        batch=found.batches.first,
+        second=found.batches.second,
+        grad=found.grad,
         moded=traced.moded,
         example=inputs,
         calls={mode: seen.calls for mode, seen in observed.items()},
@@ -87,6 +104,8 @@ class _Found:
         opaque: What is kept as one call.
         inputs: The inputs at the first of the batch sizes that shapes are derived at.
         runs: Graph -> what its nodes give there.
+        batches: These.
+        grad: Whether its forward differentiates, and runs with gradients recorded only.
         again: What the base does at the second one, in the modes that matter.
     """
 
@@ -95,46 +114,92 @@ class _Found:
     opaque: dict[str, Opaque]
     inputs: Arguments
     runs: dict[str, FakeRun]
+    batches: Batches
+    grad: bool
     again: dict[str, Observed]
 
 
 def _trace_around(
-    root: nn.Module, kinds: dict[nn.Module, Classified], sample: Arguments, inputs: Arguments, outside: Outside
+    root: nn.Module, kinds: dict[nn.Module, Classified], inputs: Arguments, outside: Outside, given: Batches | None
 ) -> _Found:
     """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
 
     Args:
         root: The base.
         kinds: How each of its convolutions and linear layers can read.
-        sample: Inputs to trace it with.
         inputs: The example inputs.
         outside: Of the base.
+        given: The two batch sizes to look at it at, if that is said.
 
     Raises:
         ExampleInputError: It does not run at a second batch size.
         TraceError: Not even the base as one call can be traced.
     """
     opaque: dict[str, Opaque] = {}
+    batches, settled, grad = given or usual_batches(inputs), given is not None, False
     while True:
-        faker = Faker(root, frozenset(path for path, item in opaque.items() if item.needs_values), outside)
-        observed = observe(faker, kinds, sample, opaque_paths=_places(opaque), twice=True)
-        failed = next((seen for seen in observed.values() if seen.error is not None), None)
+        sample = with_batch(inputs, batch_size(inputs), batches.first)
+        real = frozenset(path for path, item in opaque.items() if item.needs_values)
+        faker, observed, failed = _observed(Faker(root, real, outside, grad=grad), kinds, sample, _places(opaque))
+        grad = faker.grad
         if failed is not None:
             if not keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
                 raise refusal_of(root, sample, failed.error)
             continue
-        callers = {path for seen in observed.values() for path in seen.calls.callers}
         try:
-            entered = frozenset(map(root.get_submodule, callers))
-            traced = trace(faker, kinds, sample, entered, _places(opaque), observed["train"].operations)
-            return _checked(faker, kinds, sample, inputs, opaque, observed, traced)
+            traced = _traced(faker, kinds, sample, opaque, observed)
         except TraceError as error:
             if not keep_as_call(root, opaque, error.where or "", error, needs_values=False):
                 raise
-        except ExampleInputError as error:
-            larger_ones = with_batch(inputs, batch_size(inputs), example_batch(inputs) + 1)
-            if not keep_larger(root, opaque, observe(faker, kinds, larger_ones), error):
+            continue
+        try:
+            return _checked(faker, kinds, sample, inputs, batches, opaque, observed, traced)
+        except (TraceError, ExampleInputError) as error:
+            other = None if settled else other_batches(faker, kinds, inputs, batches)
+            batches, settled = other or batches, True
+            if other is None and not _kept(faker, kinds, inputs, batches, opaque, error):
                 raise
+
+
+def _observed(
+    faker: Faker, kinds: dict[nn.Module, Classified], sample: Arguments, places: frozenset[str]
+) -> tuple[Faker, dict[str, Observed], Observed | None]:
+    """What the base does on the sample, and where it failed; with gradients recorded if it gets no further without."""
+    observed = observe(faker, kinds, sample, opaque_paths=places, twice=True)
+    failed = next((seen for seen in observed.values() if seen.error is not None), None)
+    if failed is None or faker.grad or wants_values(failed.error):
+        return faker, observed, failed
+    other = Faker(faker.root, faker.real, faker.outside, grad=True)
+    again = observe(other, kinds, sample, opaque_paths=places, twice=True)
+    further = next((seen for seen in again.values() if seen.error is not None), None)
+    return (other, again, further) if further is None or wants_values(further.error) else (faker, observed, failed)
+
+
+def _traced(
+    faker: Faker,
+    kinds: dict[nn.Module, Classified],
+    sample: Arguments,
+    opaque: dict[str, Opaque],
+    observed: dict[str, Observed],
+) -> Traced:
+    callers = {path for seen in observed.values() for path in seen.calls.callers}
+    entered = frozenset(map(faker.root.get_submodule, callers))
+    return trace(faker, kinds, sample, entered, _places(opaque), observed["train"].operations)
+
+
+def _kept(
+    faker: Faker,
+    kinds: dict[nn.Module, Classified],
+    inputs: Arguments,
+    batches: Batches,
+    opaque: dict[str, Opaque],
+    error: TraceError | ExampleInputError,
+) -> bool:
+    """Whether something more can be one call where a graph is not what the forward is."""
+    if isinstance(error, TraceError):
+        return keep_as_call(faker.root, opaque, error.where or "", error, needs_values=False)
+    larger_ones = with_batch(inputs, batch_size(inputs), batches.second)
+    return keep_larger(faker.root, opaque, observe(faker, kinds, larger_ones), error)
 
 
 def _places(opaque: dict[str, Opaque]) -> frozenset[str]:
@@ -147,6 +212,7 @@ def _checked(
     kinds: dict[nn.Module, Classified],
     sample: Arguments,
     inputs: Arguments,
+    batches: Batches,
     opaque: dict[str, Opaque],
     observed: dict[str, Observed],
     traced: Traced,
@@ -158,6 +224,7 @@ def _checked(
         kinds: The kind of each of its convolutions and linear layers.
         sample: The inputs that it was traced with.
         inputs: The example inputs.
+        batches: The two batch sizes.
         opaque: What is kept as one call.
         observed: What the base does on the sample.
         traced: Its graphs.
@@ -169,14 +236,13 @@ def _checked(
     root, places = faker.root, _places(opaque)
     sources = draws_nothing(traced.runs) and OPAQUE_BASE not in places
     check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
-    canonical, runs, operations = canonical_inputs(faker, traced, sample, inputs)
-    larger = example_batch(canonical) + 1
-    modes = MODES if opaque else operations
-    again = observe(faker, kinds, with_batch(canonical, batch_size(canonical), larger), modes, places)
-    check_faithful(root, operations, again, larger, sources=sources and draws_nothing(runs))
+    canonical, batches, runs, operations = canonical_inputs(faker, traced, sample, inputs, batches)
+    larger = with_batch(canonical, batch_size(canonical), batches.second)
+    again = observe(faker, kinds, larger, MODES if opaque else operations, places)
+    check_faithful(root, operations, again, batches.second, sources=sources and draws_nothing(runs))
     check_one_sample(faker, traced, canonical)
-    check_repeats(faker, kinds, traced, observed, (canonical, with_batch(canonical, batch_size(canonical), larger)))
-    return _Found(traced, observed, opaque, canonical, runs, again)
+    check_repeats(faker, kinds, traced, observed, (canonical, larger))
+    return _Found(traced, observed, opaque, canonical, runs, batches, faker.grad, again)
 
 
 def clone(base: nn.Module, *, share: bool) -> nn.Module:

@@ -148,5 +148,12 @@ def _refuse_foreign(root: nn.Module, reached: dict[str, str]) -> None:
 @contextmanager
 def surroundings(faker: Faker) -> Iterator[None]:
     """While a copy runs on fake tensors, and leaves nothing behind."""
-    with faker.outside.kept(), kept_randomness(), quiet(), plain_attention(), faker.mode, torch.no_grad():
+    with (
+        faker.outside.kept(),
+        kept_randomness(),
+        quiet(),
+        plain_attention(),
+        faker.mode,
+        torch.set_grad_enabled(faker.grad),
+    ):
         yield

@@ -2,24 +2,30 @@
 
 from torch import nn
 
-from aimgraph.compiler.signature import Opaque
+from aimgraph.compiler.signature import Classified, Opaque
 from aimgraph.errors import AimgraphError, ExampleInputError, TraceError
+from aimgraph.fake.faker import Faker
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
-from aimgraph.inputs.batch import batch_size
+from aimgraph.inputs.batch import Batches, batch_size, with_batch
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.torch_private import DataDependentOutputException, DynamicOutputShapeException
-from aimgraph.tracing.observe import Observed
+from aimgraph.tracing.observe import Observed, observe
 from aimgraph.tracing.shapes import shapes_of
-from aimgraph.user_code import place_of
+from aimgraph.user_code import place_of, told_error
 
 
 def draws_nothing(runs: dict[str, FakeRun]) -> bool:
     """Whether no module that is one call draws from Python's random numbers, which may choose between tensors."""
     return not any(run.draws for run in runs.values())
+
+
+def wants_values(error: BaseException | None) -> bool:
+    """Whether a forward has failed on fake tensors because it depends on the value of one."""
+    return isinstance(error, DataDependentOutputException | DynamicOutputShapeException)
 
 
 def keep_larger(
@@ -32,24 +38,45 @@ def keep_larger(
     failed = next((seen for seen in larger.values() if seen.error is not None), None)
     if failed is None:
         return keep_as_call(root, opaque, "", error, needs_values=False)
-    if isinstance(failed.error, DataDependentOutputException | DynamicOutputShapeException):
+    if wants_values(failed.error):
         return keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True)
     return False
+
+
+def other_batches(
+    faker: Faker, kinds: dict[nn.Module, Classified], inputs: Arguments, batches: Batches
+) -> Batches | None:
+    """Two batch sizes that the base itself takes, if it does not take the second of `batches`; None if it does.
+
+    Some take those only that divide a number, or that a number divides: twice as many samples are tried, and half.
+    """
+
+    def runs(batch: int) -> bool:
+        seen = observe(faker, kinds, with_batch(inputs, batch_size(inputs), batch)).values()
+        return all(one.error is None or wants_values(one.error) for one in seen)
+
+    first = batches.first
+    if runs(batches.second):
+        return None
+    if runs(2 * first):
+        return Batches(first, 2 * first)
+    return Batches(first // 2, first) if first > 1 and runs(first // 2) else None
 
 
 def refusal_of(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
     """The base's forward does not run, not even where it is given values."""
     name = type(root).__name__
-    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+    if wants_values(error):
         return TraceError(
             f"{name} can't be traced: {_told(error)}; on the meta device there are no values to decide by: "
             "transform the model on another device"
         )
     return ExampleInputError(
         f"{name} does not run on inputs of shapes {[list(shape) for shape in shapes_of(sample)]} at batch size "
-        f"{batch_size(sample)} (the first dimension is taken as the batch): {error}{hidden_tensors(sample)}. It has to "
-        "run in train and in eval mode; where only a part of it takes tensors alone (the backbone of a detector), give "
-        'that part the memory: within="backbone", with example inputs of its own'
+        f"{batch_size(sample)} (the first dimension is taken as the batch): {told_error(error)}"
+        f"{hidden_tensors(sample)}. It has to run in train and in eval mode; where only a part of it takes tensors "
+        'alone (the backbone of a detector), give that part the memory: within="backbone", with example inputs of its '
+        "own; where it takes some batch sizes only, give two of them: example_batches=(4, 8)"
     )
 
 
@@ -84,7 +111,7 @@ def _told(error: Exception | None) -> str:
     cause = error.__cause__ if isinstance(error, TraceError) and error.__cause__ is not None else error
     assert cause is not None
     what = str(cause).strip().partition("\n")[0] or type(cause).__name__
-    if isinstance(cause, DataDependentOutputException | DynamicOutputShapeException):
+    if wants_values(cause):
         what = f"what it does depends on the value of a tensor ({what})"
     return f"{what}{place_of(cause)}"
 

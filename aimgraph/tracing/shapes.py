@@ -1,7 +1,5 @@
 """The shapes of every node, derived at two batch sizes."""
 
-from itertools import chain, count
-
 import torch
 from torch import Tensor, fx
 
@@ -12,10 +10,11 @@ from aimgraph.fake.operations import Operation
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments, hidden_tensors
-from aimgraph.inputs.batch import batch_size, example_batch, with_batch, with_rows
+from aimgraph.inputs.batch import Batches, batch_size, with_batch, with_rows
 from aimgraph.runtime.guards import GuardError, guard
 from aimgraph.torch_private import tree_flatten, tree_leaves, tree_unflatten
 from aimgraph.tracing.trace import Traced
+from aimgraph.user_code import told_error
 
 
 def check_one_sample(faker: Faker, traced: Traced, inputs: Arguments) -> None:
@@ -58,11 +57,11 @@ def _depends_on_batch(node: fx.Node) -> bool:
 
 
 def canonical_inputs(
-    faker: Faker, traced: Traced, sample: Arguments, inputs: Arguments
-) -> tuple[Arguments, dict[str, FakeRun], dict[str, list[Operation]]]:
+    faker: Faker, traced: Traced, sample: Arguments, inputs: Arguments, batches: Batches
+) -> tuple[Arguments, Batches, dict[str, FakeRun], dict[str, list[Operation]]]:
     """The inputs at a batch size that tells the batch from everything else, and the shapes they lead to.
 
-    Beside them, what `derive_shapes` gives.
+    Beside them, the two batch sizes, and what `derive_shapes` gives.
 
     Which tensors carry the batch is found by trying: all whose first dimension has the size of the
     first tensor's, or, if the base does not run with these at another size, the first one alone. The
@@ -73,6 +72,7 @@ def canonical_inputs(
         traced: Its graphs, with what they gave on `sample`.
         sample: The inputs that it was traced with.
         inputs: The example inputs.
+        batches: The batch sizes to begin with.
 
     Raises:
         ExampleInputError: The base runs with neither at a second batch size.
@@ -84,14 +84,15 @@ def canonical_inputs(
     refusal: ExampleInputError | None = None
     for chosen in (alike, tensors[:1]):
         others = {leaves[i].shape[0] for i in tensors if i not in chosen}
-        batch = next(b for b in chain([max(size, 2)], count(2)) if b not in others and b + 1 not in others)
+        pair = batches.apart_from(others)
+        batch = pair.first
         resized = [
             with_rows(leaf, batch) if i in chosen and leaf.shape[0] != batch else leaf for i, leaf in enumerate(leaves)
         ]
         candidate: Arguments = tree_unflatten(resized, spec)
         try:
             runs = traced.runs if shapes_of(candidate) == shapes_of(sample) else {}
-            return (candidate, *derive_shapes(faker, traced.graphs, candidate, runs))
+            return (candidate, pair, *derive_shapes(faker, traced.graphs, candidate, runs, pair))
         except ExampleInputError as error:
             refusal = refusal or error
     assert refusal is not None
@@ -104,7 +105,7 @@ def shapes_of(inputs: Arguments) -> list[tuple[int, ...]]:
 
 
 def derive_shapes(
-    faker: Faker, graphs: dict[str, fx.Graph], inputs: Arguments, first: dict[str, FakeRun]
+    faker: Faker, graphs: dict[str, fx.Graph], inputs: Arguments, first: dict[str, FakeRun], batches: Batches
 ) -> tuple[dict[str, FakeRun], dict[str, list[Operation]]]:
     """Note on every node its fake value, its shapes at two batch sizes, and who overwrites it.
 
@@ -113,6 +114,7 @@ def derive_shapes(
         graphs: Its graphs.
         inputs: Inputs at the first batch size.
         first: Graph -> a run on `inputs`, as far as there are any.
+        batches: The two batch sizes.
 
     Returns:
         Graph -> the run at the first of the two batch sizes, and mode -> the operations of that at the second.
@@ -121,12 +123,12 @@ def derive_shapes(
         ExampleInputError: The base doesn't run on `inputs`.
         TraceError: It decides otherwise at the second batch size.
     """
-    root, size, batch = faker.root, batch_size(inputs), example_batch(inputs)
+    root, size = faker.root, batch_size(inputs)
     kept, operations = {}, {}
     for name, graph in graphs.items():
         runs = []
-        for other in (batch, batch + 1):
-            run = first.get(name) if other == batch else None
+        for other in (batches.first, batches.second):
+            run = first.get(name) if other == batches.first else None
             run = run or FakeRun(
                 root, bound_arguments(root, with_batch(inputs, size, other)), faker, train=name == "train"
             )
@@ -139,7 +141,9 @@ def derive_shapes(
                 shapes = [list(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
                 raise ExampleInputError(
                     f"{type(root).__name__} ({name} graph) does not run on inputs of shapes {shapes} at batch size "
-                    f"{other} (the first dimension is taken as the batch): {error}{hidden_tensors(inputs)}"
+                    f"{other} (the first dimension is taken as the batch): {told_error(error)}"
+                    f"{hidden_tensors(inputs)}. Where the model takes some batch sizes only, give two of them: "
+                    "example_batches=(4, 8)"
                 ) from error
             runs.append(run)
         _annotate(graph, *runs)

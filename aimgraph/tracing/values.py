@@ -201,7 +201,13 @@ class ValueTracer(fx.Tracer):
         return iter([items[i] for i in range(count)])
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
-        """Record one operation and stand in for what it gives, unless that is None."""
+        """Record one operation and stand in for what it gives, unless that is None.
+
+        Raises:
+            TraceError: It differentiates, and has to find what it goes back through as the forward made it.
+        """
+        if args[1] in _DERIVATIVES and args[0].startswith("call_"):
+            raise TraceError("its forward differentiates, which is kept as it is")
         proxy = self.record(*args, **kwargs)
         if self.known(proxy) is not None:
             return proxy
@@ -247,6 +253,9 @@ class ValueTracer(fx.Tracer):
             self.aside = False
             builtins.isinstance = asked
 
+
+_DERIVATIVES = (torch.autograd.grad, torch.autograd.backward, "backward")
+"""What goes back through the operations of a forward."""
 
 _DEVICES = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "get_device")
 
