@@ -94,5 +94,5 @@ def has_numbers(tensor: Tensor) -> bool:
         return False
     if not tensor.is_floating_point():
         return True
-    least, most = tensor.detach().aminmax()
+    least, most = tensor.detach().double().aminmax()  # which not every type has
     return bool(least < most) and bool((most - least).isfinite())

@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.active.pop()
+        self.active.remove(self)
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def ran(self, given: Any, output: Any, fakes: Any) -> None:
