@@ -79,7 +79,7 @@ def _calls_keep_nothing(faker: Faker, graph: fx.Graph, known: FakeRun, mode: str
 
 
 def _own(source: Source | None, first: int, start: int) -> Source | None:
-    """A source of a call's operation: results of its own are counted from its first, those of other calls stay apart."""
+    """A source of a call's operation: own results are counted from its first, those of other calls stay apart."""
     if source is None or source[0] < first:
         return source
     number, place = source

@@ -60,7 +60,8 @@ def other_batches(
         return None
     if runs(2 * first):
         return Batches(first, 2 * first)
-    return Batches(first // 2, first) if first > 1 and runs(first // 2) else None
+    # one sample is no half: it fits beside whatever stays as it is
+    return Batches(first // 2, first) if first > 3 and runs(first // 2) else None
 
 
 def refusal_of(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
