@@ -117,14 +117,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     base, aim = copy_module(base), _at_work(base, aim)
     with plain_attention():  # on both sides: the fused form rounds differently
         inputs = samples_for(base, given, _device(base), record_of(aim).batches or BATCH_SIZES, record_of(aim).grad)
-        try:
-            expected = {train: _run(base, inputs, train) for train in (False, True)}
-        except Exception as error:  # whatever the base's own code raises
-            raise ExampleInputError(
-                f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
-                f"{input_shapes(given)}, at batch sizes {list(inputs.sizes)}: {told_error(error)}; give verify "
-                "example inputs whose numbers it accepts"
-            ) from error
+        expected = _expected(base, inputs)
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
         for train, wanted in expected.items():
@@ -139,6 +132,22 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         checks += _reads(base, aim, inputs)
         first = inputs.sizes[0]
         return Report(tuple(checks), farthest(seen[False].outputs[first], expected[False].outputs[first])[0])
+
+
+def _expected(base: nn.Module, inputs: Samples) -> dict[bool, "_Seen"]:
+    """What the base gives in eval and in train mode.
+
+    Raises:
+        ExampleInputError: It does not run.
+    """
+    try:
+        return {train: _run(base, inputs, train) for train in (False, True)}
+    except Exception as error:  # whatever the base's own code raises
+        raise ExampleInputError(
+            f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
+            f"{input_shapes(inputs.inputs)}, at batch sizes {list(inputs.sizes)}: {told_error(error)}; give verify "
+            "example inputs whose numbers it accepts"
+        ) from error
 
 
 def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
