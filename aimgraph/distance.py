@@ -1,6 +1,6 @@
-"""How far outputs are from what they should be: `max|d|` and `max|d| / max|y|`."""
+"""How far outputs are from what they should be, `max|d|` and `max|d| / max|y|`, and which of them are no numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,28 @@ def largest(distances: Any) -> tuple[float, float]:
     """The largest of each number in pairs; not-a-number if one is, (0, 0) of none."""
     gap, ratio = torch.tensor([(0.0, 0.0), *distances], dtype=torch.float64).max(dim=0).values.tolist()
     return gap, ratio
+
+
+def not_numbers(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The tensors that hold not-a-number, in order: ``conv.weight (3 of 27 values)``.
+
+    Tensors without values, and those of a class of its own, are not looked into.
+    """
+    found = []
+    for name, tensor in named:
+        if count := nan_count(tensor):
+            found.append(f"{name} ({count:,} of {tensor.numel():,} values)")
+    return found
+
+
+def nan_count(tensor: Tensor) -> int:
+    """How many values of a tensor are not-a-number; 0 where it has no values, or is of a class of its own."""
+    plain = tensor.detach().data
+    if type(plain) is not Tensor or plain.is_meta or not (plain.is_floating_point() or plain.is_complex()):
+        return 0
+    if plain.layout is not torch.strided:
+        plain = plain.to_dense()
+    return int((plain if plain.itemsize > 1 else plain.float()).isnan().sum())
 
 
 def _wide(value: Any) -> Tensor:

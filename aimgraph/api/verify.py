@@ -16,7 +16,7 @@ from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
 from aimgraph.compiler.aim_paths import AIM, is_added, is_read_path
 from aimgraph.copies import copy_module
-from aimgraph.distance import farthest
+from aimgraph.distance import farthest, nan_count, not_numbers
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, with_own_forwards
@@ -40,7 +40,7 @@ READ_STD = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """One claim.
+    """One claim; true where it holds.
 
     Attributes:
         name: What it is about.
@@ -54,10 +54,13 @@ class Check:
     detail: str
     compared: bool = True
 
+    def __bool__(self) -> bool:
+        return self.ok
+
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one module.
+    """All checks of one module; true where every claim holds.
 
     Attributes:
         checks: In the order they were made.
@@ -71,6 +74,9 @@ class Report:
     def ok(self) -> bool:
         """Whether every claim holds."""
         return all(check.ok for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -97,7 +103,8 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     disabled. At the second batch size the inputs have the example's own numbers, where they are known and the base runs
     on them; at the first one, too, where it runs on no others, as where floating-point inputs hold category codes.
     What `strip` gives is run once. With memory, the output must be what the base gives when its reads are
-    added to it call by call, without the emitted graphs.
+    added to it call by call, without the emitted graphs. Not-a-number counts as equal to itself. Where there is any, a
+    further check says where, and fails unless it comes from the random inputs and leaves other values to compare.
 
     Args:
         base: The model before the transform.
@@ -129,7 +136,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
             checks += [_outputs("output, with memory", expected[train], seen[train], train) for train in seen]
             with _deterministic():
                 checks.append(_gradients(base, aim, inputs))
-        checks += _reads(base, aim, inputs)
+        checks += [*_reads(base, aim, inputs), *_numbers(base, aim, expected, seen)]
         first = inputs.sizes[0]
         return Report(tuple(checks), farthest(seen[False].outputs[first], expected[False].outputs[first])[0])
 
@@ -148,6 +155,34 @@ def _expected(base: nn.Module, inputs: Samples) -> dict[bool, "_Seen"]:
             f"{input_shapes(inputs.inputs)}, at batch sizes {list(inputs.sizes)}: {told_error(error)}; give verify "
             "example inputs whose numbers it accepts"
         ) from error
+
+
+def _numbers(
+    base: nn.Module, aim: AimModule, expected: Mapping[bool, "_Seen"], seen: Mapping[bool, "_Seen"]
+) -> Iterator[Check]:
+    """Where there is not-a-number, which all comparisons take for equal to itself; nothing where there is none."""
+    name, state = "values are numbers", aim.state_dict()
+    added = ((key, value) for key, value in state.items() if is_added(key) and isinstance(value, Tensor))
+    if held := not_numbers([*base.named_parameters(), *added]):
+        yield Check(name, False, f"not-a-number in {', '.join(held[:3])}")
+        return
+    buffers = not_numbers(base.named_buffers())
+    for train, run in expected.items():
+        for batch, wanted in run.outputs.items():
+            counts = [nan_count(tensor) for tensor in wanted]
+            ours = [nan_count(tensor) for tensor in seen[train].outputs[batch]] if train in seen else counts
+            where = f"in the output at batch size {batch} ({'train' if train else 'eval'})"
+            if len(ours) == len(counts) and any(mine > count for mine, count in zip(ours, counts, strict=True)):
+                yield Check(name, False, f"not-a-number {where} with memory, and numbers there without")
+            elif any(counts):
+                whole = any(count == tensor.numel() for count, tensor in zip(counts, wanted, strict=True) if count)
+                ok = not whole and not buffers
+                why = f", and in {', '.join(buffers[:3])}" if buffers else ""
+                total = sum(tensor.numel() for tensor in wanted)
+                yield Check(name, ok, f"not-a-number at {sum(counts):,} of {total:,} places {where} of the base{why}")
+            else:
+                continue
+            return
 
 
 def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from aimgraph.compiler.program import BasePass, Changes, HistoryEntry, Pass, PassResult, Program, Stage
 from aimgraph.compiler.verifier import Verifier
@@ -28,6 +28,8 @@ class Pipeline(BasePass):
     watch: Sequence[Watch] = ()
 
     def __post_init__(self) -> None:
+        if self.verify not in get_args(Verify):
+            raise ConfigError(f'verify={self.verify!r}: give "touched", or "full" for the nodes of the whole graph')
         for step in self.passes:
             if isinstance(step, type) or not all(
                 hasattr(step, name) for name in ("name", "requires", "ensures", "run")

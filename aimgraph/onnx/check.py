@@ -18,7 +18,7 @@ from aimgraph.onnx.session import METADATA, MemorySession
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One thing that was looked at.
+    """One thing that was looked at; true where it is as it should be.
 
     Attributes:
         name: What.
@@ -30,10 +30,13 @@ class FileCheck:
     passed: bool
     seen: str
 
+    def __bool__(self) -> bool:
+        return self.passed
+
 
 @dataclass(frozen=True)
 class FileReport:
-    """What a file is, and whether it is whole.
+    """What a file is, and whether it is whole; true where it is.
 
     Attributes:
         path: The file.
@@ -49,6 +52,9 @@ class FileReport:
     def ok(self) -> bool:
         """Whether all is as it should be."""
         return all(check.passed for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -107,15 +113,17 @@ def _sample(about: dict[str, Any], expected: dict[str, Any], path: Path) -> list
 def _runs(session: MemorySession, sample: list[Any], expected: dict[str, Any], tolerance: float) -> list[FileCheck]:
     first = session.run(*sample)
     after = [session.state[name] for name, item in session.memories.items() if item["output"]]
-    shapes, gaps = True, []
+    shapes, gaps, blank = True, [], False
     for given, wanted in zip([*first, *after], expected["outputs"], strict=True):
         seen = told(torch.as_tensor(given))
         shapes = shapes and seen["shape"] == wanted["shape"]
         gap, _ = distance(np.array(seen["values"]), np.array(wanted["values"]))
         gaps.append((gap, gap / max(wanted["max"], LEAST)))
+        blank = blank or (bool(wanted["values"]) and bool(np.isnan(np.array(wanted["values"], float)).all()))
     _, worst = largest(gaps)
     what = f"max|d| / max|y| = {worst:.2e} at batch size {expected['batch']}" if shapes else "other shapes"
-    checks = [FileCheck("gives what torch gave", shapes and worst <= tolerance, what)]
+    what = "torch gave not-a-number: nothing can be compared" if blank else what
+    checks = [FileCheck("gives what torch gave", shapes and worst <= tolerance and not blank, what)]
     several = [name for name, item in session.memories.items() if item["rows"] == "any"]
     if several:
         rows = {name: np.repeat(session.state[name], expected["batch"], axis=0) for name in several}

@@ -16,6 +16,7 @@ from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
 from aimgraph.inputs.samples import Samples
 from aimgraph.onnx.file import BATCH_SIZES, arrays_of, told
 from aimgraph.onnx.prepare import Prepared, torch_steps
+from aimgraph.onnx.refuse import refuse_blank_outputs
 from aimgraph.torch_private import tree_leaves, tree_map
 
 STEPS = 3
@@ -64,12 +65,17 @@ class Comparison:
         """Largest absolute and relative difference over all outputs, batch sizes and steps.
 
         Raises:
-            ExportError: onnxruntime can't load or run the file, or the batch or a size is fixed in it.
+            ExportError: onnxruntime can't load or run the file, or the batch or a size is fixed in it, or torch gives
+                nothing but not-a-number.
         """
         session = load_session(path)
         self._check_sizes(session)
         with torch.no_grad():
-            return largest(farthest(given, expected) for expected, given in self._pairs(session))
+            return largest(self._distance(*pair) for pair in self._pairs(session))
+
+    def _distance(self, expected: list[Tensor], given: list[Any]) -> tuple[float, float]:
+        refuse_blank_outputs(self.aim, expected)
+        return farthest(given, expected)
 
     def _pairs(self, session: Any) -> Iterator[Pair]:
         pairs = self._steps if self.states else self._memories

@@ -30,6 +30,7 @@ from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.onnx.compare import Comparison
 from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends
 from aimgraph.onnx.prepare import Memory, Prepared, half, prepare
+from aimgraph.onnx.refuse import refuse_not_numbers
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.torch_private import tree_map
@@ -109,7 +110,7 @@ def export_onnx(
     Raises:
         ConfigError: `memory` is none of these.
         ExportError: The exporter fails, a write of carried state would be lost, there is no memory of the kind,
-            sizes can't vary, or the file disagrees with torch.
+            sizes can't vary, weights or memory hold not-a-number, or the file disagrees with torch.
     """
     path = Path(path)
     _require_onnx()
@@ -119,6 +120,7 @@ def export_onnx(
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not record_of(aim).enabled:
         aim = strip(aim)  # a disabled memory leaves the base
+    refuse_not_numbers(aim)
     tolerance = TOLERANCES[float16] if tolerance is None else tolerance
     path.parent.mkdir(parents=True, exist_ok=True)
     with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

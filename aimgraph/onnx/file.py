@@ -39,10 +39,11 @@ def arrays_of(values: Any, *, half: bool = False) -> list[Any]:
 
 
 def told(output: Tensor) -> dict[str, Any]:
-    """Some values of an output, evenly spread, its shape and its largest absolute value."""
+    """Some values of an output, evenly spread, its shape and its largest finite absolute value."""
     flat = output.detach().cpu().double().reshape(-1)
     step = max(1, flat.numel() // SAMPLED)
-    most = flat.abs().max().item() if flat.numel() else 0.0
+    sizes = flat[flat.isfinite()].abs()
+    most = sizes.max().item() if sizes.numel() else 0.0
     return {"shape": list(output.shape), "values": flat[::step][:SAMPLED].tolist(), "max": most}
 
 

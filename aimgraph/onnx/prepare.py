@@ -16,6 +16,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
+from aimgraph.onnx.refuse import refuse_lost_writes
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
 from aimgraph.torch_private import tree_map_only
@@ -75,7 +76,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
     if record.concat_sites:
         if memory not in (None, "inside"):
             refuse_concat(aim, f"memory={memory!r} can't be exported", ExportError)
-        _refuse_lost_writes(aim, None)
+        refuse_lost_writes(aim, None)
         if dynamic_size:
             refuse_concat(aim, "sizes can't vary", ExportError)
         return Prepared(aim, "inside", plan=record.plan)
@@ -86,7 +87,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
     if kind and not named:
         what, other = ("has updates", "state") if kind == "input" else ("is without updates", "input")
         raise ExportError(f"memory={mode!r}: every memory of this model {what}; export with memory={other!r}")
-    _refuse_lost_writes(aim, kind)
+    refuse_lost_writes(aim, kind)
     if mode == "inside" and not dynamic_size:
         return Prepared(aim, mode, plan=record.plan)
     own, keep = settled(aim), tuple(one.name for one in memories if dynamic_size or one.name in named)
@@ -104,7 +105,7 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
             + (": transform the whole model, or export the transformed part" if parts else "")
         )
     for part in parts:
-        _refuse_lost_writes(part, None)
+        refuse_lost_writes(part, None)
     if isinstance(module, FoldedModule):
         if dynamic_size and module.folds.maps:
             raise ExportError("bias maps are of one size: export what aimgraph.transform gives, with dynamic_size=True")
@@ -113,15 +114,6 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
     if not parts or not whole or memory == "inside" or (dynamic_size and memory is None):
         return Prepared(module, "inside" if parts else "")
     return Prepared(fold(module, fuse_batchnorm=True), "constant")
-
-
-def _refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
-    for memory in record_of(aim).plan.memories:
-        if kind != "state" and memory.config.carry == "state" and memory.config.write_in_eval:
-            raise ExportError(
-                f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
-                'lost: export with memory="state", or transform with write_in_eval=False to export the state as it is'
-            )
 
 
 def _initial(aim: AimModule, item: Exposed) -> Tensor:

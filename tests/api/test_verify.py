@@ -390,3 +390,92 @@ def test_where_nothing_can_be_compared() -> None:
     aim = aimgraph.transform(packed, (torch.zeros(3, 5, dtype=torch.long), torch.tensor([5, 3, 2])))
     with pytest.raises(aimgraph.ExampleInputError, match=r"does not run on random inputs.*give verify example inputs"):
         aimgraph.verify(packed, aim, (torch.zeros(3, 5, dtype=torch.long), torch.tensor([5, 0, 2])))
+
+
+def spoiled(module: nn.Module, name: str) -> nn.Module:
+    """The module, with one not-a-number in a tensor of it."""
+    with torch.no_grad():
+        module.state_dict()[name].reshape(-1)[0] = float("nan")
+    return module
+
+
+@pytest.mark.parametrize("name", ["head.bias", "stem.0.weight"])
+def test_not_a_number_in_a_weight_of_the_base_is_named(name: str) -> None:
+    base, x = build("residual")
+    spoiled(base, name)
+    report = aimgraph.verify(base, aimgraph.transform(base, x))
+    assert not report.ok
+    (check,) = (check for check in report.checks if check.name == "values are numbers")
+    assert not check
+    assert name in check.detail
+
+
+@pytest.mark.parametrize("end", ["source.value", "carry.state", "reads.head.weight"])
+def test_not_a_number_in_a_memory_is_named(end: str) -> None:
+    base, x = build("residual")
+    aim = randomise(aimgraph.transform(base, x, shape=(2, 2, 3), updates="stages", carry="state"))
+    name = f"aim.memory.{end}"
+    details = [check.detail for check in aimgraph.verify(base, spoiled(aim, name)).checks if not check]
+    assert any(name in detail for detail in details)
+
+
+def test_not_a_number_in_a_set_that_is_not_in_use_is_named() -> None:
+    base, x = build("residual")
+    aim = randomise(aimgraph.transform(base, x))
+    aim.add_memory_set("b")
+    name = "aim.sets.b.memory.source.value"
+    assert name in str(aimgraph.verify(base, spoiled(aim, name)).checks[-1].detail)
+
+
+def test_not_a_number_in_a_statistic_is_named_where_it_is_seen() -> None:
+    base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    aim = aimgraph.transform(base, torch.randn(2, 3, 6, 6))
+    assert aimgraph.verify(base, aim)
+    for module in (base, aim):
+        spoiled(module, "1.running_mean")
+    failed = [check.detail for check in aimgraph.verify(base, aim).checks if not check]
+    assert len(failed) == 1
+    assert "(eval) of the base, and in 1.running_mean (1 of 4 values)" in failed[0]
+
+
+class Root(nn.Module):
+    """Gives not-a-number where what it takes the root of is negative: at some places, or everywhere."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.mix, self.shift = nn.Linear(4, 6), shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.mix(x) + self.shift).sqrt()
+
+
+def test_not_a_number_from_random_inputs_is_told_and_no_failure_while_something_can_be_compared() -> None:
+    x = torch.randn(2, 4)
+    for shift, ok in ((100.0, True), (0.0, True), (-100.0, False)):
+        base = Root(shift)
+        report = aimgraph.verify(base, aimgraph.transform(base, x))
+        told = [check for check in report.checks if check.name == "values are numbers"]
+        assert report.ok is ok is bool(report)
+        assert len(told) == (shift < 100)
+        assert all("not-a-number at " in check.detail and "of the base" in check.detail for check in told)
+
+
+def test_not_a_number_that_a_memory_makes_is_told() -> None:
+    base = Root(100.0)
+    aim = randomise(aimgraph.transform(base, torch.randn(2, 4)))
+    with torch.no_grad():
+        aim.get_parameter("aim.memory.source.value").fill_(1e4)
+        aim.get_parameter("aim.memory.reads.mix.weight").fill_(-1.0)
+    failed = [check.detail for check in aimgraph.verify(base, aim).checks if not check]
+    assert failed == ["not-a-number in the output at batch size 2 (eval) with memory, and numbers there without"]
+
+
+def test_a_report_is_true_where_it_is_ok() -> None:
+    base, x = build("linear")
+    aim = aimgraph.transform(base, x)
+    assert aimgraph.verify(base, aim)
+    with torch.no_grad():
+        next(iter(aim.parameters())).add_(1)
+    report = aimgraph.verify(base, aim)
+    assert not report
+    assert [bool(check) for check in report.checks] == [check.ok for check in report.checks]

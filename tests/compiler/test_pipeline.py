@@ -3,12 +3,17 @@
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import aimgraph
 import aimgraph.passes
 from aimgraph.compiler.graph_text import dump_to
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
+from aimgraph.errors import ConfigError
 from aimgraph.passes import EMITTING, EXPORTING, FOLDING, PLANNING
 from tests.nets import build
 from tests.passes.helpers import program_for
@@ -74,3 +79,12 @@ def test_dump_to_is_a_watch(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "01-find-sites.txt", "02-place-updates.txt", "03-plan-memory.txt",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("verify", ["all", "Full", "", None, True])
+def test_an_unknown_way_to_verify_is_refused(verify: Any) -> None:
+    base, x = build("linear")
+    with pytest.raises(ConfigError, match=f'verify={verify!r}: give "touched", or "full"'):
+        aimgraph.transform(base, x, verify=verify)
+    with pytest.raises(ConfigError, match=f'verify={verify!r}: give "touched", or "full"'):
+        Pipeline(PLANNING, verify)

@@ -190,3 +190,57 @@ def test_a_folded_module_exports_for_the_size_it_was_folded_for(name: str, fuse:
         assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert not {"Pad", "Concat"} & report.operators.keys()
     assert ("BatchNormalization" in report.operators) == (name == "residual" and not fuse)
+
+
+def spoil(tensor: Tensor) -> None:
+    with torch.no_grad():
+        tensor.reshape(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize("name", ["aim.memory.source.value", "aim.memory.reads.head.weight", "stem.0.weight"])
+@pytest.mark.parametrize("lowering", ["split", "concat"])
+def test_not_a_number_is_refused_by_its_name(name: str, lowering: str, tmp_path: Path) -> None:
+    base, x = build("residual")
+    aim = randomise(aimgraph.transform(base, x, lowering=lowering)).eval()
+    state = aim.state_dict()
+    spoil(state[name])
+    aim.load_state_dict(state)
+    with pytest.raises(ExportError, match=rf"not-a-number in {name} \(1 of "):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_not_a_number_in_a_set_that_is_not_in_use_is_no_matter(tmp_path: Path) -> None:
+    base, x = build("conv2d")
+    aim = randomise(aimgraph.transform(base, x)).eval()
+    aim.add_memory_set("b")
+    aim.add_memory_set("c", share_reads=True)
+    for name in ("b", "c"):
+        spoil(aim.get_parameter(f"aim.sets.{name}.memory.source.value"))
+    aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    for name in ("b", "c"):
+        with aim.using(name), pytest.raises(ExportError, match=rf"not-a-number in aim\.sets\.{name}\.memory\.source"):
+            aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    spoil(aim.get_parameter("aim.memory.source.value"))
+    with pytest.raises(ExportError, match=r"not-a-number in 0\.aim\.memory\.maps\.0\.value"):
+        aimgraph.export_onnx(nn.Sequential(aimgraph.fold(aim), nn.ReLU()), tmp_path / "model.onnx", x)
+
+
+class Roots(nn.Module):
+    """Gives not-a-number where what it takes the root of is negative."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.mix, self.shift = nn.Linear(4, 6), shift
+        self.register_buffer("mark", torch.tensor([float("nan"), 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.mix(x) + self.shift).sqrt() + self.mark[1]
+
+
+def test_outputs_that_are_not_numbers(tmp_path: Path) -> None:
+    x = torch.randn(2, 4)
+    aimgraph.export_onnx(aimgraph.transform(Roots(0.1), x).eval(), tmp_path / "some.onnx")
+    assert aimgraph.verify_onnx(tmp_path / "some.onnx")
+    with pytest.raises(ExportError, match=r"output 0 is not-a-number at every place .* not-a-number in mark \(1 of 2"):
+        aimgraph.export_onnx(aimgraph.transform(Roots(-100.0), x).eval(), tmp_path / "all.onnx")

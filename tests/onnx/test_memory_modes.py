@@ -306,6 +306,8 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
     onnx.save(model, str(path))
     report = aimgraph.verify_onnx(path)
     assert not report.ok
+    assert not report
+    assert [bool(check) for check in report.checks] == [check.passed for check in report.checks]
     assert [check.name for check in report.checks if not check.passed] == ["gives what torch gave"]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ExportError, match=r"model\.onnx"):

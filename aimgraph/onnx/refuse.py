@@ -1,0 +1,65 @@
+"""What is not written to a file, and why: each function raises an `ExportError` that says what to do."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from aimgraph.compiler.aim_paths import AIM, SETS
+from aimgraph.distance import nan_count, not_numbers
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import named_parts
+from aimgraph.emit.record import record_of
+from aimgraph.emit.set_names import member
+from aimgraph.errors import ExportError
+from aimgraph.passes.expose_state import Kind
+
+
+def refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
+    """A carried state that eval-mode forwards write, in a file without state."""
+    for memory in record_of(aim).plan.memories:
+        if kind != "state" and memory.config.carry == "state" and memory.config.write_in_eval:
+            raise ExportError(
+                f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
+                'lost: export with memory="state", or transform with write_in_eval=False to export the state as it is'
+            )
+
+
+def refuse_not_numbers(module: nn.Module) -> None:
+    """Not-a-number in a weight, or in what the memory set in use holds.
+
+    Buffers of the base may hold it as a mark of their own; see `refuse_blank_outputs`.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    wanted = ((key, value) for key, value in _in_use(module) if key in parameters or f".{AIM}." in f".{key}")
+    if held := not_numbers(wanted):
+        raise ExportError(f"not-a-number in {', '.join(held[:3])}: nothing that the file gives could be compared")
+
+
+def _in_use(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state dict, without those of memory sets that are not in use."""
+    state: dict[str, Any] = module.state_dict()
+    unused: set[str] = set()
+    for path, part in named_parts(module).items():
+        prefix = f"{path}." if path else ""
+        added = {key.removeprefix(prefix) for key in state if key.startswith(f"{prefix}{AIM}.")}
+        default = {key for key in added if not key.startswith(f"{SETS}.")}
+        used = {member(key, part, record_of(part).chosen) for key in default}
+        unused |= {prefix + key for key in added - used}
+    return ((key, value) for key, value in state.items() if isinstance(value, Tensor) and key not in unused)
+
+
+def refuse_blank_outputs(module: nn.Module, outputs: Sequence[Tensor]) -> None:
+    """An output of torch that is not-a-number at every place: whatever the file gives can't be compared with it.
+
+    Args:
+        module: What gave them.
+        outputs: Its outputs.
+    """
+    for index, output in enumerate(outputs):
+        if output.numel() and nan_count(output) == output.numel():
+            held = not_numbers(module.named_buffers())
+            raise ExportError(
+                f"in torch, output {index} is not-a-number at every place for random inputs, so that the file can't be "
+                "compared with it" + (f"; not-a-number in {', '.join(held[:3])}" if held else "")
+            )
