@@ -19,12 +19,12 @@ def memory_group() -> None:
 @click.argument("folders", nargs=-1, required=True, type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def list_command(folders: tuple[str, ...], as_json: bool) -> None:
-    """Sizes and norms of the memories in FOLDERS."""
+    """Sizes and norms of the memories in FOLDERS, every memory set on a line of its own."""
     found = [summary(folder) for folder in folders]
     if as_json:
         click.echo(json_text([item.to_dict() for item in found]))
         return
-    columns = ("checkpoint", "base", "memory", "shape", "values", "reads", "updates", "bytes")
+    columns = ("checkpoint", "base", "set", "memory", "shape", "values", "reads", "updates", "bytes")
     table = Table(*columns, *(f"|{kind}|" for kind in KINDS))
     for item in found:
         for memory in item.memories:
@@ -33,7 +33,9 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> None:
             norms = [f"{memory.norms[kind]:.4g}" if kind in memory.norms else "-" for kind in KINDS]
             counts = (memory.values, memory.reads, memory.updates, memory.bytes)
             folder = f"{item.folder} ({item.what})"
-            table.add_row(folder, item.base, name, shape, *(f"{count:,}" for count in counts), *norms)
+            table.add_row(
+                folder, item.base, memory.memory_set, name, shape, *(f"{count:,}" for count in counts), *norms
+            )
     console(160).print(table)
 
 
@@ -42,7 +44,7 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> None:
 @click.argument("second", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def diff_command(first: str, second: str, as_json: bool) -> None:
-    """How far the memories in FIRST and SECOND are apart, tensor by tensor."""
+    """How far the memories in FIRST and SECOND are apart, tensor by tensor, in every memory set."""
     found = distances(first, second)
     if as_json:
         click.echo(json_text([asdict(item) for item in found]))
@@ -50,7 +52,7 @@ def diff_command(first: str, second: str, as_json: bool) -> None:
     table = Table("tensor", "|first|", "|second|", "|first - second|", "cosine")
     for item in found:
         numbers = (*item.norms, item.distance, item.cosine)
-        table.add_row(item.name, *(f"{number:.4g}" for number in numbers))
+        table.add_row(item.name, *("-" if number is None else f"{number:.4g}" for number in numbers))
     console(160).print(table)
 
 

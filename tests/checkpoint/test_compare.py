@@ -94,3 +94,71 @@ def test_updates_and_state_are_counted(tmp_path: Path) -> None:
     assert memory.norms["carry"] == pytest.approx(float(aim.state_dict()["aim.memory.carry.state"].norm()), rel=1e-5)
     again = aimgraph.load(mean([tmp_path / "0", tmp_path / "1"], tmp_path / "m"), base)
     assert torch.equal(again.eval()(x), aim.eval()(x))
+
+
+def with_sets(seed: int, *more: str, within: str | None = None) -> nn.Module:
+    """A module, or a larger one with a part, with a set of its own read weights, one without, and more of that kind."""
+    base, x = build("residual")
+    whole = base if within is None else nn.Sequential(nn.Identity(), base)
+    aim = aimgraph.transform(whole, x, shape=(2, 2, 3), within=within)
+    part = randomise(aim if within is None else aim.get_submodule(within), seed)
+    part.add_memory_set("own")
+    for index, name in enumerate(("shared", *more)):
+        part.add_memory_set(name, share_reads=True)
+        with torch.no_grad():
+            part.get_parameter(f"aim.sets.{name}.memory.source.value").fill_(seed + index)
+    with torch.no_grad():
+        for parameter in aimgraph.memory_parameters(part, "own"):
+            parameter.fill_(seed)
+    return aim
+
+
+@pytest.mark.parametrize("within", [None, "1"])
+def test_every_set_is_listed(within: str | None, tmp_path: Path) -> None:
+    aim = with_sets(2, "more", within=within)
+    aimgraph.save(aim, tmp_path / "a")
+    found = {memory.memory_set: memory for memory in summary(tmp_path / "a").memories}
+    assert list(found) == ["default", "own", "shared", "more"]
+    assert {memory.part for memory in found.values()} == {within or ""}
+    assert found["own"].reads == found["default"].reads > 0
+    assert found["own"].bytes == found["default"].bytes
+    assert found["own"].norms["reads"] != found["default"].norms["reads"]
+    assert (found["shared"].reads, found["shared"].bytes, set(found["shared"].norms)) == (0, 48, {"source"})
+    for name, value in (("own", 2), ("shared", 2), ("more", 3)):
+        assert found[name].norms["source"] == pytest.approx(value * math.sqrt(12))
+    text = call("list", tmp_path / "a")
+    assert [text.count(f" {name} ") for name in found] == [1, 1, 1, 1]
+    (listed,) = json.loads(call("list", tmp_path / "a", "--json"))
+    assert [item["memory_set"] for item in listed["memories"]] == [*found]
+
+
+def test_every_set_is_compared(tmp_path: Path) -> None:
+    """Of a set that one of the two has, the other's columns are empty."""
+    for folder, aim in (("a", with_sets(2)), ("b", with_sets(2)), ("c", with_sets(2, "more"))):
+        aimgraph.save(aim, tmp_path / folder)
+    assert all(item.distance == 0 for item in distances(tmp_path / "a", tmp_path / "b"))
+    other = with_sets(2)
+    with torch.no_grad():
+        other.get_parameter("aim.sets.shared.memory.source.value").add_(1)
+        other.get_parameter("aim.sets.own.memory.reads.down.weight").add_(1)
+    aimgraph.save(other, tmp_path / "d")
+    moved = [item.name for item in distances(tmp_path / "a", tmp_path / "d") if item.distance]
+    assert moved == ["sets.own.memory.reads.down.weight", "sets.shared.memory.source.value"]
+    for folders, norms in (("ac", (None, 3 * math.sqrt(12))), ("ca", (3 * math.sqrt(12), None))):
+        *alike, last = distances(*(tmp_path / folder for folder in folders))
+        assert all(item.distance == 0 for item in alike)
+        assert (last.name, last.distance, last.cosine) == ("sets.more.memory.source.value", None, None)
+        assert [norm and pytest.approx(norm) for norm in norms] == list(last.norms)
+        assert "sets.more.memory.source.value" in call("diff", *(tmp_path / folder for folder in folders))
+
+
+def test_the_mean_is_that_of_every_set(tmp_path: Path) -> None:
+    for folder, aim in (("a", with_sets(2)), ("b", with_sets(4)), ("c", with_sets(2, "more"))):
+        aimgraph.save(aim, tmp_path / folder)
+    base, _ = build("residual")
+    again = aimgraph.load(mean([tmp_path / "a", tmp_path / "b"], tmp_path / "m"), base)
+    assert again.memory_sets == ("default", "own", "shared")
+    assert all(bool((parameter == 3).all()) for parameter in aimgraph.memory_parameters(again, "own"))
+    assert all(bool((parameter == 3).all()) for parameter in aimgraph.memory_parameters(again, "shared"))
+    with pytest.raises(CheckpointError, match=r"not of the same make: sets\.more\.\S+ is not there in"):
+        mean([tmp_path / "a", tmp_path / "c"], tmp_path / "n")
