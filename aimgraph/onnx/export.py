@@ -94,7 +94,8 @@ def export_onnx(
         path: Where to write; beside it ``<path>.data`` if the weights exceed 2 GB.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
         memory: ``"constant"``: folded, see `aimgraph.fold`; the default in split form. ``"input"``: the values of every
-            memory without updates are an input, [1, N] or [B, N], so that one file serves many memories.
+            memory without updates are an input, [1, N] or [B, N], so that one file serves many memories. It holds one
+            set of read weights, so memory sets must share theirs.
             ``"state"``: what a memory with updates starts with is an input, ``<name>_in``, and what it ends with an
             output, ``<name>_out``; a carried one is written as with ``write_in_eval``. ``"inside"``: computed in the
             file as in the module; the default in concat form. Memories that a choice does not fit are constant.
@@ -109,8 +110,9 @@ def export_onnx(
 
     Raises:
         ConfigError: `memory` is none of these.
-        ExportError: The exporter fails, a write of carried state would be lost, there is no memory of the kind,
-            sizes can't vary, weights or memory hold not-a-number, or the file disagrees with torch.
+        ExportError: The exporter fails, a write of carried state would be lost, there is no memory of the kind, memory
+            sets have read weights of their own where values are an input, sizes can't vary, weights or memory hold
+            not-a-number, or the file disagrees with torch.
     """
     path = Path(path)
     _require_onnx()

@@ -16,7 +16,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.onnx.refuse import refuse_lost_writes
+from aimgraph.onnx.refuse import refuse_lost_writes, refuse_other_reads
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
 from aimgraph.torch_private import tree_map_only
@@ -67,7 +67,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
         dynamic_size: Whether sizes are to vary.
 
     Raises:
-        ExportError: There is no memory of the kind, or a write would be lost.
+        ExportError: There is no memory of the kind, a write would be lost, or sets have read weights of their own.
         ConfigError: Every sample has a memory set of its own.
     """
     if not isinstance(aim, AimModule):
@@ -88,6 +88,8 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
         what, other = ("has updates", "state") if kind == "input" else ("is without updates", "input")
         raise ExportError(f"memory={mode!r}: every memory of this model {what}; export with memory={other!r}")
     refuse_lost_writes(aim, kind)
+    if mode == "input":
+        refuse_other_reads(aim)
     if mode == "inside" and not dynamic_size:
         return Prepared(aim, mode, plan=record.plan)
     own, keep = settled(aim), tuple(one.name for one in memories if dynamic_size or one.name in named)

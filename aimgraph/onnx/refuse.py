@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aimgraph.compiler.aim_paths import AIM, SETS
+from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import nan_count, not_numbers
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts
@@ -23,6 +23,20 @@ def refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
                 f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
                 'lost: export with memory="state", or transform with write_in_eval=False to export the state as it is'
             )
+
+
+def refuse_other_reads(aim: AimModule) -> None:
+    """Values of several memory sets as an input, where a set has read weights other than those of the set in use."""
+    record = record_of(aim)
+    reads = {name: DEFAULT if shared else name for name, shared in {DEFAULT: True, **record.sets}.items()}
+    others = [name for name, owner in reads.items() if owner != reads[record.chosen]]
+    if others:
+        raise ExportError(
+            f'memory="input": the file would hold the read weights of memory set {reads[record.chosen]!r} alone, and '
+            f"the values of {', '.join(map(repr, others))} are trained with others: export a module that has one set, "
+            f'aimgraph.load(folder, base) after aimgraph.save(aim, folder, memory_set="{record.chosen}"), or use sets '
+            "that share their read weights, add_memory_set(..., share_reads=True)"
+        )
 
 
 def refuse_not_numbers(module: nn.Module) -> None:

@@ -177,11 +177,50 @@ def test_the_set_in_use_is_exported(tmp_path: Path) -> None:
         for parameter in aimgraph.memory_parameters(aim, "a"):
             parameter.normal_(std=0.1)
     aim.use("a")
-    for memory in ("constant", "input", "inside"):
+    for memory in ("constant", "inside"):
         aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory=memory)
         assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
     with aim.using(["a", "default"]), pytest.raises(ConfigError, match="every sample has a memory set of its own"):
         aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+
+
+def test_values_as_input_need_sets_with_the_read_weights_of_the_file(tmp_path: Path) -> None:
+    aim, x = made("residual")
+    path = tmp_path / "model.onnx"
+    aim.add_memory_set("shared", share_reads=True)
+    aimgraph.export_onnx(aim, path, memory="input")
+    aim.use("shared")
+    aimgraph.export_onnx(aim, path, memory="input")
+    session = MemorySession(path)
+    for name in aim.memory_sets:
+        prefix = "aim" if name == "default" else f"aim.sets.{name}"
+        value = aim.get_parameter(f"{prefix}.memory.source.value").detach().numpy()[None]
+        with aim.using(name):
+            assert close(session.run(x.numpy(), memories={"memory": value})[0], aim(x))
+    aim.add_memory_set("own")
+    aim.add_memory_set("another", like="own")
+    for name, others in (
+        ("default", "'own', 'another'"),
+        ("shared", "'own', 'another'"),
+        ("own", "'default', 'shared', 'another'"),
+    ):
+        with aim.using(name), pytest.raises(ExportError, match=f"the values of {others} are trained with others"):
+            aimgraph.export_onnx(aim, path, memory="input")
+        aimgraph.export_onnx(aim, tmp_path / "constant.onnx")
+
+
+def test_one_set_of_several_as_input(tmp_path: Path) -> None:
+    """The way that the refusal names."""
+    base, x = build("residual")
+    aim = randomise(aimgraph.transform(base.eval(), x)).eval()
+    aim.add_memory_set("own")
+    with torch.no_grad():
+        for parameter in aimgraph.memory_parameters(aim, "own"):
+            parameter.normal_(std=0.1)
+    one = aimgraph.load(aimgraph.save(aim, tmp_path / "own", memory_set="own"), base)
+    aimgraph.export_onnx(one, tmp_path / "model.onnx", memory="input")
+    with aim.using("own"):
+        assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
 
 
 def weights(path: Path) -> int:
