@@ -69,7 +69,7 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
             update.pool = config.pool
             module.updates.append(update)
     if config.carry == "state":
-        carry = StateCarry(memory.size, config.rate, config.write_in_eval)
+        carry = StateCarry(memory.size, config.rate, config.write_in_eval, memory.name)
         module.carry = carry.to(device=like.device, dtype=like.dtype)
     module.updates.to(device=like.device, dtype=like.dtype)
 

@@ -13,16 +13,14 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import member
 from aimgraph.errors import ExportError
 from aimgraph.passes.expose_state import Kind
+from aimgraph.runtime.state import lost_write
 
 
 def refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:
     """A carried state that eval-mode forwards write, in a file without state."""
     for memory in record_of(aim).plan.memories:
         if kind != "state" and memory.config.carry == "state" and memory.config.write_in_eval:
-            raise ExportError(
-                f"memory {memory.name!r} writes its carried state in eval mode (write_in_eval=True), which would be "
-                'lost: export with memory="state", or transform with write_in_eval=False to export the state as it is'
-            )
+            raise lost_write(memory.name)
 
 
 def refuse_other_reads(aim: AimModule) -> None:

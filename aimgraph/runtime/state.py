@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from aimgraph.errors import ExportError
 from aimgraph.torch_private import active_ddp, in_backward, is_exporting, is_jit_tracing
 
 
@@ -19,7 +20,8 @@ class StateCarry(nn.Module):
     One module serves both ends of the graph: called with the source it gives M0, called with the
     source and the last value M_T it writes and returns nothing. It writes once per forward: not in
     the recomputation of activation checkpointing, not while exporting, and in eval mode only with
-    `write_in_eval`.
+    `write_in_eval`. One that eval-mode forwards write is not exported or traced by torch at all: what comes of that
+    would never write.
 
     Where several processes train on a part of the batch each, the states that they write are averaged, weighted by
     their samples: over `process_group` at every write, if it is set, and otherwise in train-mode forwards of a
@@ -30,6 +32,7 @@ class StateCarry(nn.Module):
         size: N.
         rate: Step size, in (0, 1].
         write_in_eval: Whether eval-mode forwards write too.
+        name: Of the memory.
 
     Attributes:
         process_group: Its processes write together, each once per forward. Copies have it, too; pickles have none.
@@ -37,8 +40,9 @@ class StateCarry(nn.Module):
 
     _is_impure = True  # torch.fx: a write has no users and must survive dead-code elimination
 
-    def __init__(self, size: int, rate: float, write_in_eval: bool) -> None:
+    def __init__(self, size: int, rate: float, write_in_eval: bool, name: str = "memory") -> None:
         super().__init__()
+        self.name = name
         self.rate = rate
         self.write_in_eval = write_in_eval
         self.process_group: dist.ProcessGroup | None = None
@@ -56,7 +60,12 @@ class StateCarry(nn.Module):
 
         Returns:
             Source + state, [1, N], for a read; None for a write.
+
+        Raises:
+            ExportError: It runs to be exported or traced, and eval-mode forwards write it.
         """
+        if self.write_in_eval and (is_exporting() or is_jit_tracing()):
+            raise lost_write(self.name)
         if last is None:
             return self._read(source)
         if self._writes():
@@ -131,6 +140,14 @@ class StateCarry(nn.Module):
         sums = torch.cat([self.state * weight, weight])
         dist.all_reduce(sums, group=group)
         self.state.copy_(torch.where(sums[-1] > 0, sums[:-1] / sums[-1], self.state))
+
+
+def lost_write(name: str) -> ExportError:
+    """The error of exporting a memory that eval-mode forwards write as something that does not."""
+    return ExportError(
+        f"memory {name!r} writes its carried state in eval mode (write_in_eval=True), which would be lost: export with "
+        'aimgraph.export_onnx(..., memory="state"), or transform with write_in_eval=False to export the state as it is'
+    )
 
 
 def _wrapped_group() -> dist.ProcessGroup | None:

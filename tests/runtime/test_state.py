@@ -1,8 +1,11 @@
 """The carried state, alone and in a network, against a slow reference."""
 
 import copy
+import io
 import multiprocessing
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -135,10 +138,36 @@ def test_checkpointing_writes_once_and_recomputes_the_same(reentrant: bool) -> N
 
 
 def test_export_does_not_write() -> None:
-    _, aim, x = stateful(write_in_eval=True)
-    aim.eval()
-    torch.export.export(aim, (x,), strict=False)
+    _, aim, x = stateful()
+    for mode in (True, False):
+        torch.export.export(aim.train(mode), (x,), strict=False)
     assert not state_of(aim).any()
+
+
+LOWERED: dict[str, Callable[[nn.Module, tuple[torch.Tensor]], Any]] = {
+    "export": lambda module, inputs: torch.export.export(module, inputs, strict=False),
+    "jit": lambda module, inputs: torch.jit.trace(module, inputs, check_trace=False),
+    "onnx": lambda module, inputs: torch.onnx.export(module, inputs, io.BytesIO(), dynamo=False, verbose=False),
+}
+
+
+@pytest.mark.parametrize("way", LOWERED)
+@pytest.mark.parametrize("kind", ["whole", "part", "folded", "set"])
+@pytest.mark.filterwarnings("ignore")
+def test_what_would_lose_a_write_in_eval_is_refused(way: str, kind: str) -> None:
+    _, aim, x = stateful(write_in_eval=True, name="kept")
+    module = aim.eval()
+    if kind == "set":
+        aim.add_memory_set("b")
+        aim.use("b")
+    elif kind != "whole":
+        module = nn.Sequential(aimgraph.fold(aim) if kind == "folded" else aim, nn.ReLU()).eval()
+    with pytest.raises(aimgraph.ExportError, match="memory 'kept' writes its carried state in eval mode") as raised:
+        LOWERED[way](module, (x,))
+    assert "write_in_eval=False" in str(raised.value)
+    with aimgraph.disable_memory(aim):
+        LOWERED["export"](aim, (x,))
+    assert not any(buffer.any() for name, buffer in aim.named_buffers() if name.endswith("carry.state"))
 
 
 def test_disabled_memory_does_not_write() -> None:
