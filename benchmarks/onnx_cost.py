@@ -68,7 +68,8 @@ def exported(folder: Path) -> dict[str, Path]:
     config = AimConfig(shape=VALUES, init="default")
     aim = aimgraph.transform(model.eval(), x, config=config)
     base = build_forms(model, x, [config], ["fused base"])["fused base"]
-    for name, module in {"base": model, "fused base": base, "folded": aimgraph.fold(aim, fuse_batchnorm=True)}.items():
+    aimgraph.export_onnx(model, folder / "base.onnx", x, memory="none")
+    for name, module in {"fused base": base, "folded": aimgraph.fold(aim, fuse_batchnorm=True)}.items():
         aimgraph.export_onnx(module, folder / f"{name}.onnx", x)
     maps, bias = maps_by_hand(model, aim, x[:1])
     for hand in HANDS:

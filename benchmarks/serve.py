@@ -84,7 +84,7 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
     aim = aimgraph.transform(model, x, init="default").eval()
     files = {form: folder / f"{name} {form}.onnx" for form in ("exported", "base", *HANDS)}
     aimgraph.export_onnx(aim, files["exported"], memory="input")
-    aimgraph.export_onnx(model, files["base"], x)
+    aimgraph.export_onnx(model, files["base"], x, memory="none")
     reads = scaled_reads(aim)
     for hand in HANDS:
         graph = onnx.load(str(files["base"]))

@@ -93,7 +93,7 @@ def main() -> int:
         with torch.no_grad():
             aim.get_parameter(f"aim.sets.c{number}.memory.source.value").copy_(values)
     report = aimgraph.export_onnx(aim, given.out / "served.onnx", memory="input")
-    aimgraph.export_onnx(base, given.out / "base.onnx", photos)
+    aimgraph.export_onnx(base, given.out / "base.onnx", photos, memory="none")
     each = size * 4
     console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB; a memory has {size} values, {each} bytes")
 

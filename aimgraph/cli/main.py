@@ -126,7 +126,7 @@ def _file_text(path: str, report: FileReport) -> str:
 )
 @click.option(
     "--memory",
-    type=click.Choice(get_args(Memory)),
+    type=click.Choice([name for name in get_args(Memory) if name != "none"]),
     help="Where the memory is in the file: folded, an input, a state that goes in and out, or computed inside.",
 )
 @replaced("--fold", "--memory constant", "folds", is_flag=True)

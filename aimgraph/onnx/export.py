@@ -89,7 +89,7 @@ def export_onnx(
     and only then put in place: an existing file survives every failure.
 
     Args:
-        aim: A transformed or folded module, or any module torch can export. Its mode is kept. With its
+        aim: A transformed or folded module, or a larger one with such parts. Its mode is kept. With its
             memory disabled, what is exported is the base. Of memory sets, the one in use is exported.
         path: Where to write; beside it ``<path>.data`` if the weights exceed 2 GB.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
@@ -99,7 +99,9 @@ def export_onnx(
             ``"state"``: what a memory with updates starts with is an input, ``<name>_in``, and what it ends with an
             output, ``<name>_out``; a carried one is written as with ``write_in_eval``. ``"inside"``: computed in the
             file as in the module; the default in concat form. Memories that a choice does not fit are constant.
-        opset: ONNX opset; the exporter's own default if left out.
+            ``"none"``: there is none, as in a base or in what `aimgraph.merge` gives; any module that torch can export.
+        opset: ONNX opset: 18 or later, or an earlier one that the exporter can convert this model to. Its own default
+            if left out.
         optimize: Let the exporter fold constants and fuse nodes. By default it does, except in
             concat form, so that the file shows Reshape, Pad, Concat and the convolutions over both.
         tolerance: Largest max|d| / max|y| to accept; 1e-4, and 1e-2 for float16.
@@ -110,9 +112,9 @@ def export_onnx(
 
     Raises:
         ConfigError: `memory` is none of these.
-        ExportError: The exporter fails, a write of carried state would be lost, there is no memory of the kind, memory
-            sets have read weights of their own where values are an input, sizes can't vary, weights or memory hold
-            not-a-number, or the file disagrees with torch.
+        ExportError: The exporter fails or writes another opset, a write of carried state would be lost, there is no
+            memory, or none of the kind, memory sets have read weights of their own where values are an input, sizes
+            can't vary, weights or memory hold not-a-number, or the file disagrees with torch.
     """
     path = Path(path)
     _require_onnx()
@@ -122,6 +124,7 @@ def export_onnx(
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not record_of(aim).enabled:
         aim = strip(aim)  # a disabled memory leaves the base
+        memory = "none" if memory in (None, "constant", "inside") else memory
     refuse_not_numbers(aim)
     tolerance = TOLERANCES[float16] if tolerance is None else tolerance
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +140,7 @@ def export_onnx(
         check = Comparison(aim, prepared, samples, _device(aim), half=float16, sizes=dynamic_size)
         add_metadata(program, written, samples, check.expected())
         program.save(str(draft), external_data=_needs_external_data(written.module))
+        _check_opset(opset, draft)
         report = _compared(check, prepared, path, draft, tolerance)
         for file in sorted(Path(folder).iterdir(), reverse=True):
             file.replace(path.parent / file.name)
@@ -156,10 +160,25 @@ def _compared(check: Comparison, prepared: Prepared, path: Path, draft: Path, to
     model = onnx.load(str(draft), load_external_data=False)
     onnx.checker.check_model(str(draft))
     operators = dict(sorted(collections.Counter(node.op_type for node in model.graph.node).items()))
-    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     size = sum(file.stat().st_size for file in draft.parent.iterdir())
-    agreement = (BATCH_SIZES, difference, relative)
-    return OnnxReport(str(path), size, opset, operators, *agreement, prepared.memory, prepared.exposed, check.shapes)
+    seen = (BATCH_SIZES, difference, relative, prepared.memory, prepared.exposed, check.shapes)
+    return OnnxReport(str(path), size, _opset_of(model), operators, *seen)
+
+
+def _check_opset(asked: int | None, draft: Path) -> None:
+    """Refuse a file of another opset than was asked for: the exporter only warns where it can't write that."""
+    import onnx
+
+    written = _opset_of(onnx.load(str(draft), load_external_data=False))
+    if asked not in (None, written):
+        raise ExportError(
+            f"opset={asked} was asked for, and the exporter gave opset {written}: it can't convert this model to the "
+            "other, and nothing was written; leave opset out, or give one that it can write: 18, or a later one"
+        )
+
+
+def _opset_of(model: Any) -> int:
+    return int(max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -12,16 +12,17 @@ from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import named_parts
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.onnx.refuse import refuse_lost_writes, refuse_other_reads
+from aimgraph.onnx.refuse import check_memory, refuse_lost_writes, refuse_other_reads
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
 from aimgraph.torch_private import tree_map_only
 
-Memory = Literal["constant", "input", "state", "inside"]
+Memory = Literal["constant", "input", "state", "inside", "none"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Prepared:
 
     Attributes:
         module: Takes the exposed memories before the base's arguments; gives (output, states) if there are states.
-        memory: Where the memory is; see `aimgraph.export_onnx`.
+        memory: Where the memory is; see `aimgraph.export_onnx`. Empty without one.
         exposed: The memories that are arguments, in order.
         initial: Memory -> the value it has in the module, [1, N]; [N] for a carried state.
         plan: Of the transform.
@@ -70,6 +71,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
         ExportError: There is no memory of the kind, a write would be lost, or sets have read weights of their own.
         ConfigError: Every sample has a memory set of its own.
     """
+    check_memory(aim, memory)
     if not isinstance(aim, AimModule):
         return _prepare_other(aim, memory, dynamic_size=dynamic_size)
     record = record_of(aim)
@@ -99,13 +101,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
 
 
 def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bool) -> Prepared:
-    parts = [part for part in module.modules() if isinstance(part, AimModule)]
-    if memory in ("input", "state"):
-        kind = type(module).__name__
-        raise ExportError(
-            f"memory={memory!r} needs what aimgraph.transform gives, and this is a {kind}"
-            + (": transform the whole model, or export the transformed part" if parts else "")
-        )
+    parts = named_parts(module).values()
     for part in parts:
         refuse_lost_writes(part, None)
     if isinstance(module, FoldedModule):
@@ -113,8 +109,10 @@ def _prepare_other(module: nn.Module, memory: Memory | None, *, dynamic_size: bo
             raise ExportError("bias maps are of one size: export what aimgraph.transform gives, with dynamic_size=True")
         return Prepared(module, "constant")
     whole = all(record_of(part).enabled and not record_of(part).concat_sites for part in parts)
-    if not parts or not whole or memory == "inside" or (dynamic_size and memory is None):
-        return Prepared(module, "inside" if parts else "")
+    if memory == "none" or not parts:
+        return Prepared(module, "" if memory == "none" else "constant")
+    if not whole or memory == "inside" or (dynamic_size and memory is None):
+        return Prepared(module, "inside")
     return Prepared(fold(module, fuse_batchnorm=True), "constant")
 
 

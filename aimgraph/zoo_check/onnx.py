@@ -23,7 +23,8 @@ def export(base: nn.Module, aim: AimModule) -> tuple[str, bool]:
             export_onnx(aim, Path(folder) / "aim.onnx")
         except ExportError as error:
             try:
-                export_onnx(base, Path(folder) / "base.onnx", random_inputs(record_of(aim).inputs, 2, seed=0))
+                inputs = random_inputs(record_of(aim).inputs, 2, seed=0)
+                export_onnx(base, Path(folder) / "base.onnx", inputs, memory="none")
             except ExportError as limit:
                 return f"the base alone can't be exported: {limit}".replace(f"{folder}/", ""), True
             return str(error).replace(f"{folder}/", ""), False

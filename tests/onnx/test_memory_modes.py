@@ -1,5 +1,6 @@
 """ONNX files whose memory is a constant, an input or a state; what they say of themselves; how they are run."""
 
+import copy
 import importlib
 import json
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_constant_is_folded(tmp_path: Path) -> None:
     assert inside.memory == "inside"
     for name in ("model", "inside"):
         assert close(MemorySession(tmp_path / f"{name}.onnx").run(x.numpy())[0], aim(x))
-    base = aimgraph.export_onnx(aimgraph.strip(aim), tmp_path / "base.onnx", (x,))
+    base = aimgraph.export_onnx(aimgraph.strip(aim), tmp_path / "base.onnx", (x,), memory="none")
     assert report.operators["Conv"] == base.operators["Conv"]
 
 
@@ -283,12 +284,57 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (written, "inside", r'would be lost: export with aimgraph\.export_onnx\(\.\.\., memory="state"\)'),
         (concat, "input", "can't be exported in concat form"),
         (base, "input", "needs what aimgraph.transform gives, and this is a Residual"),
+        (base, None, 'this Residual has no memory, and neither would the file: .* memory="none" to export the model'),
+        (base, "constant", "this Residual has no memory"),
+        (aimgraph.merge(without_reads(static)).model, None, "this Residual has no memory"),
+        (static, "none", 'memory="none" is for a model without a memory, and this Residual has one'),
+        (nn.Sequential(static), "none", "this Sequential has one"),
+        (aimgraph.fold(static), "none", "this Residual has one"),
     ):
         with pytest.raises(ExportError, match=match):
-            aimgraph.export_onnx(module, path, x if module is base else None, memory=memory)
-    with pytest.raises(ConfigError, match="memory='file': export_onnx takes one of constant, input, state, inside"):
+            aimgraph.export_onnx(module, path, None if isinstance(module, aimgraph.AimModule) else x, memory=memory)
+    with pytest.raises(
+        ConfigError, match="memory='file': export_onnx takes one of constant, input, state, inside, none"
+    ):
         aimgraph.export_onnx(static, path, memory="file")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def without_reads(aim: nn.Module) -> nn.Module:
+    """A copy that reads nothing, so that it can be merged."""
+    made = copy.deepcopy(aim)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if ".reads." in name:
+                parameter.zero_()
+    return made
+
+
+def test_what_has_no_memory_is_exported_if_that_is_said(tmp_path: Path) -> None:
+    base, x = build("residual")
+    aim = aimgraph.transform(base, x).eval()
+    for module in (base, aimgraph.strip(aim), aimgraph.merge(aim).model):
+        report = aimgraph.export_onnx(module, tmp_path / "model.onnx", x, memory="none")
+        assert report.memory == ""
+        assert aimgraph.verify_onnx(tmp_path / "model.onnx")
+    with aimgraph.disable_memory(aim):
+        for memory in (None, "constant", "inside", "none"):
+            assert aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory=memory).memory == ""
+    assert aimgraph.export_onnx(nn.Sequential(aimgraph.fold(aim)), tmp_path / "m.onnx", x).memory == "constant"
+
+
+def test_an_opset_that_is_not_written_is_refused(tmp_path: Path) -> None:
+    aim, x = made("residual")
+    for opset in (18, 20):
+        assert aimgraph.export_onnx(aim, tmp_path / "model.onnx", opset=opset).opset == opset
+    before = (tmp_path / "model.onnx").read_bytes()
+    for opset in (13, 17, 99):
+        with pytest.raises(ExportError, match=f"opset={opset} was asked for, and the exporter gave opset 18"):
+            aimgraph.export_onnx(aim, tmp_path / "model.onnx", opset=opset)
+    with pytest.raises(ExportError, match="opset=13 was asked for"):
+        aimgraph.export_onnx(aimgraph.fold(aim), tmp_path / "other.onnx", x, opset=13)
+    assert (tmp_path / "model.onnx").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_a_file_says_what_it_is(tmp_path: Path) -> None:
