@@ -8,6 +8,7 @@ from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import layer_paths
+from aimgraph.emit.methods import may_tell
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import EXTRA_STATE, ConcatSite, Record
 from aimgraph.inputs.examples import recorded
@@ -25,7 +26,8 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         module.training = root.training
     attributes = tuple(name for name in vars(model) if name not in vars(nn.Module()))
     lost = _lost_members(kind)
-    notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(lost)}",) if lost else ()
+    gone = [name for name in lost if hasattr(AimModule, name) or not may_tell(kind, name)]
+    notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(gone)}",) if gone else ()
     others = tuple(entry for entry in program.history if entry.name not in _OF_MEMORY)
     notes += tuple(f"{entry.name} left {item.path}: {item.reason}" for entry in others for item in entry.skipped)
     batches = program.signature.batch, program.signature.second

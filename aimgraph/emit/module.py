@@ -16,6 +16,7 @@ from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
 from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, without_concat
+from aimgraph.emit.methods import member_of_the_base
 from aimgraph.emit.one_forward import one_forward, open_signature
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
@@ -229,16 +230,13 @@ class AimModule(fx.GraphModule):
         return state | hooks_of_the_base(state)
 
     def __getattr__(self, name: str) -> Any:
-        """Members, and constants of the base's class."""
+        """Members, constants of the base's class, and methods of it that only tell something of the model."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             record = self.__dict__.get("_record")
             if record and name in record.lost_methods:
-                raise AttributeError(
-                    f"{name}() is a method of {record.base_class.__name__}, and the transformed module has its forward "
-                    "only: call that, or transform the part below it"
-                ) from None
+                return member_of_the_base(self, name)
             value = getattr(record.base_class, name, None) if record and not name.startswith("__") else None
             if value is None or callable(value) or hasattr(value, "__get__"):
                 raise

@@ -121,7 +121,7 @@ def test_what_is_lost_is_listed() -> None:
             return self.mix(x)
 
     (note,) = [n for n in aimgraph.plan(aimgraph.transform(Net(), X)).notes if "lost" in n]
-    assert note == "methods of Net that are lost: __len__, reset_memory, width"
+    assert note == "methods of Net that are lost: __len__, reset_memory"
 
 
 class _Renames(Base):

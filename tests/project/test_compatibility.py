@@ -268,6 +268,35 @@ def test_averaged_models(memory: str) -> None:
     assert bool(run(average.eval(), x).isfinite().all())
 
 
+@pytest.mark.parametrize("memory", ["static", "concat"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t", "levit_128s"])
+def test_rates_of_timm(name: str, memory: str) -> None:
+    """Every parameter of the base has the rates that it has without a memory, and every one of a memory has some."""
+    timm = importlib.import_module("timm")
+    optim = importlib.import_module("timm.optim")
+    net = timm.create_model(name, num_classes=7)
+    x = torch.randn(2, *net.pretrained_cfg["input_size"])
+    aim = aimgraph.transform(net, x, **MEMORIES[memory])
+
+    def rates(module: nn.Module, **options: float) -> dict[str, tuple[float, float]]:
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        groups = optim.create_optimizer_v2(module, opt="sgd", lr=0.1, weight_decay=0.05, **options).param_groups
+        found = [
+            (names[id(parameter)], (group.get("lr_scale", 1.0), group["weight_decay"]))
+            for group in groups
+            for parameter in group["params"]
+        ]
+        assert len(found) == len(names) == len(dict(found))
+        return dict(found)
+
+    options: dict[str, float]
+    for options in ({"layer_decay": 0.7}, {}):
+        base, given = rates(net, **options), rates(aim, **options)
+        assert {key: given[key] for key in base} == base
+        assert len({scale for scale, _ in base.values()}) > 1 or not options
+        assert all(scale == 1.0 for key, (scale, _) in given.items() if key.startswith("aim."))
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adagrad])
 def test_parameter_groups(kind: type[torch.optim.Optimizer]) -> None:
     """Memory and base learn at rates of their own, and an optimiser's state goes on in a copy."""
