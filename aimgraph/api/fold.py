@@ -12,7 +12,7 @@ from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.compiler.signature import Signature, base_names, graph_inputs
 from aimgraph.copies import copy_module
 from aimgraph.emit.concat import refuse_concat
-from aimgraph.emit.folded_module import FoldedModule, Folds
+from aimgraph.emit.folded_module import FoldedModule, Folds, keep_hooks
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module, with_own_forwards
 from aimgraph.emit.record import record_of
@@ -46,7 +46,7 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
 
     Returns:
         A module that shares nothing with `aim`, stays in eval mode, and can be copied, pickled and compiled; its
-        ``folds`` says what became of every read.
+        ``folds`` says what became of every read. Hooks around the forward of `aim` run around it, too.
 
     Raises:
         PlanError: `aim` was not transformed.
@@ -78,14 +78,15 @@ def exposed(
         sizes: Whether it is to take other sizes, too.
 
     Batch normalisation is part of the layers before it then: what runs the graph does that where nothing is added
-    between the two, and can't where a memory is.
+    between the two, and can't where a memory is. Hooks around its forward run where no memory is an argument.
 
     Raises:
         ConfigError: It is in concat form, disabled, or every sample has a memory set of its own.
     """
     root, program = _folded_program(aim, inputs, folding(True, keep, ExposeState(kind, sizes)))
     (graph,) = program.graphs.values()
-    return FoldedModule(root, plain_copy(graph), "Exposed", _folds(program), inputs), exposed_in(graph)
+    made, items = FoldedModule(root, plain_copy(graph), "Exposed", _folds(program), inputs), exposed_in(graph)
+    return made if items else keep_hooks(made, root), items
 
 
 def folding(fuse_batchnorm: bool, keep: tuple[str, ...] = (), *more: Pass) -> tuple[Pass, ...]:
@@ -105,7 +106,8 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
     inputs = record.inputs if example_inputs is None else resolve_inputs(aim, example_inputs)
     root, program = _folded_program(aim, inputs, folding(fuse_batchnorm))
     graph = plain_copy(next(iter(program.graphs.values())))
-    return FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs))
+    made = FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs))
+    return keep_hooks(made, root)
 
 
 def _folded_program(aim: AimModule, inputs: Arguments, passes: tuple[Pass, ...]) -> tuple[AimModule, Program]:

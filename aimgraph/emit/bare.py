@@ -20,9 +20,7 @@ def bare(aim: nn.Module) -> nn.Module:
     base = record.base_class.__new__(record.base_class)
     keep = {*MODULE_DICTS, "training", *record.base_attributes}
     vars(base).update(
-        (key, value)
-        for key, value in vars(aim).items()
-        if (key in keep or key.endswith("_hooks")) and key not in GRAPH_STATE
+        (key, value) for key, value in vars(aim).items() if (key in keep or "_hook" in key) and key not in GRAPH_STATE
     )
     vars(base).update(hooks_of_the_base(vars(base)))
     vars(base)["_modules"] = {name: module for name, module in aim._modules.items() if name != AIM}

@@ -6,9 +6,11 @@ from typing import Any, Self
 
 from torch import fx, nn
 
+from aimgraph.compiler.aim_paths import AIM
 from aimgraph.compiler.graph_data import NodeData, dump_graph, load_graph
 from aimgraph.copies import copy_results
 from aimgraph.emit.forwards import contexts_closed
+from aimgraph.emit.record import record_of
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.regions import enter_context
 from aimgraph.torch_private import COMPILED, keywords_quoted
@@ -67,6 +69,38 @@ class FoldedModule(fx.GraphModule):
 
     def _state(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in ("_graph", *COMPILED)}
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of a module runs hooks of its own around its forward."""
+    return any(value for key, value in vars(module).items() if key.startswith(_AROUND) and key.endswith("_hooks"))
+
+
+def keep_hooks(folded: FoldedModule, aim: nn.Module) -> FoldedModule:
+    """Let the hooks around what was folded run around the folded module, too.
+
+    A hook may read any member of the module that it is given, so that all of the base's are kept with it.
+
+    Args:
+        folded: The folded module; it is changed.
+        aim: What its graph and modules were taken from.
+    """
+    if not has_hooks(aim):
+        return folded
+    there, own = vars(folded), vars(aim)
+    for name in record_of(aim).base_attributes:
+        if name in own:
+            there.setdefault(name, own[name])
+    there["_modules"].update((name, part) for name, part in own["_modules"].items() if name != AIM)
+    for members in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        there[members].update(own[members])
+    there.update((key, copy.copy(value)) for key, value in own.items() if key.startswith(_AROUND))
+    folded.eval()
+    return folded
+
+
+_AROUND = ("_forward_", "_backward_", "_is_full_backward_hook")
+"""What a module keeps about the hooks that run around its forward and its backward begins so."""
 
 
 def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.strip import strip
-from aimgraph.emit.folded_module import FoldedModule
+from aimgraph.emit.folded_module import FoldedModule, has_hooks
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import with_own_forwards
 from aimgraph.emit.record import record_of
@@ -231,7 +231,7 @@ def _run_exporter(prepared: Prepared, inputs: Samples, opset: int | None, *, opt
     given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
     with quiet("torch.onnx", logging.ERROR), warnings.catch_warnings(action="ignore"), torch.no_grad():
         return torch.onnx.export(
-            module,
+            _Called(module) if has_hooks(module) else module,
             (*given, *args),
             kwargs=kwargs or None,
             dynamo=True,
@@ -241,6 +241,21 @@ def _run_exporter(prepared: Prepared, inputs: Samples, opset: int | None, *, opt
             verbose=False,
             custom_translation_table=translations(),
         )
+
+
+class _Called(nn.Module):
+    """Calls a module, with its hooks: of the outermost module the exporter runs the forward alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return module(*args, **kwargs)
+
+        vars(run)["__signature__"] = inspect.signature(module.forward)  # a file has its names of inputs
+        self.forward = run
+        self.eval()
 
 
 def _dynamic_shapes(prepared: Prepared, inputs: Arguments, *, dynamic_size: bool) -> Any:

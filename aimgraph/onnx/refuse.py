@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import nan_count, not_numbers
-from aimgraph.emit.folded_module import FoldedModule
+from aimgraph.emit.folded_module import FoldedModule, has_hooks
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts
 from aimgraph.emit.record import record_of
@@ -60,6 +60,15 @@ def refuse_other_reads(aim: AimModule) -> None:
             f"the values of {', '.join(map(repr, others))} are trained with others: export a module that has one set, "
             f'aimgraph.load(folder, base) after aimgraph.save(aim, folder, memory_set="{record.chosen}"), or use sets '
             "that share their read weights, add_memory_set(..., share_reads=True)"
+        )
+
+
+def refuse_hooks(aim: AimModule) -> None:
+    """Hooks around a forward that takes memories and gives them."""
+    if has_hooks(aim):
+        raise ExportError(
+            f"{record_of(aim).base_class.__name__} has hooks around its forward, which would be given memories among "
+            "the inputs and outputs: export it as a constant, or let the forward do what the hooks do"
         )
 
 

@@ -1,6 +1,8 @@
 """Folded modules compute what they were folded from, without memory arithmetic."""
 
 import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,3 +105,82 @@ def test_what_can_not_be_folded_is_said() -> None:
     aim = aimgraph.transform(base, x)
     with aimgraph.disable_memory(aim), pytest.raises(aimgraph.ConfigError, match="the memory is disabled"):
         aimgraph.fold(aim)
+
+
+def scaled(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+    """A hook that reads members which no graph takes: an attribute, a buffer, a layer by its number, another module."""
+    net: Any = module
+    return net.unused(output * net.gain + net.stem[0].bias.sum() + net.shift)
+
+
+def halved(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0] * 0.5,)
+
+
+def flagged(_: nn.Module, inputs: tuple[Tensor], keywords: dict[str, Tensor]) -> Any:
+    return (), {"x": inputs[0] if inputs else keywords["x"] + 1}
+
+
+class Hooked(nn.Module):
+    """Has a hook of its own, and members for others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head, self.unused, self.gain = nn.Linear(4, 2), nn.Linear(2, 2), 3.0
+        self.register_buffer("shift", torch.randn(2))
+        self.register_forward_hook(self.shifted)
+
+    def shifted(self, _: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output + self.shift * self.gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x).mean((2, 3)))
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "own": lambda _: None,
+    "forward": lambda net: net.register_forward_hook(scaled),
+    "before": lambda net: net.register_forward_pre_hook(halved),
+    "keywords": lambda net: net.register_forward_pre_hook(flagged, with_kwargs=True),
+    "always": lambda net: net.register_forward_hook(scaled, always_call=True, prepend=True),
+}
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("which", HOOKS)
+def test_hooks_of_the_model_run_around_the_folded_one(which: str, after: bool, fuse: bool) -> None:
+    """Registered before the transform, or on its result."""
+    base, x = Hooked().eval(), torch.randn(2, 3, 8, 8)
+    if not after:
+        HOOKS[which](base)
+    aim = randomise(aimgraph.transform(base, x)).eval()
+    if after:
+        HOOKS[which](aim)
+    folded = aimgraph.fold(aim, fuse_batchnorm=fuse)
+    wanted = aim(x)
+    for module in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        assert torch.allclose(module(x), wanted, atol=1e-5)
+    with torch.no_grad():
+        folded.get_buffer("shift").add_(1)
+    assert torch.allclose(aim(x), wanted)
+    whole = aimgraph.fold(nn.Sequential(nn.Identity(), aim), fuse_batchnorm=fuse)
+    assert torch.allclose(whole(x), wanted, atol=1e-5)
+    assert torch.allclose(aimgraph.merge(aimgraph.transform(base, x)).model.eval()(x), base(x))
+
+
+def test_gradient_hooks_of_the_model_run_around_the_folded_one() -> None:
+    base, x = build("residual")
+    seen: list[str] = []
+    base.register_full_backward_hook(lambda *_: seen.append("after"))
+    base.register_full_backward_pre_hook(lambda *_: seen.append("before"))
+    aimgraph.fold(aimgraph.transform(base, x))(x.requires_grad_()).sum().backward()
+    assert seen == ["before", "after"]
+
+
+def test_without_hooks_a_folded_module_holds_what_its_graph_takes() -> None:
+    net = Hooked()
+    net._forward_hooks.clear()
+    folded = aimgraph.fold(aimgraph.transform(net, torch.randn(2, 3, 8, 8)))
+    assert not any(name.startswith(("unused", "shift")) for name in folded.state_dict())

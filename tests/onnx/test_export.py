@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -244,3 +245,20 @@ def test_outputs_that_are_not_numbers(tmp_path: Path) -> None:
     assert aimgraph.verify_onnx(tmp_path / "some.onnx")
     with pytest.raises(ExportError, match=r"output 0 is not-a-number at every place .* not-a-number in mark \(1 of 2"):
         aimgraph.export_onnx(aimgraph.transform(Roots(-100.0), x).eval(), tmp_path / "all.onnx")
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": "inside"}, {"dynamic_size": True}, {"float16": True}])
+def test_hooks_of_the_model_are_exported(options: dict[str, Any], tmp_path: Path) -> None:
+    base, x = build("residual")
+    base.register_forward_hook(lambda _, inputs, output: output * 3)
+    base.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0.5,))
+    aim = randomise(aimgraph.transform(base, x)).eval()
+    report = aimgraph.export_onnx(aim, tmp_path / "model.onnx", **options)
+    assert report.relative_difference < (1e-2 if options.get("float16") else 1e-4)
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    assert [item.name for item in model.graph.input] == ["x"]
+    aimgraph.export_onnx(base.eval(), tmp_path / "base.onnx", x, memory="none")
+    aimgraph.export_onnx(nn.Sequential(aim), tmp_path / "part.onnx", x)
+    with pytest.raises(ExportError, match="Residual has hooks around its forward, which would be given memories"):
+        aimgraph.export_onnx(aim, tmp_path / "input.onnx", memory="input")
+    assert not (tmp_path / "input.onnx").exists()
