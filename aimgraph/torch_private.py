@@ -133,6 +133,11 @@ def is_exporting() -> bool:
     return bool(torch.compiler._is_exporting_flag)
 
 
+def is_captured() -> bool:
+    """Whether torch.compile or torch.jit.trace makes a program of what runs, for other sizes and modes than these."""
+    return torch.compiler.is_compiling() or is_jit_tracing()
+
+
 def in_backward() -> bool:
     """Whether a backward pass runs, and this inside it."""
     return bool(torch._C._current_graph_task_id() != -1)

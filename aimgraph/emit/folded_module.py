@@ -2,15 +2,16 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Never, Self
 
 from torch import fx, nn
 
 from aimgraph.compiler.aim_paths import AIM
 from aimgraph.compiler.graph_data import NodeData, dump_graph, load_graph
 from aimgraph.copies import copy_results
-from aimgraph.emit.forwards import contexts_closed
+from aimgraph.emit.forwards import contexts_closed, retraceable
 from aimgraph.emit.record import record_of
+from aimgraph.emit.retrace import refuse_script
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.regions import enter_context
 from aimgraph.torch_private import COMPILED, keywords_quoted
@@ -56,9 +57,14 @@ class FoldedModule(fx.GraphModule):
         """Make the forward from the graph."""
         with keywords_quoted():
             code = super().recompile()
+        kind: Any = type(self)
         if any(node.target is enter_context for node in self._graph.nodes):
-            type(self).forward = contexts_closed(type(self).forward)
+            kind.forward = contexts_closed(kind.forward)
+        kind.forward = retraceable(kind.forward)
         return code
+
+    def __prepare_scriptable__(self) -> Never:
+        refuse_script(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FoldedModule":
         copy_results(self, memo)

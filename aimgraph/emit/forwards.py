@@ -9,9 +9,11 @@ from torch import nn
 
 from aimgraph.emit.dispatch import dispatch
 from aimgraph.emit.record import record_of
+from aimgraph.emit.retrace import retraced, tracer_of
 from aimgraph.errors import TraceError
 from aimgraph.runtime.layers import layer_at, split_weight
 from aimgraph.runtime.regions import closed_contexts
+from aimgraph.torch_private import is_captured
 
 
 def _around(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +47,14 @@ def mode_checked(forward: Any, aim: nn.Module, args: Any, kwargs: Any) -> Any:
                 "whole model, or aimgraph.freeze_base to keep the base in eval mode"
             )
     return forward(aim, *args, **kwargs)
+
+
+@_around
+def retraceable(forward: Any, module: Any, args: Any, kwargs: Any) -> Any:
+    """A forward that copies its graph into that of a tracer of torch.fx, where it is called on stand-ins."""
+    if not is_captured() and tracer_of(args, kwargs) is not None:
+        return retraced(module, module._graph, forward, args, kwargs)
+    return forward(module, *args, **kwargs)
 
 
 @_around

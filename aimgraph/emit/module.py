@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +19,7 @@ from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, wi
 from aimgraph.emit.methods import member_of_the_base
 from aimgraph.emit.one_forward import one_forward, open_signature
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
+from aimgraph.emit.retrace import refuse_script
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
 from aimgraph.emit.set_names import graphs_of
 from aimgraph.emit.sets import add_set, remove_set
@@ -130,6 +131,9 @@ class AimModule(fx.GraphModule):
                 self._record.inputs,
             )
         return self
+
+    def __prepare_scriptable__(self) -> Never:
+        refuse_script(self)
 
     def reset_memory(self) -> None:
         """Forget all carried state: every memory starts from its source again."""

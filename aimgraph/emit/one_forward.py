@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from aimgraph.emit.record import Chosen, record_of
+from aimgraph.emit.retrace import retraced, tracer_of
 from aimgraph.emit.set_in_use import run_by_sample
 from aimgraph.errors import ConfigError
 from aimgraph.torch_private import checkpointed_calls, in_backward, is_jit_tracing
@@ -43,6 +44,10 @@ def open_signature(kind: type[nn.Module]) -> inspect.Signature | None:
 def _run(aim: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     record = record_of(aim)
     if not torch.compiler.is_compiling() and not is_jit_tracing():
+        if tracer_of(args, kwargs) is not None:
+            if record.samples is not None:
+                raise ConfigError("a graph has one memory set for all samples: trace this outside of using()")
+            return retraced(aim, record.graph, record.running, args, kwargs)
         then = _chosen_then(record)
         if then != record.choice:
             return _run_as(aim, then, args, kwargs)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from aimgraph.torch_private import FRESH_NODES, is_batchedtensor, is_view
+from aimgraph.torch_private import FRESH_NODES, is_batchedtensor, is_captured, is_view
 
 
 def accumulate(output: Tensor, term: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def accumulate(output: Tensor, term: Tensor) -> Tensor:
     what a forward hook made of the output, nor an output that is not batched under `torch.vmap`
     while the term is.
     """
-    if torch.compiler.is_compiling() or not _may_overwrite(output, term):
+    if is_captured() or not _may_overwrite(output, term):
         return torch.add(output, term.to(output.dtype))
     return output.add_(_laid_out(term, output))
 

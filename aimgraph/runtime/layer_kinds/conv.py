@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimgraph.runtime.layer_kinds.kind import LayerKind, register_layer_kind
-from aimgraph.torch_private import ConvNd
+from aimgraph.torch_private import ConvNd, is_captured
 
 
 class Conv(LayerKind):
@@ -103,7 +103,7 @@ class FewPlacesConv2d(nn.Conv2d):
     def _places(self, input: Tensor) -> tuple[int, int]:
         """Rows and columns of the output for one sample; none where that is not what is asked for."""
         single = input.dim() == 4 and input.shape[0] == 1
-        if torch.compiler.is_compiling() or not single or self.padding_mode != "zeros" or isinstance(self.padding, str):
+        if is_captured() or not single or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return 0, 0
         rows, cols = (
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

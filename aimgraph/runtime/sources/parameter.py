@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.runtime.specs import PARTS, SourceSpec
+from aimgraph.torch_private import is_jit_tracing
 
 PARAMETER_STD = 0.02
 
@@ -27,7 +28,8 @@ class ParameterSource(nn.Module):
 
     def forward(self) -> Tensor:
         """The values, [1, N]."""
-        value = self.value if torch.is_grad_enabled() else self.value.detach()  # a view of it would require gradients
+        plain = torch.is_grad_enabled() or is_jit_tracing()  # a trace is looked at in both grad modes
+        value = self.value if plain else self.value.detach()  # a view of it would require gradients
         return value.unsqueeze(0)
 
 
