@@ -30,9 +30,12 @@ def names_in(
     """
     paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
     parameters = {id(parameter): name for name, parameter in root.named_parameters()}
-    for path, module in root.named_modules(remove_duplicate=False):
+    parts = dict(root.named_modules(remove_duplicate=False))
+    for path, module in parts.items():
         for below, twin in real_twins(module):
-            original = root.get_submodule(".".join(filter(None, (path, below))))
+            original = parts.get(".".join(filter(None, (path, below))))
+            if original is None:  # a forward has put it there: what it calls belongs to the module around it
+                continue
             paths[twin] = paths[original]
             own = dict(original.named_parameters(recurse=False))
             for name, parameter in twin.named_parameters(recurse=False):
