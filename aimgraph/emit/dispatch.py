@@ -80,14 +80,14 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         example, given = (bound_arguments(aim, inputs) for inputs in (record_of(aim).inputs, (args, kwargs)))
     except ExampleInputError:  # the forward itself says what is wrong with these
         return None
-    if other := [name for name in given | example if (name in given) != (name in example)]:
-        had = "did not have" if other[0] in given else "had"
-        return GuardError(
-            f"the example inputs of the transform {had} the argument {other[0]!r}, unlike this call, so there is no "
-            "graph: transform the model with example inputs that have the same arguments"
-        )
-    for name, value in given.items():
-        found = other_kind(value, argument_kind(example.get(name, NOT_GIVEN)))
+    for name in given | example:
+        found = other_kind(given.get(name, NOT_GIVEN), argument_kind(example.get(name, NOT_GIVEN)))
+        if found is None and (name in given) != (name in example):
+            had = "did not have" if name in given else "had"
+            return GuardError(
+                f"the example inputs of the transform {had} the argument {name!r}, unlike this call, so there is no "
+                "graph: transform the model with example inputs that have the same arguments"
+            )
         if found is not None:
             return GuardError(
                 f"the argument {name!r} holds {found[0]} where it held {found[1]} in the example inputs of the "
