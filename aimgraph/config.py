@@ -1,7 +1,8 @@
 """What a user can ask of one memory, validated and JSON both ways."""
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -85,7 +86,7 @@ class AimConfig(BaseModel):
         try:
             super().__init__(**options)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from error
+            raise ConfigError(_explain(error, options)) from error
 
     @field_validator("name")
     @classmethod
@@ -162,13 +163,33 @@ def as_patterns(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def _explain(error: ValidationError) -> str:
+_TAKES = {
+    "shape": '"auto", (N,) or (rows, cols, channels), of positive whole numbers, such as (7, 7, 64)',
+    "updates": '"stages", module paths or patterns in a tuple, such as ("layer1", "layer2"), or None',
+    "sites": '"all", a glob or "re:..." pattern, a tuple of these, or a callable that takes a site',
+    "exclude": 'a glob or "re:..." pattern, or a tuple of these',
+}
+"""What an option takes that is of several types."""
+
+
+def _explain(error: ValidationError, options: Mapping[str, Any]) -> str:
     """One line per problem: the option, the value seen, what is wrong with it."""
     lines: list[str] = []
     for problem in error.errors(include_url=False):
-        where = f" {problem['loc'][0]}={problem['input']!r}" if problem["loc"] else ""
+        option = problem["loc"][0] if problem["loc"] else ""
+        where = f" {option}={options.get(str(option), problem['input'])!r}" if option else ""
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = f"unknown option; the options are {', '.join(AimConfig.model_fields)}"
+        elif option in _TAKES and problem["type"] != "value_error":
+            message = f"give {_TAKES[str(option)]}{_meant(options[str(option)])}"
+        elif problem["type"] == "literal_error":
+            message = f"give {problem['ctx']['expected']}"
         lines.append(f"AimConfig{where}: {message}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _meant(value: Any) -> str:
+    """The name that a text may have been meant to be; empty if there is none."""
+    near = difflib.get_close_matches(value, ("stages", "auto", "all"), n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -51,10 +51,24 @@ def load_model(name: str, **options: Any) -> nn.Module:
         timm = import_library("timm")
         _check(model, timm.list_models(), "timm")
         return _module(timm.create_model(model, **({"pretrained": False} | options)), name)
+    having = [library for library in ("zoo", "torchvision", "timm") if name in _names(library)]
+    meant = f"; did you mean {' or '.join(f'{library}/{name}' for library in having)}?" if having else ""
     raise ExampleInputError(
         f"MODEL is {name!r}; give zoo/NAME, torchvision/NAME, timm/NAME or package.module:factory "
-        f"(zoo has: {', '.join(ZOO)})"
+        f"(zoo has: {', '.join(ZOO)}){meant}"
     )
+
+
+def _names(library: str) -> Collection[str]:
+    """Names of the models of a library; none if it is not installed."""
+    if library == "zoo":
+        return ZOO
+    try:
+        module = import_library(library)
+    except ExampleInputError:
+        return ()
+    names: Collection[str] = (module.models if library == "torchvision" else module).list_models()
+    return names
 
 
 def import_library(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,13 @@ def _within(configs: tuple[AimConfig, ...]) -> str | None:
     return places.pop()
 
 
-def _configs(config: Configs, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
+def _configs(config: Any, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
+    if isinstance(config, Mapping | str) or not isinstance(config, AimConfig | Iterable | None):
+        remedy = "AimConfig(**config)" if isinstance(config, Mapping) else "AimConfig(...)"
+        raise ConfigError(
+            f"config is a {type(config).__name__}: give {remedy}, a list of such, or the options by themselves, as "
+            "transform(model, x, shape=(7, 7, 64))"
+        )
     given = (config or AimConfig(),) if isinstance(config, AimConfig | None) else tuple(config)
     if not given:
         raise ConfigError("config=[] asks for no memory at all: leave it out for one memory with the defaults")

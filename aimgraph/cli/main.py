@@ -32,7 +32,7 @@ from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, Example
 from aimgraph.onnx.check import FileReport, verify_onnx
 from aimgraph.onnx.export import OnnxReport, export_onnx
 from aimgraph.onnx.prepare import Memory
-from aimgraph.planning.picture import draw
+from aimgraph.planning.picture import check_ending, draw
 from aimgraph.planning.plan import Plan
 from aimgraph.version import __version__
 
@@ -180,6 +180,7 @@ def _export_text(report: OnnxReport) -> str:
 @click.option("--out", "path", type=click.Path(dir_okay=False), required=True, help="png, svg or pdf file to write.")
 def draw_command(asked: Asked, path: str) -> None:
     """Draw a plan: which layers of MODEL read, how much, and which value of the memory."""
+    check_ending(path)
     with _steps(asked) as step:
         plan = _planned(asked, step)
         step("drawing")

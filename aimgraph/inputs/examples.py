@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.reproducible import has_numbers
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
 from aimgraph.torch_private import FakeTensorMode, tree_map_only
@@ -64,7 +64,8 @@ def _split(example_inputs: Any) -> Arguments:
         return pair, {}
     raise ExampleInputError(
         f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of positional inputs, "
-        "a dict of keyword inputs, or (args, kwargs)"
+        "a dict of keyword inputs, or (args, kwargs); an object is a positional input: (data,)"
+        f"{hidden_tensors(((example_inputs,), {}))}"
     )
 
 

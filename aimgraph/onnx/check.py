@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from aimgraph.distance import LEAST, distance, farthest, largest
-from aimgraph.errors import AimgraphError, ExportError
+from aimgraph.errors import AimgraphError, ConfigError, ExportError
 from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.inputs.batch import random_inputs
 from aimgraph.onnx.file import TOLERANCES, arrays_of, told
@@ -73,9 +73,12 @@ def verify_onnx(path: str | os.PathLike[str], *, tolerance: float | None = None)
         tolerance: Largest max|d| / max|y|; 1e-4, and 1e-2 for a file in half precision.
 
     Raises:
+        ConfigError: There is no such file.
         ExportError: It can't be read or loaded, or was not written by `aimgraph.export_onnx`.
     """
     path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
     import onnx
 
     try:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aimgraph.errors import ExportError
+from aimgraph.errors import ConfigError, ExportError
 from aimgraph.planning.plan import Plan
 
 _ROW_INCHES = 0.19
@@ -47,8 +47,10 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
         path: Where to write; the ending chooses the format (png, svg, pdf).
 
     Raises:
+        ConfigError: This is no plan, or pictures of that ending can't be written.
         ExportError: matplotlib is not installed.
     """
+    target = _check(plan, path)
     rows = _rows(plan)
     figure = blank(height=max(3.0, 1.6 + _ROW_INCHES * len(rows)))
     from matplotlib.patches import Patch
@@ -75,10 +77,31 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
         legend.append(Patch(color=_colour(None), label="does not read"))
     figure.legend(handles=legend, loc="outside lower center", ncols=max(1, len(legend)), title="reads the memory as of")
     figure.suptitle(_title(plan), fontsize=11)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=130)
+    return target
+
+
+def _check(plan: Any, path: str | os.PathLike[str]) -> Path:
+    if not isinstance(plan, Plan):
+        raise ConfigError(
+            f"draw takes a plan, and this is a {type(plan).__name__}: give aimgraph.plan(model, example_inputs), or "
+            "aimgraph.plan(aim) of a transformed model"
+        )
+    check_ending(path)
+    return Path(path)
+
+
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """See that pictures of this ending can be written.
+
+    Raises:
+        ConfigError: They can't.
+        ExportError: matplotlib is not installed.
+    """
+    endings = blank(1).canvas.get_supported_filetypes()
+    if (ending := Path(path).suffix.removeprefix(".").lower()) not in endings:
+        raise ConfigError(f"{path}: {ending!r} is no ending of a picture that can be written: use png, svg or pdf")
 
 
 class _Row:

@@ -1,5 +1,7 @@
 """Which models can be transformed at all; the others are refused before anything is copied."""
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
@@ -34,7 +36,7 @@ _REFUSED: dict[type[nn.Module], str] = {
 }
 
 
-def check_base(base: nn.Module) -> None:
+def check_base(base: Any) -> None:
     """Refuse what can't be transformed.
 
     Raises:
@@ -42,7 +44,11 @@ def check_base(base: nn.Module) -> None:
     """
     kind = type(base).__name__
     if not isinstance(base, nn.Module):
-        raise PlanError(f"a torch.nn.Module is needed, this is a {kind}")
+        named = (
+            "; of a name, aimgraph.models_zoo.loader.load_model makes one, "
+            'load_model("torchvision/resnet18"), and the command line does: aimgraph plan torchvision/resnet18'
+        )
+        raise PlanError(f"a torch.nn.Module is needed, this is a {kind}{named if isinstance(base, str) else ''}")
     check_wrapped(base)
     for path, module in base.named_modules():
         _check_submodule(path, module)

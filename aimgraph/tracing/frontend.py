@@ -30,9 +30,9 @@ from aimgraph.tracing.opaque import (
     keep_larger,
     kept_notes,
     other_batches,
-    refusal_of,
     wants_values,
 )
+from aimgraph.tracing.refusal import refusal_of
 from aimgraph.tracing.shapes import canonical_inputs, check_one_sample
 from aimgraph.tracing.trace import Traced, trace
 
@@ -65,7 +65,8 @@ def build_program(
     check_base(base)
     root = clone(base, share=share)
     kinds = classify_layers(root)
-    bound_arguments(root, inputs)  # says so where they don't fit the forward
+    batch_size(inputs)  # says so where there is none
+    bound_arguments(root, inputs)  # the same, where they don't fit the forward
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     given = None if batches is None else Batches(*batches)
     found = _trace_around(root, kinds, inputs, Outside(root) if outside is None else outside.of_copy(root), given)
@@ -144,7 +145,7 @@ def _trace_around(
         grad = faker.grad
         if failed is not None:
             if not keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
-                raise refusal_of(root, sample, failed.error)
+                raise refusal_of(root, inputs, sample, failed.error)
             continue
         try:
             traced = _traced(faker, kinds, sample, opaque, observed)

@@ -3,10 +3,10 @@
 from torch import nn
 
 from aimgraph.compiler.signature import Classified, Opaque
-from aimgraph.errors import AimgraphError, ExampleInputError, TraceError
+from aimgraph.errors import ExampleInputError, TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.fake.run import FakeRun
-from aimgraph.inputs.arguments import Arguments, hidden_tensors
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import Batches, batch_size, with_batch
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layer_kinds import is_layer
@@ -14,8 +14,7 @@ from aimgraph.runtime.memory import put_module
 from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.torch_private import DataDependentOutputException, DynamicOutputShapeException
 from aimgraph.tracing.observe import Observed, observe
-from aimgraph.tracing.shapes import shapes_of
-from aimgraph.user_code import place_of, told_error
+from aimgraph.user_code import place_of
 
 
 def draws_nothing(runs: dict[str, FakeRun]) -> bool:
@@ -64,23 +63,6 @@ def other_batches(
     return Batches(first // 2, first) if first > 3 and runs(first // 2) else None
 
 
-def refusal_of(root: nn.Module, sample: Arguments, error: Exception | None) -> AimgraphError:
-    """The base's forward does not run, not even where it is given values."""
-    name = type(root).__name__
-    if wants_values(error):
-        return TraceError(
-            f"{name} can't be traced: {_told(error)}; on the meta device there are no values to decide by: "
-            "transform the model on another device"
-        )
-    return ExampleInputError(
-        f"{name} does not run on inputs of shapes {[list(shape) for shape in shapes_of(sample)]} at batch size "
-        f"{batch_size(sample)} (the first dimension is taken as the batch): {told_error(error)}"
-        f"{hidden_tensors(sample)}. It has to run in train and in eval mode; where only a part of it takes tensors "
-        'alone (the backbone of a detector), give that part the memory: within="backbone", with example inputs of its '
-        "own; where it takes some batch sizes only, give two of them: example_batches=(4, 8)"
-    )
-
-
 def keep_as_call(
     root: nn.Module, opaque: dict[str, Opaque], path: str, error: Exception | None, *, needs_values: bool
 ) -> bool:
@@ -100,14 +82,14 @@ def _keep_one(
         return False
     if needs_values and any(parameter.is_meta for parameter in root.parameters()):
         return False  # there are no values to run it on
-    reason = known.reason if known is not None else _told(error)
+    reason = known.reason if known is not None else reason_of(error)
     opaque[path] = Opaque(path, reason, needs_values)
     if not path:
         put_module(root, OPAQUE_BASE, OpaqueBase(root, needs_values=needs_values))
     return True
 
 
-def _told(error: Exception | None) -> str:
+def reason_of(error: Exception | None) -> str:
     """Why a module can't be traced, in one line with the place in its code."""
     cause = error.__cause__ if isinstance(error, TraceError) and error.__cause__ is not None else error
     assert cause is not None
