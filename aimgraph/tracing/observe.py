@@ -17,6 +17,7 @@ from aimgraph.fake.tensors import fake_inputs, quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.reproducible import kept_randomness, plain_attention
 from aimgraph.runtime.opaque import base_alone
+from aimgraph.tracing.keeps_nothing import keeps_nothing
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
 
 
@@ -29,12 +30,14 @@ class Observed:
         calls: Of convolution and linear functions.
         error: Why the forward does not run on fake tensors, if it doesn't; there is nothing else then.
         repeats: Whether the next forward on the same inputs was seen to do the same, and takes nothing from this one.
+        keeps_nothing: Whether no code that it runs could leave anything to the next one.
     """
 
     operations: list[Operation]
     calls: Calls
     error: Exception | None = None
     repeats: bool = False
+    keeps_nothing: bool = False
 
 
 MODES = ("train", "eval")
@@ -58,17 +61,19 @@ def observe(
         inputs: Example inputs.
         modes: Which of the two.
         opaque_paths: Paths of modules that are kept as one call.
-        twice: Whether to run a second forward, and compare.
+        twice: Whether to run a second forward, and compare, unless the code says what that does.
 
     Raises:
         PlanError: A copy of the module reaches tensors of the model that was given.
     """
-    found = {}
+    found, still = {}, twice and keeps_nothing(faker.root)
     for mode in modes:
         forwards = Forwards(faker, kinds, mode, opaque_paths)
         with surroundings(faker):
             first = forwards.run(inputs)
-            if twice and first.error is None:
+            if still:
+                first = replace(first, repeats=True, keeps_nothing=True)
+            elif twice and first.error is None:
                 second = forwards.run(inputs)
                 first = replace(first, repeats=second.error is None and second.operations == first.operations)
         found[mode] = first
