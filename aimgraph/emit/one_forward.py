@@ -28,6 +28,11 @@ def one_forward() -> Callable[..., Any]:
     return forward
 
 
+def is_one_forward(function: Any) -> bool:
+    """Whether a bound method is the forward of a transformed module, be it of another one, as in a copy."""
+    return getattr(getattr(function, "__func__", None), "__code__", None) == one_forward().__code__
+
+
 def open_signature(kind: type[nn.Module]) -> inspect.Signature | None:
     """The signature of a class's forward, if that takes more arguments than it names; else None.
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
+from aimgraph.emit.one_forward import is_one_forward
 from aimgraph.errors import PlanError
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,7 +45,7 @@ def with_own_forwards(model: M) -> M:
     model = copy_module(model)
     for path, part in named_parts(model).items():
         found = vars(part).pop("forward", None)
-        if found is not None and found != part.forward:  # trainers put the old one back on the instance
+        if found is not None and not is_one_forward(found):  # trainers put the old one back on the instance
             warnings.warn(
                 f"the forward of {path or 'the model'} is wrapped on the instance (mixed precision of a trainer, hooks "
                 "for offloading, ...): what is made here is made without the wrapper",

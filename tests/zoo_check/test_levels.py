@@ -130,7 +130,7 @@ def test_onnx_passes_on_the_mlp() -> None:
 def test_a_base_that_can_not_be_exported_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, limited: bool, status: str
 ) -> None:
-    def refuse(module: torch.nn.Module, *_: Any) -> None:
+    def refuse(module: torch.nn.Module, *_: Any, **__: Any) -> None:
         if limited or isinstance(module, AimModule):
             raise aimgraph.errors.ExportError("no such operator")
 
