@@ -105,6 +105,7 @@ class AimModule(fx.GraphModule):
         """Let the one forward of this module run a compiled one, from its next call on, and look like that."""
         self._record.running = forward
         one: Any = functools.update_wrapper(type(self).forward, forward)
+        del one.__wrapped__  # trainers that unwrap a forward go on to the last of these, and would leave one graph
         one.__signature__ = open_signature(self._record.base_class) or inspect.signature(forward)
 
     def train(self, mode: bool = True) -> Self:

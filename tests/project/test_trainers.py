@@ -107,8 +107,10 @@ def test_what_accelerate_has_prepared_can_be_used_as_before(precision: str, tmp_
     with model.using("other"):
         assert not torch.equal(model(x=X)["logits"], before)
     plain = accelerate.Accelerator(cpu=True).unwrap_model(copied, keep_fp32_wrapper=False)
+    assert torch.equal(plain.eval()(x=X)["logits"], plain(x=X)["logits"])
+    assert not torch.equal(plain.train()(x=X)["logits"], plain(x=X)["logits"])
     with warnings.catch_warnings(action="error"):
-        folded = aimgraph.fold(plain)
+        folded = aimgraph.fold(plain.eval())
     torch.testing.assert_close(folded(x=X, labels=Y)["logits"], plain(x=X, labels=Y)["logits"])
 
 
