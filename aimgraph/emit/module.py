@@ -17,7 +17,7 @@ from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
 from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, without_concat
 from aimgraph.emit.methods import member_of_the_base
-from aimgraph.emit.one_forward import one_forward, open_signature
+from aimgraph.emit.one_forward import named_forward, one_forward, open_signature
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.retrace import refuse_script
 from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
@@ -105,7 +105,7 @@ class AimModule(fx.GraphModule):
         """Let the one forward of this module run a compiled one, from its next call on, and look like that."""
         self._record.running = forward
         one: Any = functools.update_wrapper(type(self).forward, forward)
-        del one.__wrapped__  # trainers that unwrap a forward go on to the last of these, and would leave one graph
+        one.__wrapped__ = named_forward(forward)
         one.__signature__ = open_signature(self._record.base_class) or inspect.signature(forward)
 
     def train(self, mode: bool = True) -> Self:

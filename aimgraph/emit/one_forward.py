@@ -28,9 +28,28 @@ def one_forward() -> Callable[..., Any]:
     return forward
 
 
+def named_forward(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with the arguments of a compiled forward by their names, as tracers want to see them.
+
+    It is what is found below the one forward. Trainers that unwrap a forward go on to the last function that there is:
+    a compiled one would be one graph for ever.
+    """
+    arguments = inspect.signature(compiled).parameters
+    defaults = {name: one.default for name, one in arguments.items() if one.default is not one.empty}
+    listed = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in arguments)
+    module, *names = arguments
+    source = f"def forward({listed}):\n    return run({module}, ({''.join(f'{name}, ' for name in names)}), {{}})"
+    made: dict[str, Any] = {"run": _run, "defaults": defaults}
+    exec(source, made)
+    function: Callable[..., Any] = made["forward"]
+    return function
+
+
 def is_one_forward(function: Any) -> bool:
     """Whether a bound method is the forward of a transformed module, be it of another one, as in a copy."""
-    return getattr(getattr(function, "__func__", None), "__code__", None) == one_forward().__code__
+    below = getattr(function, "__func__", None)
+    named = getattr(below, "__globals__", {}).get("run") is _run
+    return named or getattr(below, "__code__", None) == one_forward().__code__
 
 
 def open_signature(kind: type[nn.Module]) -> inspect.Signature | None:
