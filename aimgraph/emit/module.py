@@ -98,12 +98,12 @@ class AimModule(fx.GraphModule):
             if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
                 record.forget_sets()
             record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
-            self._let_run(forward)
+            record.running = forward
+            self._look_like(forward)
         return code
 
-    def _let_run(self, forward: Any) -> None:
-        """Let the one forward of this module run a compiled one, from its next call on, and look like that."""
-        self._record.running = forward
+    def _look_like(self, forward: Any) -> None:
+        """Give the one forward of this module the name and the arguments of a compiled one; all have the same."""
         one: Any = functools.update_wrapper(type(self).forward, forward)
         one.__wrapped__ = named_forward(forward)
         one.__signature__ = open_signature(self._record.base_class) or inspect.signature(forward)
@@ -226,7 +226,9 @@ class AimModule(fx.GraphModule):
         if record.present not in record.compiled:
             self.recompile()
         made = record.compiled[record.present]
-        self._let_run(made.forward)
+        record.running = made.forward
+        if not hasattr(type(self).forward, "__wrapped__"):  # a copy, of which nothing was compiled
+            self._look_like(made.forward)
         vars(self).update(made.attributes)
 
     def _attributes(self) -> dict[str, Any]:

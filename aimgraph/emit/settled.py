@@ -19,7 +19,6 @@ def settled(aim: AimModule) -> AimModule:
     if record.samples is not None:
         raise ConfigError("every sample has a memory set of its own: do this outside of using(), with one set in use")
     made: AimModule = copy_module(aim)
-    vars(made).pop("forward", None)  # a wrapper of the one that is settled here
     if not record.sets:
         return made
     own = made.get_submodule(f"{SETS}.{record.chosen}") if record.chosen != DEFAULT else nn.Module()

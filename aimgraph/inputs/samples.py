@@ -68,16 +68,17 @@ def samples_for(
     if not any(map(has_numbers, leaves)):
         return Samples(inputs, runs=False, drawn=True, sizes=sizes, grad=grad)
     copy = copy_module(module).eval()
-    if not _runs(copy, grad, random_inputs(inputs, first, first, device, own=True)):
+    if not runs(copy, grad, random_inputs(inputs, first, first, device, own=True)):
         return Samples(inputs, runs=False, drawn=True, sizes=sizes, grad=grad)
     copy, more = copy.cpu(), min(64, NUMBERS * batch_size(inputs) // sum(leaf.numel() for leaf in leaves))
-    drawn = _runs(copy, grad, random_inputs(inputs, first, first))
-    if drawn and more > first and not _runs(copy, grad, random_inputs(inputs, more, first)):
-        drawn = not _runs(copy, grad, random_inputs(inputs, more, first, own=True))  # it may be the batch size
+    drawn = runs(copy, grad, random_inputs(inputs, first, first))
+    if drawn and more > first and not runs(copy, grad, random_inputs(inputs, more, first)):
+        drawn = not runs(copy, grad, random_inputs(inputs, more, first, own=True))  # it may be the batch size
     return Samples(inputs, runs=True, drawn=drawn, sizes=sizes, grad=grad)
 
 
-def _runs(module: Callable[..., Any], grad: bool, sample: Arguments) -> bool:
+def runs(module: Callable[..., Any], grad: bool, sample: Arguments) -> bool:
+    """Whether a module takes these inputs; with gradients recorded, if `grad`."""
     with seeded(), torch.set_grad_enabled(grad):
         try:
             module(*sample[0], **sample[1])

@@ -9,6 +9,7 @@ import enum
 import functools
 import itertools
 import sys
+import sysconfig
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 
 from aimgraph.copies import OWN, USUAL
 
-_NOT_USERS = {"torch", *sys.stdlib_module_names} - {"__main__"}
-"""Packages whose functions and classes keep nothing that a forward could find again."""
+_STANDARD = sysconfig.get_path("stdlib")
+"""The folder of Python's own modules."""
 
 _STORES = ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "STORE_NAME", "IMPORT_", "DELETE_")
 """Beginnings of the names of instructions that keep something, or take it away."""
@@ -128,9 +129,16 @@ def _is_filled(cell: Any) -> bool:
 def _is_constant(value: Any) -> bool:
     """Whether a value is of torch or Python, or nothing can be kept in it."""
     if isinstance(value, types.ModuleType | types.FunctionType | type):
-        home = getattr(value, "__module__", None) or value.__name__
-        return home.partition(".")[0] in _NOT_USERS
+        return _is_known(getattr(value, "__module__", None) or value.__name__)
     return type(value) in USUAL or isinstance(value, _CONSTANTS)
+
+
+def _is_known(module: str) -> bool:
+    """Whether a module is torch's or Python's; a file of the user's may have the name of one of these."""
+    package = module.partition(".")[0]
+    file = getattr(sys.modules.get(package), "__file__", None)
+    standard = file is None or (file.startswith(_STANDARD) and "site-packages" not in file)
+    return package == "torch" or (package in sys.stdlib_module_names and package != "__main__" and standard)
 
 
 def _globals(function: types.FunctionType, names: Iterable[str]) -> Iterator[Any]:

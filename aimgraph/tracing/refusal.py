@@ -1,7 +1,5 @@
 """What is said of a base whose forward does not run where a transform looks at it."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +8,7 @@ from aimgraph.errors import AimgraphError, ExampleInputError, TraceError
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.inputs.batch import batch_size, random_inputs
-from aimgraph.reproducible import seeded
+from aimgraph.inputs.samples import runs
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.opaque import reason_of, wants_values
 from aimgraph.tracing.shapes import shapes_of
@@ -79,12 +77,5 @@ def _apart(root: nn.Module, inputs: Arguments, batch: int) -> tuple[str, str] | 
 
 
 def _runs(root: nn.Module, inputs: Arguments, *, grad: bool) -> bool:
-    args, kwargs = inputs
-    copy: Any = copy_module(root)
-    with seeded(), quiet(), torch.set_grad_enabled(grad):
-        for train in (False, True):
-            try:
-                copy.train(train)(*args, **kwargs)
-            except Exception:  # whatever its own code raises
-                return False
-    return True
+    with quiet():
+        return all(runs(copy_module(root).train(train), grad, inputs) for train in (False, True))

@@ -1,8 +1,11 @@
 """Whether code could leave something to the next forward is told by the code; where it can't be told, it could."""
 
 import functools
+import importlib
 import itertools
+import sys
 from collections import Counter, deque
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,3 +209,12 @@ def test_usual_networks_keep_nothing(name: str) -> None:
 def test_so_do_those_of_the_libraries(name: str) -> None:
     with torch.device("meta"):
         assert keeps_nothing(load_model(name))
+
+
+def test_a_file_of_the_user_may_have_the_name_of_one_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyclbr.py").write_text("kept = []\ndef remember(x):\n    kept.append(x)\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyclbr", raising=False)
+    remember = importlib.import_module("pyclbr").remember
+    assert not keeps_nothing(Held(remember))
+    monkeypatch.delitem(sys.modules, "pyclbr")
