@@ -397,7 +397,7 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ExportError, match=r"model\.onnx"):
         aimgraph.verify_onnx(path)
-    with pytest.raises(ExportError, match=r"none\.onnx"):
+    with pytest.raises(ConfigError, match=r"none\.onnx: there is no such file"):
         aimgraph.verify_onnx(tmp_path / "none.onnx")
 
 
