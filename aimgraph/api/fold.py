@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.pipeline import Pipeline
@@ -17,9 +17,10 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_module, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
-from aimgraph.errors import ConfigError
+from aimgraph.errors import AimgraphError, ConfigError, ExampleInputError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
+from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import recorded, resolve_inputs
@@ -28,6 +29,7 @@ from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, exposed_in
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.runtime.bias_map import BiasMap
+from aimgraph.user_code import told_error
 
 
 def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = False) -> nn.Module:
@@ -134,6 +136,9 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     Args:
         root: Owner of the modules; passes edit it.
         inputs: (args, kwargs), for the sizes.
+
+    Raises:
+        ExampleInputError: It does not run on such inputs.
     """
     record = record_of(root)
     mode = "train" if root.training else "eval"
@@ -141,8 +146,13 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
     sample = random_inputs(inputs, 1, seed=0, device=device, own=True)
     run = FakeRun(root, bound_arguments(root, sample), train=root.training, grad=record.grad)
-    with Outside(root).kept():
-        run.run(graph)
+    with quiet(), Outside(root).kept():
+        try:
+            run.run(graph)
+        except AimgraphError:
+            raise
+        except Exception as error:  # whatever the base's own code raises on these inputs
+            raise _refusal(run, graph, inputs, error) from error
     signature = Signature(
         model=record.base_class.__name__,
         placeholders={mode: graph_inputs(graph)},
@@ -154,3 +164,12 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
         grad=record.grad,
     )
     return Program(root, {mode: graph}, {}, {mode: run}, signature, (), record.plan, Stage.LOWERED)
+
+
+def _refusal(run: FakeRun, graph: fx.Graph, inputs: Arguments, error: Exception) -> ExampleInputError:
+    node = next(node for node in graph.nodes if node not in run.values)
+    at = f" at {node.target}" if node.op == "call_module" else ""
+    return ExampleInputError(
+        f"{record_of(run.root).base_class.__name__} does not run on one sample of inputs of shapes "
+        f"{input_shapes(inputs)}: {told_error(error)}{at}; give example_inputs of a size that it takes"
+    )

@@ -97,14 +97,13 @@ def _check_targets(program: Program, graph: fx.Graph) -> None:
 
 def _run_anew(program: Program, name: str) -> FakeRun:
     """A run of all nodes; inputs that a pass has added are as they were given."""
-    real = frozenset(path for path, item in program.signature.opaque.items() if item.needs_values)
     given = {
         key: torch.empty(value.shape, dtype=value.dtype, device=value.device)
         for key, value in program.runs[name].inputs.items()
         if isinstance(value, Tensor)
     }
     arguments = given | bound_arguments(program.root, program.signature.example)
-    run = FakeRun(program.root, arguments, real=real, train=name == "train", grad=program.signature.grad)
+    run = FakeRun(program.root, arguments, train=name == "train", grad=program.signature.grad)
     run.run(program.graphs[name])
     return run
 

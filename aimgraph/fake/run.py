@@ -29,8 +29,8 @@ class FakeRun:
     Args:
         root: Owner of the modules and attributes that the graph names.
         inputs: Argument of the root's forward -> value; tensors become fake.
-        faker: Has made the tensors of the root fake already; by default they are made fake when needed.
-        real: Paths of modules that depend on values, as for `Faker`; those of the faker by default.
+        faker: Has made the tensors of the root fake already, and says which modules depend on values. Without it they
+            are made fake when needed, and a module that fails on them runs on values.
         train: The mode that modules run in.
         grad: Whether gradients are recorded; as for the faker, if there is one.
 
@@ -40,6 +40,7 @@ class FakeRun:
         starts: How many operations there were before a node ran.
         recorder: Lists the operations on the inputs, and on the parameters and buffers that the faker has made.
         draws: How many calls drew from Python's or numpy's random numbers; here each draws what the first does.
+        on_values: Path of a module that fails on fake tensors and runs on values -> what it raised; None with a faker.
     """
 
     def __init__(
@@ -47,7 +48,6 @@ class FakeRun:
         root: nn.Module,
         inputs: dict[str, Any],
         faker: Faker | None = None,
-        real: frozenset[str] = frozenset(),
         *,
         train: bool = False,
         grad: bool = False,
@@ -69,7 +69,8 @@ class FakeRun:
         self._alive: list[Any] = [] if faker is None else [faker]  # keeps the identities above from being used again
         self.train = train
         self.draws = 0
-        self._real = {id(root.get_submodule(path)) for path in (real if faker is None else faker.real)}
+        self._real = {id(root.get_submodule(path)) for path in (() if faker is None else faker.real)}
+        self.on_values: dict[str, Exception] | None = {} if faker is None else None
 
     def run(self, graph: fx.Graph) -> None:
         """Run every node of `graph` that has no value yet, in order."""
@@ -137,7 +138,15 @@ class FakeRun:
     def _call(self, node: fx.Node, called: nn.Module | None, args: Any, kwargs: Any) -> Any:
         module = None if called is None else self._fake(called)
         with self.recorder, self.mode, torch.set_grad_enabled(self._grad):
-            value = self._call_as(node, module, args, kwargs)
+            try:
+                value = self._call_as(node, module, args, kwargs)
+            except Exception as error:  # whatever its code raises where there are no values to decide by
+                if self.on_values is None or called is None or id(called) in self._real:
+                    raise
+                self.on_values[str(node.target)] = error
+                self._real.add(id(called))
+                self._copies.pop(id(called))
+                value = self._call_as(node, self._fake(called), args, kwargs)
             if node.target in (enter_context, leave_context):
                 self._grad = torch.is_grad_enabled()
                 self._contexts += 1 if node.target is enter_context else -1

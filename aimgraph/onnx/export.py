@@ -30,7 +30,7 @@ from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.onnx.compare import Comparison
 from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends
 from aimgraph.onnx.prepare import Memory, Prepared, half, prepare
-from aimgraph.onnx.refuse import refuse_not_numbers
+from aimgraph.onnx.refuse import deciding_parts, refuse_not_numbers
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.torch_private import tree_map
@@ -214,8 +214,9 @@ def _export(
             except Exception as limit:
                 raise ExportError(
                     f"the exporter can't export the base alone either, so memory is not the cause: {_told(limit)}"
+                    f"{deciding_parts(aim)}"
                 ) from error
-        raise ExportError(f"the exporter failed: {reason}") from error
+        raise ExportError(f"the exporter failed: {reason}{deciding_parts(aim)}") from error
 
 
 def _told(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What is not written to a file, and why: each function raises an `ExportError` that says what to do."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,8 +14,14 @@ from aimgraph.emit.parts import named_parts
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import member
 from aimgraph.errors import ExportError
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.run import FakeRun
+from aimgraph.fake.tensors import quiet
+from aimgraph.inputs.arguments import bound_arguments
+from aimgraph.inputs.batch import random_inputs
 from aimgraph.passes.expose_state import Kind
 from aimgraph.runtime.state import lost_write
+from aimgraph.tracing.opaque import reason_of
 
 
 def check_memory(module: nn.Module, memory: str | None) -> None:
@@ -110,3 +117,18 @@ def refuse_blank_outputs(module: nn.Module, outputs: Sequence[Tensor]) -> None:
                 f"in torch, output {index} is not-a-number at every place for random inputs, so that the file can't be "
                 "compared with it" + (f"; not-a-number in {', '.join(held[:3])}" if held else "")
             )
+
+
+def deciding_parts(module: nn.Module) -> str:
+    """A remark on the parts that decide by values, which an exporter can't follow; empty if none is known."""
+    said = ""
+    for part in module.modules():
+        if isinstance(part, AimModule | FoldedModule):
+            inputs = record_of(part).inputs if isinstance(part, AimModule) else part._aim_inputs
+            run = FakeRun(part, bound_arguments(part, random_inputs(inputs, 2, seed=0, own=True)))
+            with suppress(Exception), quiet(), Outside(part).kept():  # only what is said besides depends on it
+                run.run(part._graph)
+            for path, error in (run.on_values or {}).items():
+                kind = type(part.get_submodule(path)).__name__
+                said += f"; {path} ({kind}) can't be followed without values: {reason_of(error)}"
+    return said and f"{said}; let it compute with torch.where and masks, or export what is before and after it"

@@ -40,8 +40,8 @@ def refusal_of(root: nn.Module, inputs: Arguments, sample: Arguments, error: Exc
     return ExampleInputError(
         f"{name} does not run on {at}: {told}. It has to run in train and in eval mode; where only a part of it takes "
         'tensors alone (the backbone of a detector), give that part the memory: within="backbone", with example inputs '
-        "of its own; where it takes some batch sizes only, give two of them: example_batches=(4, 8); where the batch is "
-        "another dimension than the first, transpose in a forward around it"
+        "of its own; where it takes some batch sizes only, give two of them: example_batches=(4, 8); where the batch "
+        "is another dimension than the first, transpose in a forward around it"
     )
 
 
