@@ -33,6 +33,7 @@ from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layer_kinds import FUNCTIONS, is_layer, kind_of
 from aimgraph.runtime.layers import groups_of, read_weight_shape
+from aimgraph.runtime.read_layers import own_methods
 from aimgraph.runtime.memory import free_name
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
@@ -226,6 +227,8 @@ class _Finder:
             site, why = Site(path, kind.name, *size, calls, raw=kind.raw), elsewhere.get(layer, "")
             if kind.raw:
                 why = "its weight is transformed before use, so it can't be widened"
+            elif methods := own_methods(type(layer)).keys() & _OF_WEIGHT:
+                why = f"its class has {' and '.join(sorted(methods))} of its own, which may set its weight"
             elif path in partly:
                 why = "another call of this layer can't read, so its weight can't be widened"
             elif site.opaque:
@@ -257,6 +260,10 @@ class _Finder:
         packed = [(p, m) for p, m in program.root.named_modules() if "nn.quantized.dynamic" in type(m).__module__]
         why = "quantised: its weight is packed integers, and no memory can be added to it; quantise after the transform"
         return listed + [Skipped(path, type(module).__name__, why) for path, module in packed if path not in known]
+
+
+_OF_WEIGHT = frozenset(("train", "eval", "_apply", "_load_from_state_dict", "_save_to_state_dict"))
+"""Methods of a layer's class that may merge something into its weight, or take it apart."""
 
 
 def _modes(graph: str) -> tuple[str, ...]:

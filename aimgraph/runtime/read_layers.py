@@ -1,12 +1,14 @@
 """Read layers: a layer's clone over k memory channels."""
 
+import inspect
 import math
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
+from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of, kind_of_class
 from aimgraph.runtime.layers import concat_weight, read_weight_shape, split_weight, stored_weight, weight_shape
 
 
@@ -14,11 +16,11 @@ def clone_layer(layer: nn.Module, weight: nn.Parameter, channels: int, *, raw: b
     """The same layer over `channels` other channels: one group, no bias, no hooks, `weight`.
 
     Class, kernel, stride, padding, dilation, padding mode and whatever else the layer's own
-    `forward` uses come from `layer`; nothing that holds parameters or buffers is shared. With
-    `raw`, class and methods are those of the kind, so that `weight` is used as it is.
+    `forward` uses come from `layer`; nothing that holds parameters or buffers is shared, and no method that goes
+    around the forward. With `raw`, class and methods are those of the kind, so that `weight` is used as it is.
     """
     kind = kind_of(layer)
-    made = kind.read_class(layer, raw=raw)
+    made = _class_around_forward(kind.read_class(layer, raw=raw))
     clone = made.__new__(made)
     clone.__dict__.update(layer.__dict__)
     for name, value in layer.__dict__.items():
@@ -34,6 +36,50 @@ def clone_layer(layer: nn.Module, weight: nn.Parameter, channels: int, *, raw: b
     kind.set_inputs(clone, channels, 1)
     assert is_layer(clone)
     return clone
+
+
+def own_methods(made: type[nn.Module]) -> dict[str, Any]:
+    """What a class of layers has in place of its kind's, but for what computes the output: the kind's, by name.
+
+    Such a ``train()`` or ``extra_repr()`` may need parameters and attributes that a read layer has not, or merge them
+    into the weight.
+    """
+    if made.__module__.startswith(("torch.nn.modules.", "aimgraph.runtime.")):
+        return {}
+    kind = kind_of_class(made)
+    names = [name for name in dir(kind.layer) if name not in kind.methods and (name in _AROUND or name[:2] != "__")]
+    found = {name: inspect.getattr_static(kind.layer, name) for name in names}
+    return {name: value for name, value in found.items() if inspect.getattr_static(made, name) is not value}
+
+
+_AROUND = ("__repr__", "__setstate__")
+
+
+def _class_around_forward(made: type[nn.Module]) -> type[nn.Module]:
+    """The class itself, or one with its forward, and with the methods of its kind around that."""
+    methods = own_methods(made)
+    if not methods:
+        return made
+    known = (one for one in made.__subclasses__() if _ForwardOnly in one.__bases__)
+    names = {name: getattr(made, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return next(known, None) or type(made.__name__, (_ForwardOnly, made), methods | names)
+
+
+class _ForwardOnly:
+    """Has a class of layers made that has the forward of another, which no module knows by name."""
+
+    __deepcopy__ = None
+
+    def __init_subclass__(cls) -> None:
+        """Nothing, where the other class registers what descends from it."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _made, (type(self).__bases__[1],), vars(self)
+
+
+def _made(kind: type[nn.Module]) -> nn.Module:
+    made = _class_around_forward(kind)
+    return made.__new__(made)
 
 
 def read_layer(layer: AffineLayer, channels: int, init: str, *, raw: bool = False) -> AffineLayer:

@@ -136,7 +136,12 @@ def kind_of(layer: nn.Module) -> LayerKind:
     Raises:
         TypeError: None has.
     """
-    for base in type(layer).__mro__:
+    return kind_of_class(type(layer))
+
+
+def kind_of_class(made: type[nn.Module]) -> LayerKind:
+    """The same for a class of layers."""
+    for base in made.__mro__:
         if base in _KINDS:
             return _KINDS[base]
-    raise TypeError(f"no layer kind is registered for {type(layer).__name__}")
+    raise TypeError(f"no layer kind is registered for {made.__name__}")
