@@ -33,8 +33,8 @@ from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.layer_kinds import FUNCTIONS, is_layer, kind_of
 from aimgraph.runtime.layers import groups_of, read_weight_shape
-from aimgraph.runtime.read_layers import own_methods
 from aimgraph.runtime.memory import free_name
+from aimgraph.runtime.read_layers import own_methods
 
 LEFT_ALONE: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers are left as they are",

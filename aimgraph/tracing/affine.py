@@ -5,6 +5,8 @@ instance, is decided by watching it run once in each mode on fake tensors: pad t
 convolution or linear function with the layer's own weight, return the result, and nothing else, in place neither.
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from aimgraph.compiler.signature import Classified
+from aimgraph.compiler.signature import Calls, Classified, FunctionCall
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.runtime.layer_kinds import FUNCTIONS, AffineLayer, is_layer, kind_of
 from aimgraph.runtime.layers import given_to, stored_weight
@@ -67,6 +69,35 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> Classifi
     if not _inherits_forward(layer):
         return _watch(layer, mode or FakeTensorMode(allow_non_fake_inputs=True))
     return Classified(name, affine=True, raw="weight" not in layer._parameters or bool(layer._forward_pre_hooks))
+
+
+def with_other_weights(
+    root: nn.Module, kinds: Mapping[nn.Module, Classified], seen: Iterable[Calls]
+) -> dict[nn.Module, Classified]:
+    """Layers whose forward was seen to call their function with a weight of other outputs or another kernel.
+
+    Slices of a weight are such. The layer has no read weight then: it is entered, and what it calls is a site.
+
+    Args:
+        root: The model.
+        kinds: How its layers can read, as far as a small input has shown.
+        seen: The calls that its forward makes.
+    """
+    layers = {path: module for path, module in root.named_modules() if module in kinds and kinds[module].affine}
+    found = {}
+    for path, call in ((path, call) for calls in seen for path, made in calls.made.items() for call in made):
+        layer = layers.get(path)
+        if layer is not None and kind_of(layer).function is not None and not _is_own(layer, call):
+            why = f"its own forward calls {call.function} with a weight {list(call.weight)}, which is none of its own"
+            found[layer] = replace(kinds[layer], affine=False, raw=False, enter=True, reason=why)
+    return found
+
+
+def _is_own(layer: nn.Module, call: FunctionCall) -> bool:
+    kind = kind_of(layer)
+    if kind.function is None or call.function != kind.function.__name__ or len(call.weight) < 2:
+        return False
+    return (kind.sizes(call.weight, call.groups)[1], call.weight[2:]) == (kind.channels(layer)[1], kind.kernel(layer))
 
 
 def _inherits_forward(layer: AffineLayer) -> bool:

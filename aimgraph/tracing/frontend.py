@@ -19,7 +19,7 @@ from aimgraph.inputs.batch import Batches, batch_size, usual_batches, with_batch
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.torch_private import tree_leaves
-from aimgraph.tracing.affine import classify_layers
+from aimgraph.tracing.affine import classify_layers, with_other_weights
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
 from aimgraph.tracing.check_repeats import check_repeats
@@ -146,6 +146,9 @@ def _trace_around(
         if failed is not None:
             if not keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
                 raise refusal_of(root, inputs, sample, failed.error)
+            continue
+        if sliced := with_other_weights(root, kinds, (seen.calls for seen in observed.values())):
+            kinds |= sliced
             continue
         try:
             traced = _traced(faker, kinds, sample, opaque, observed)
