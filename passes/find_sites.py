@@ -67,12 +67,16 @@ class FindSites(BasePass):
             for node in graph.nodes:
                 finder.visit(name, node)
         called = dict.fromkeys(name for calls in program.signature.calls.values() for name in calls.counts)
+        left = tuple(dict.fromkeys((*finder.skipped, *finder.left_alone(called))))
+        partly: dict[str, list[str]] = {site: [] for site in finder.calls}
+        for item in left:
+            partly.get(item.path, []).append(item.reason)
         plan = replace(
             program.plan,
             layers=len(finder.kinds),
             called=tuple(called),
-            sites=finder.sites(),
-            skipped=tuple(dict.fromkeys((*finder.skipped, *finder.left_alone(called)))),
+            sites=tuple(replace(site, left=tuple(partly[site.path])) for site in finder.sites()),
+            skipped=tuple(item for item in left if item.path not in partly),
         )
         return PassResult(replace(program, plan=plan), False, plan.skipped)
 
@@ -146,17 +150,20 @@ class _Finder:
         """
         opaque = str(node.target)
         turn = self._turn(graph, opaque)
-        for mode in _modes(graph):
-            first, second = self.program.signature.calls[mode].made, self.program.signature.again[mode].made
-            for name, made in first.items():
+        calls, again = self.program.signature.calls, self.program.signature.again
+        seen: dict[str, int] = {}
+        for mode in sorted(_modes(graph), key=lambda one: again[one].failed is not None):
+            for name, made in calls[mode].made.items():
                 mine = [call for call in made if call.opaque == (opaque, turn)]
-                others = [call for call in second.get(name, ()) if call.opaque == (opaque, turn)]
+                others = [call for call in again[mode].made.get(name, ()) if call.opaque == (opaque, turn)]
                 if mine:
                     self.found[mode, name] += len(mine)
-                    self._note_inner(graph, node, name, mine, others)
+                    if again[mode].failed is None or seen.get(name) != len(mine):  # what ran in the other mode tells
+                        self._note_inner(graph, node, name, mine, others, ran=again[mode].failed is None)
+                    seen[name] = len(mine)
 
     def _note_inner(
-        self, graph: str, node: fx.Node, name: str, made: list[FunctionCall], others: list[FunctionCall]
+        self, graph: str, node: fx.Node, name: str, made: list[FunctionCall], others: list[FunctionCall], *, ran: bool
     ) -> None:
         self.reached.add(name)
         module = self.modules.get(name)
@@ -165,11 +172,16 @@ class _Finder:
         calls: list[SiteCall | str]
         if layer is not None and not self.kinds[layer].affine:
             calls = [self.kinds[layer].reason]
+        elif not ran:
+            calls = [f"called {len(made)} times in one of the modes, in which the model takes one batch size only"]
         elif len(others) != len(made):
             calls = [f"called {len(made)} times at one batch size and {len(others)} times at another"]
         else:
             pairs = zip(made, others, strict=True)
             calls = [self._inner_call(graph, node, name, one, other, layer) for one, other in pairs]
+            why = next((call for call in calls if isinstance(call, str)), "")
+            if why and layer is not None and len(calls) > 1:  # told apart by their order alone
+                calls = [f"of its {len(calls)} calls inside {node.target}, one can't read: {why}"]
         known = Counter(self.calls.get(name, ()))
         for call in calls:
             if isinstance(call, str):

@@ -204,6 +204,7 @@ def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _Value
             function=site.function,
             note=note if concat else "",
             view=parts.own_view(shape, calls[0].grid, f"views.{before + number}"),
+            left=site.left,
         )
 
 

@@ -124,7 +124,7 @@ def _reads(
                 traced.setdefault((call.name, made.rank), {})[call.turn] = made
     for place, turns in traced.items():
         calls = tuple(turns.values())
-        yield _ByTurn(place[0], layer, calls, turns=turns, last=last[place], further=place in further)
+        yield _ByTurn(place[0], layer, calls, turns=turns, last=last[place], further=place in further and not read.left)
         further.discard(place)
     for (name, _, opaque), calls_inside in inside.items():
         yield OpaqueRead(name, layer, tuple(calls_inside), opaque)

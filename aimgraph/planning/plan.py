@@ -25,7 +25,7 @@ class Plan:
         layers: Convolutions and linear layers present in the base.
         called: Names of the layers and functions that the base's own forward calls.
         sites: Layers that can read.
-        skipped: Layers and calls left alone, with the reason.
+        skipped: Layers and functions left alone, with the reason. What reads at some of its calls is a site.
         spots: Where updates could be written, before the dead ones are dropped.
         memories: One plan per memory.
         notes: Anything else a user should know.
@@ -74,8 +74,13 @@ class Plan:
     @property
     def covered(self) -> int:
         """How many of the layers and functions that the base calls read at every call."""
-        left = {item.path for item in self.skipped}
-        return sum(name not in left for name in self.called)
+        return sum(name not in self.left for name in self.called)
+
+    @property
+    def left(self) -> dict[str, str]:
+        """Names of layers and functions of which no call reads, or not every call -> why."""
+        partly = {site.path: "; ".join(site.left) for site in self.sites if site.left}
+        return partly | {item.path: item.reason for item in self.skipped}
 
     @property
     def totals(self) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class Read:
         function: Whether the site is the call of a function.
         costs: What it adds to a forward in each form; see `aimgraph.planning.costs`.
         view: The module that shows the memory; None where a few operations in the graph do.
+        left: Why further calls of the site do not read; empty if all do.
     """
 
     site: str
@@ -120,6 +121,7 @@ class Read:
     function: bool = False
     costs: tuple[FormCost, ...] = ()
     view: OwnView | None = None
+    left: tuple[str, ...] = ()
 
     @property
     def opaque(self) -> str:

@@ -56,6 +56,7 @@ class Site:
         raw: Whether the layer transforms its weight before use; the read weight is used as it is.
         split_only: Why its weight can't be widened; empty if it can.
         function: Whether it is the call of a function.
+        left: Why further calls of it do not read; empty if all do.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Site:
     raw: bool = False
     split_only: str = ""
     function: bool = False
+    left: tuple[str, ...] = ()
 
     @property
     def opaque(self) -> str:

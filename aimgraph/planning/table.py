@@ -89,6 +89,7 @@ def _remarks(read: Read) -> Iterator[str]:
     nodes = {call.node for call in read.calls}
     if len(nodes) > 1:
         yield f"called {len(nodes)} times"
+    yield from (f"another call does not read: {reason}" for reason in read.left)
 
 
 def _skipped_table(skipped: Sequence[Skipped]) -> Table:

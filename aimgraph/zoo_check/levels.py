@@ -152,15 +152,14 @@ def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
     row = Row(entry.called, level, PASSED, *counts, left=_left(planned), seconds=seconds)
     if planned.covered == len(planned.called):
         return row
-    reasons = {item.path: item.reason for item in planned.skipped}
-    missing = next(name for name in planned.called if name in reasons)
-    return replace(row, reason=f"called but not read: {missing}: {reasons[missing]}")
+    missing = next(name for name in planned.called if name in planned.left)
+    return replace(row, reason=f"called but not read: {missing}: {planned.left[missing]}")
 
 
 def _left(plan: Plan) -> str:
     """How many layers are left as they are, for which reason: ``2 x never called``."""
     # without the name of the one module that a reason is about
-    counts = Counter(re.sub(r"inside \S+ ", "inside a module ", item.reason) for item in plan.skipped)
+    counts = Counter(re.sub(r"inside \S+ ", "inside a module ", reason) for reason in plan.left.values())
     return "; ".join(f"{count} x {reason}" for reason, count in sorted(counts.items()))
 
 

@@ -141,8 +141,9 @@ def check_coverage(base: Dag, aim: nn.Module, inputs: tuple[tuple[Any, ...], dic
     paths = [path for path, module in base.named_modules() if isinstance(module, layers)]
     called = {mode: count(base, inputs, train=mode == "train") for mode in ("train", "eval")}
     names = {name for calls in called.values() for name in calls}
-    skipped = {item.path: item.reason for item in plan.skipped}
+    skipped = plan.left
     assert all(skipped.values())
+    assert not {read.site for _, read in plan.reads} & {item.path for item in plan.skipped}
     unread = {f"ops.{i}.{path}" for i, op in enumerate(base.ops) for path in op.unread}
     recurrent = {path for path, module in base.named_modules() if isinstance(module, nn.GRU)}
     never = set(paths) - names
