@@ -75,7 +75,10 @@ class FindSites(BasePass):
             program.plan,
             layers=len(finder.kinds),
             called=tuple(called),
-            sites=tuple(replace(site, left=tuple(partly[site.path])) for site in finder.sites()),
+            sites=tuple(
+                replace(site, left=tuple(partly[site.path]), gradient=_has_gradient(site, program))
+                for site in finder.sites()
+            ),
             skipped=tuple(item for item in left if item.path not in partly),
         )
         return PassResult(replace(program, plan=plan), False, plan.skipped)
@@ -324,6 +327,12 @@ def _site_call(graph: str, node: fx.Node, program: Program) -> SiteCall | str:
     layer = site_layer(program.root, node, program.signature.batch)
     batches = program.signature.batch, program.signature.second
     return call_layout(graph, node, shapes, layer, batches, grouped_batch=grouped_batch, chance=False)
+
+
+def _has_gradient(site: Site, program: Program) -> bool:
+    """Whether a gradient may come back to it: of the base's output, or of a memory that it is written to."""
+    updates = any(config.updates for config in program.configs)
+    return updates or any(call.name not in program.signature.untrained for call in site.calls)
 
 
 def _used_elsewhere(program: Program, kinds: dict[nn.Module, Classified]) -> dict[nn.Module, str]:

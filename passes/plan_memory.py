@@ -205,6 +205,7 @@ def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _Value
             note=note if concat else "",
             view=parts.own_view(shape, calls[0].grid, f"views.{before + number}"),
             left=site.left,
+            gradient=site.gradient,
         )
 
 

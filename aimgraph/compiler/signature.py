@@ -117,6 +117,7 @@ class Signature:
         calls: Mode -> the convolution and linear functions that the base's own forward calls.
         again: The same at the next batch size; only where there are opaque modules.
         opaque: Modules that can't be traced and are kept as one call.
+        untrained: Names of calls of layers and functions that no gradient comes back to, in either mode.
     """
 
     model: str
@@ -131,6 +132,7 @@ class Signature:
     opaque: dict[str, "Opaque"] = field(default_factory=dict)
     second: int = 0
     grad: bool = False
+    untrained: frozenset[str] = frozenset()
 
 
 def base_names(root: nn.Module) -> tuple[str, ...]:

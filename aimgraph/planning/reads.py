@@ -106,6 +106,7 @@ class Read:
         costs: What it adds to a forward in each form; see `aimgraph.planning.costs`.
         view: The module that shows the memory; None where a few operations in the graph do.
         left: Why further calls of the site do not read; empty if all do.
+        gradient: Whether it can be trained: False where no gradient ever comes back to what the site computes.
     """
 
     site: str
@@ -122,6 +123,7 @@ class Read:
     costs: tuple[FormCost, ...] = ()
     view: OwnView | None = None
     left: tuple[str, ...] = ()
+    gradient: bool = True
 
     @property
     def opaque(self) -> str:

@@ -57,6 +57,7 @@ class Site:
         split_only: Why its weight can't be widened; empty if it can.
         function: Whether it is the call of a function.
         left: Why further calls of it do not read; empty if all do.
+        gradient: Whether a gradient comes back to any of its calls, as far as that can be told.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Site:
     split_only: str = ""
     function: bool = False
     left: tuple[str, ...] = ()
+    gradient: bool = True
 
     @property
     def opaque(self) -> str:

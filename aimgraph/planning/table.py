@@ -81,6 +81,8 @@ def _values(read: Read) -> str:
 
 
 def _remarks(read: Read) -> Iterator[str]:
+    if not read.gradient:
+        yield "gets no gradient"
     if read.opaque:
         yield "read inside a module that can't be traced"
     if read.note:

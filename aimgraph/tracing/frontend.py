@@ -23,6 +23,7 @@ from aimgraph.tracing.affine import classify_layers, with_other_weights
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
 from aimgraph.tracing.check_repeats import check_repeats
+from aimgraph.tracing.gradients import without_gradient
 from aimgraph.tracing.observe import MODES, Observed, observe
 from aimgraph.tracing.opaque import (
     draws_nothing,
@@ -85,6 +86,7 @@ def build_program(
         calls={mode: seen.calls for mode, seen in observed.items()},
         again={mode: seen.calls for mode, seen in found.again.items()},
         opaque={path or OPAQUE_BASE: item for path, item in found.opaque.items()},
+        untrained=found.untrained,
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
     notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque))
@@ -108,6 +110,7 @@ class _Found:
         batches: These.
         grad: Whether its forward differentiates, and runs with gradients recorded only.
         again: What the base does at the second one, in the modes that matter.
+        untrained: Names of the calls that get no gradient.
     """
 
     traced: Traced
@@ -118,6 +121,7 @@ class _Found:
     batches: Batches
     grad: bool
     again: dict[str, Observed]
+    untrained: frozenset[str]
 
 
 def _trace_around(
@@ -246,7 +250,8 @@ def _checked(
     check_faithful(root, operations, again, batches.second, sources=sources and draws_nothing(runs))
     check_one_sample(faker, traced, canonical)
     check_repeats(faker, kinds, traced, observed, (canonical, larger))
-    return _Found(traced, observed, opaque, canonical, runs, batches, faker.grad, again)
+    untrained = without_gradient(faker, kinds, canonical, places, traced, observed)
+    return _Found(traced, observed, opaque, canonical, runs, batches, faker.grad, again, untrained)
 
 
 def clone(base: nn.Module, *, share: bool) -> nn.Module:
