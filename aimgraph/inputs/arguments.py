@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -111,9 +112,32 @@ def hidden_tensors(inputs: Arguments) -> str:
 
 
 def _holds_tensors(value: Any) -> bool:
+    """Whether there are tensors in an object, in those that it holds, and so on."""
+    waiting, seen = [(value, 0)], set[int]()
+    while waiting:
+        one, depth = waiting.pop()
+        if id(one) not in seen and depth < _DEEPEST:
+            seen.add(id(one))
+            leaves = tree_leaves(_held_by(one))
+            if any(isinstance(leaf, Tensor) for leaf in leaves):
+                return True
+            waiting += [(leaf, depth + 1) for leaf in leaves]
+    return False
+
+
+_DEEPEST = 4
+"""How many objects may be around a tensor: what holds an object of any kind may lead to all there is."""
+
+
+def _held_by(value: Any) -> list[Any]:
+    if isinstance(value, type | nn.Module | ModuleType | FunctionType):
+        return []
     held = [vars(value)] if hasattr(value, "__dict__") else []
+    for kind in type(value).__mro__:
+        names = vars(kind).get("__slots__", ())
+        held += [getattr(value, name, None) for name in ((names,) if isinstance(names, str) else names)]
     if isinstance(value, Mapping):
         held.append(dict(value))
     elif isinstance(value, list | tuple | set):
         held.append(dict(enumerate(value)))
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(held))
+    return held

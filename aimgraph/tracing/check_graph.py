@@ -4,6 +4,7 @@ A forward may decide something that a stand-in answers wrongly and silently: the
 whether a dictionary has a key. The operations that really reach the tensors tell.
 """
 
+from collections.abc import Callable
 from itertools import chain, zip_longest
 
 from torch import nn
@@ -18,6 +19,7 @@ def check_faithful(
     traced: dict[str, list[Operation]],
     observed: dict[str, Observed],
     batch: int,
+    line: Callable[[str, int], str],
     *,
     sources: bool = True,
 ) -> None:
@@ -28,6 +30,7 @@ def check_faithful(
         traced: Mode -> what the nodes of its graph do.
         observed: Mode -> what the forward did; at least the modes above.
         batch: The batch size.
+        line: Of a mode and the number of an operation, the line of the forward that does it.
         sources: Whether the operations have to take the same tensors.
 
     Raises:
@@ -38,12 +41,12 @@ def check_faithful(
         for number, (one, other) in enumerate(zip_longest(observed[mode].operations, operations)):
             if one != other and (sources or one is None or other is None or one[:3] != other[:3]):
                 forward, graph = _name(one, held), _name(other, held)
+                place = f"at {line(mode, number)}" if one is not None else f"after {line(mode, number - 1)}"
                 raise TraceError(
                     f"the {mode} graph of {type(root).__name__} does not do what its forward does at batch size "
-                    f"{batch}: operation {number} is {forward} in the forward and {graph} in the graph. "
-                    "A branch on the type or the content of an input (isinstance, dict.get) is decided on a stand-in "
-                    "while tracing, int() of a batch size or a loop over a batch at the example's: take it out of "
-                    "the forward, or move it into a submodule without conv or linear layers"
+                    f"{batch}: operation {number} is {forward} in the forward, {place}, and {graph} in the graph. What "
+                    "decides there goes another way while it is traced, or at another batch size: ask for shapes and "
+                    "flags, or move it into a submodule without conv or linear layers"
                 )
 
 

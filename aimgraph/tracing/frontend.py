@@ -1,6 +1,7 @@
 """From a base to a program: copy, trace, and derive the shapes of every node at two batch sizes."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -24,7 +25,7 @@ from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
 from aimgraph.tracing.check_repeats import check_repeats
 from aimgraph.tracing.gradients import without_gradient
-from aimgraph.tracing.observe import MODES, Observed, observe
+from aimgraph.tracing.observe import MODES, Observed, line_of, observe
 from aimgraph.tracing.opaque import (
     draws_nothing,
     keep_as_call,
@@ -243,11 +244,13 @@ def _checked(
     """
     root, places = faker.root, _places(opaque)
     sources = draws_nothing(traced.runs) and OPAQUE_BASE not in places
-    check_faithful(root, traced.operations, observed, batch_size(sample), sources=sources)
+    line = partial(line_of, faker, kinds, places)
+    check_faithful(root, traced.operations, observed, batch_size(sample), partial(line, sample), sources=sources)
     canonical, batches, runs, operations = canonical_inputs(faker, traced, sample, inputs, batches)
     larger = with_batch(canonical, batch_size(canonical), batches.second)
     again = observe(faker, kinds, larger, MODES if opaque else operations, places)
-    check_faithful(root, operations, again, batches.second, sources=sources and draws_nothing(runs))
+    sources = sources and draws_nothing(runs)
+    check_faithful(root, operations, again, batches.second, partial(line, larger), sources=sources)
     check_one_sample(faker, traced, canonical)
     check_repeats(faker, kinds, traced, observed, (canonical, larger))
     untrained = without_gradient(faker, kinds, canonical, places, traced, observed)

@@ -19,6 +19,7 @@ from aimgraph.reproducible import kept_randomness, plain_attention
 from aimgraph.runtime.opaque import base_alone
 from aimgraph.tracing.keeps_nothing import keeps_nothing
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
+from aimgraph.user_code import asking_line
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,31 @@ def observe(
     return found
 
 
+def line_of(
+    faker: Faker,
+    kinds: dict[nn.Module, Classified],
+    places: frozenset[str],
+    inputs: Arguments,
+    mode: str,
+    number: int,
+) -> str:
+    """The line of the user's code that does an operation of a forward.
+
+    Args:
+        faker: Of the module.
+        kinds: How each of its convolutions and linear layers can read.
+        places: Paths of modules that are kept as one call.
+        inputs: Of the forward.
+        mode: ``train`` or ``eval``.
+        number: Of the operation.
+    """
+    forwards = Forwards(faker, kinds, mode, places)
+    forwards.wanted = number
+    with surroundings(faker):
+        forwards.run(inputs)
+    return forwards.line
+
+
 class Forwards:
     """One forward of a base after another, on one copy around fake tensors, within `surroundings`.
 
@@ -88,7 +114,14 @@ class Forwards:
         kinds: How each of its convolutions and linear layers can read.
         mode: ``train`` or ``eval``.
         opaque_paths: Paths of modules that are kept as one call.
+
+    Attributes:
+        wanted: Number of an operation to find the line of; none is recalled then.
+        line: That line.
     """
+
+    wanted: int | None = None
+    line = ""
 
     def __init__(
         self,
@@ -107,6 +140,8 @@ class Forwards:
 
     def _seen(self, given: list[Any]) -> None:
         foreign = self.faker.outside.foreign
+        if len(self.recorder.operations) == self.wanted:  # and those on constants before it, which are not listed
+            self.line = asking_line()
         self.reached.update({foreign[id(leaf)]: self.names.path for leaf in given if id(leaf) in foreign})
 
     def run(self, inputs: Arguments) -> Observed:
@@ -118,7 +153,7 @@ class Forwards:
         faker, recorder = self.faker, self.recorder
         args, kwargs = fake_inputs(inputs, faker.mode)
         recorder.take(bound_arguments(faker.root, (args, kwargs)))
-        run = partial(faker.derived.call, mode=faker.mode, recorder=recorder)
+        run = None if self.wanted is not None else partial(faker.derived.call, mode=faker.mode, recorder=recorder)
         self.names = names_in(self.copy, self.ours, self.opaque_paths)
         watch, start = WatchCalls(self.names, run), len(recorder.operations)
         error: Exception | None = None

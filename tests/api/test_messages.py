@@ -29,8 +29,8 @@ class Calls(nn.Module):
         super().__init__()
         self.mix, self.then = nn.Linear(8, 4), then
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.then(self.mix(x), x)
+    def forward(self, x: Tensor, more: Any = None) -> Tensor:
+        return self.then(self.mix(x), x if more is None else more)
 
 
 @dataclass
@@ -38,6 +38,29 @@ class Graph:
     """An object that holds a tensor."""
 
     x: Tensor
+
+
+class Store:
+    """Holds tensors by name, as that of a `Data` of PyTorch Geometric does."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        self._mapping = tensors
+
+
+class Data:
+    """Holds a store, as a `Data` of PyTorch Geometric does."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._store = Store(x=x)
+
+
+class Slotted:
+    """Has no attributes but one."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
 
 
 def _needs_three(y: Tensor, x: Tensor) -> Tensor:
@@ -123,6 +146,21 @@ WRONG: dict[str, tuple[Callable[[], Any], type[AimgraphError], str]] = {
         lambda: aimgraph.transform(Calls(lambda y, x: y), Graph(X)),
         ExampleInputError,
         r"example_inputs is a Graph; .*an object is a positional input: \(data,\).*register_dataclass\(Graph\)",
+    ),
+    "an object that holds one": (
+        lambda: aimgraph.transform(Calls(lambda y, x: y), (Data(X),)),
+        ExampleInputError,
+        r"no tensor with a batch dimension.*tensors in a Data can't be seen: .*register_pytree_node\(Data, \.\.\.\)",
+    ),
+    "an object without a dict": (
+        lambda: aimgraph.plan(Calls(lambda y, x: y), Slotted(X)),
+        ExampleInputError,
+        r"an object is a positional input: \(data,\).*register_pytree_node\(Slotted, \.\.\.\)",
+    ),
+    "an object beside a tensor": (
+        lambda: aimgraph.transform(Calls(lambda y, x: y + x._store._mapping["x"][:, :4]), (X, Data(X))),
+        ExampleInputError,
+        r"The tensors in a Data can't be seen: .*register_pytree_node\(Data, \.\.\.\)",
     ),
     "three samples only": (
         lambda: aimgraph.transform(Calls(_needs_three), X),

@@ -1,6 +1,8 @@
 """A graph has to do what the forward does, operation by operation."""
 
+import linecache
 import random
+import re
 
 import pytest
 import torch
@@ -64,23 +66,48 @@ class _StaleResult(Base):
 
 
 @pytest.mark.parametrize(
-    ("kind", "inputs"),
+    ("kind", "inputs", "line"),
     [
-        (_KindOfInput, (X,)),
-        (_KeyOfInput, ({"x": X},)),
-        (_ListInput, ([X, X],)),
-        (_OtherParameter, (X,)),
-        (_OtherResult, (X,)),
-        (_StaleResult, (X,)),
+        (_KindOfInput, (X,), "x = x * 2"),
+        (_KeyOfInput, ({"x": X},), "return y * 2"),
+        (_ListInput, ([X, X],), "x = [part * 2"),
+        (_OtherParameter, (X,), "return self.mix(x) * (self.std"),
+        (_OtherResult, (X,), "return first - second"),
+        (_StaleResult, (X,), "return self.mix(self.part(x))"),
     ],
 )
-def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tuple[object, ...]) -> None:
+def test_a_branch_that_a_stand_in_answers_wrongly(kind: type[Base], inputs: tuple[object, ...], line: str) -> None:
     base = kind()
     aim = aimgraph.transform(base, inputs, verify="full")
     assert torch.equal(aim(*inputs), base(*inputs))
     plan = aimgraph.plan(aim)
-    assert any("does not do what its forward does at batch size" in note for note in plan.notes)
+    (found,) = filter(None, (_DIFFERS.search(note) for note in plan.notes))
+    assert linecache.getline(__file__, int(found[3])).strip().startswith(line)
+    assert found[1] != found[4]
+    assert "stand-in" not in found.string
     assert (plan.covered, plan.fallback) == (1, 1)
+
+
+_DIFFERS = re.compile(
+    r"does not do what its forward does at batch size 3: operation \d+ is (.*) in the forward, (at|after) "
+    r"test_check_graph\.py:(\d+) in [<>\w]+, and (.*) in the graph\. What decides there"
+)
+
+
+class _MoreInGraph(Base):
+    """The forward leaves out what a trace records."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        return y + 1 if isinstance(x, torch.fx.Proxy) else y
+
+
+def test_what_a_graph_does_more_is_told_by_the_last_line_before_it() -> None:
+    (note, *_) = (note for note in aimgraph.plan(_MoreInGraph(), X).notes if "in the forward" in note)
+    found = _DIFFERS.search(note)
+    assert found
+    assert (found[1], found[2]) == ("missing", "after")
+    assert linecache.getline(__file__, int(found[3])).strip() == "y = self.mix(x)"
 
 
 class _Centred(nn.Module):
