@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from aimgraph.emit.record import record_of
-from aimgraph.emit.set_names import member_in_use
+from aimgraph.emit.set_in_use import in_use
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
@@ -42,14 +42,14 @@ def eager_forward(base: nn.Module, aim: nn.Module, *, train: bool) -> Callable[.
         train: Whether it stands for the train graph.
     """
     graphs = ("both", "train" if train else "eval")
-    values, reads = [], []
+    values, reads, added = [], [], in_use(aim)
     for memory in record_of(aim).plan.memories:
-        value = member_in_use(aim, f"{memory.name}.source")()
+        value = added.get_submodule(f"{memory.name}.source")()
         last = _last_turns(memory, graphs)
         further = set(last)
         for read in memory.reads:
-            layer = member_in_use(aim, f"{memory.name}.reads.{read.name}")
-            view = member_in_use(aim, f"{memory.name}.{read.view.path}") if read.view else None
+            layer = added.get_submodule(f"{memory.name}.reads.{read.name}")
+            view = added.get_submodule(f"{memory.name}.{read.view.path}") if read.view else None
             for item in _reads(read, layer, graphs, last, further):
                 values.append(value)
                 reads.append(replace(item, view=view))

@@ -18,10 +18,9 @@ from aimgraph.emit.concat import join_concat_weights, split_concat_weights
 from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, without_concat
 from aimgraph.emit.methods import member_of_the_base
 from aimgraph.emit.one_forward import named_forward, one_forward, open_signature
-from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, MODULE_DICTS, Compiled, Record
+from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, IN_USE, MODULE_DICTS, Compiled, Record
 from aimgraph.emit.retrace import refuse_script
-from aimgraph.emit.set_in_use import SAMPLES, batched, put_in_use
-from aimgraph.emit.set_names import graphs_of
+from aimgraph.emit.set_in_use import InUse, graphs_in_use, in_use, put_in_use
 from aimgraph.emit.sets import add_set, remove_set
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.guards import constant, guard
@@ -218,10 +217,10 @@ class AimModule(fx.GraphModule):
         whole = self.get_submodule(AIM)._modules.get(OPAQUE_BASE.rpartition(".")[2])
         if isinstance(whole, OpaqueBase):  # the base itself as one call: it has a flag of its own
             whole.aim_borrowed[0].training = self.training and not record.frozen
-        chosen = SAMPLES if record.samples is not None and batched(self, record.samples) else record.chosen
-        if chosen != DEFAULT and not any(name.startswith(f"aim:{chosen}.") for name in record.graphs):
-            record.graphs |= graphs_of(self, chosen)
-        record.choose(train=self.training, chosen=chosen)
+        kind = IN_USE if isinstance(in_use(self), InUse) else AIM
+        if kind == IN_USE and not any(name.startswith(IN_USE) for name in record.graphs):
+            record.graphs |= graphs_in_use(record.graphs)
+        record.choose(train=self.training, kind=kind)
         self._graph = record.graph
         if record.present not in record.compiled:
             self.recompile()

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.emit.record import Chosen, record_of
+from aimgraph.emit.record import IN_USE, Chosen, record_of
 from aimgraph.emit.retrace import retraced, tracer_of
-from aimgraph.emit.set_in_use import run_by_sample
+from aimgraph.emit.set_in_use import in_use, run_by_sample
 from aimgraph.errors import ConfigError
 from aimgraph.torch_private import checkpointed_calls, in_backward, is_jit_tracing
 
@@ -75,9 +75,11 @@ def _run(aim: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         then = _chosen_then(record)
         if then != record.choice:
             return _run_as(aim, then, args, kwargs)
+        if IN_USE in vars(aim):
+            in_use(aim)  # its parts may have been replaced
     if record.training != aim.training:  # somebody has set the flag itself
         aim._select()
-    if record.samples is not None:
+    if record.by_sample:
         return run_by_sample(record.running, aim, args, kwargs)
     return record.running(aim, *args, **kwargs)
 

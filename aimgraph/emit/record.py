@@ -19,7 +19,10 @@ from aimgraph.torch_private import GRAPH_NAMES
 MODULE_DICTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
-GRAPH_STATE = (*GRAPH_NAMES, "_record")
+IN_USE = "_aim_in_use"
+"""Attribute of a transformed module: what stands for ``aim`` while a memory set other than the default is in use."""
+
+GRAPH_STATE = (*GRAPH_NAMES, "_record", IN_USE)
 
 
 Chosen: TypeAlias = tuple[str, tuple[str, ...] | None, bool]
@@ -76,8 +79,8 @@ class Record:
         lost_methods: Methods of the base's class that the emitted module does not have.
         inputs: The example inputs, (args, kwargs), with meta tensors, or the numbers of lengths, indices and masks.
         moded: Paths of modules whose own mode decides between train and eval graph.
-        graphs: ``aim.both``, or ``aim.train`` and ``aim.eval``: with memory; ``base.`` without; ``aim:<set>.`` of a
-            memory set, made when it is first used.
+        graphs: ``aim.both``, or ``aim.train`` and ``aim.eval``: with memory; ``base.`` without; ``_aim_in_use.``
+            of other memory sets than the default one, made when the first is used.
         concat_sites: Layers in concat form.
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
@@ -95,6 +98,7 @@ class Record:
         sets: Memory set besides the default one -> whether it shares that one's read weights.
         chosen: The set in use.
         samples: The set of every sample, where each has its own.
+        by_sample: Whether each has; what `torch.compile` makes must not depend on the names.
         layers: Paths of the base's convolutions and linear layers whose calls count as theirs.
         other_passes: Names of the passes that changed the graph besides those that insert a memory.
         batches: The batch sizes that the base was looked at, where they are others than one and the next.
@@ -125,6 +129,7 @@ class Record:
     sets: dict[str, bool] = field(default_factory=dict)
     chosen: str = DEFAULT
     samples: tuple[str, ...] | None = None
+    by_sample: bool = False
     layers: frozenset[str] = frozenset()
     other_passes: tuple[str, ...] = ()
     batches: tuple[int, int] | None = None
@@ -144,10 +149,10 @@ class Record:
         graphs = {name: load_graph(data) for name, data in state["graphs"].items()}
         vars(self).update(state, graphs=graphs, checkpointed=WeakKeyDictionary())
 
-    def choose(self, *, train: bool, chosen: str) -> None:
-        """Let the graph of a mode and of a memory set be the one that runs."""
+    def choose(self, *, train: bool, kind: str) -> None:
+        """Let the graph of a mode be the one that runs, and of a kind, where the memory takes part."""
         self.training = train
-        kind = "base" if not self.enabled else "aim" if chosen == DEFAULT else f"aim:{chosen}"
+        kind = kind if self.enabled else "base"
         mode = "train" if train and not self.frozen else "eval"
         self.present = f"{kind}.{mode if f'{kind}.{mode}' in self.graphs else 'both'}"
 
@@ -156,11 +161,10 @@ class Record:
         """What runs besides the mode."""
         return self.chosen, self.samples, self.enabled
 
-    def forget_sets(self, name: str = "") -> None:
-        """Drop the graphs of a memory set, by default of all, and what was compiled from them."""
-        prefix = f"aim:{name}." if name else "aim:"
-        self.graphs = {key: graph for key, graph in self.graphs.items() if not key.startswith(prefix)}
-        self.compiled = {key: one for key, one in self.compiled.items() if not key.startswith(prefix)}
+    def forget_sets(self) -> None:
+        """Drop the graphs of memory sets, and what was compiled from them."""
+        self.graphs = {key: graph for key, graph in self.graphs.items() if not key.startswith(IN_USE)}
+        self.compiled = {key: one for key, one in self.compiled.items() if not key.startswith(IN_USE)}
 
     @property
     def graph(self) -> fx.Graph:

@@ -1,14 +1,12 @@
-"""Where the members of a memory set live, and the graphs that name them."""
+"""Where the members of a memory set live."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
-from aimgraph.compiler.aim_paths import DEFAULT, SETS, aim_path, below_aim, is_added
-from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.aim_paths import DEFAULT, SETS, below_aim
 from aimgraph.compiler.graph_tools import submodule_at
-from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
 
 
@@ -26,22 +24,3 @@ def member(path: str, aim: nn.Module, name: str) -> str:
     there = submodule_at(aim, parent) if name != DEFAULT else None
     held = (there._modules, there._parameters, there._buffers) if there is not None else ()
     return f"{parent}.{last}" if any(last in members for members in held) else path
-
-
-def member_in_use(aim: nn.Module, path: str) -> nn.Module:
-    """The module that stands for ``aim.<path>`` in the set in use."""
-    return aim.get_submodule(member(aim_path(path), aim, record_of(aim).chosen))
-
-
-def graphs_of(aim: nn.Module, name: str) -> dict[str, fx.Graph]:
-    """The default graphs with the names of a set, or of the samples' own values."""
-    made = {}
-    for key, graph in record_of(aim).graphs.items():
-        kind, _, mode = key.partition(".")
-        if kind != "aim":
-            continue
-        made[f"aim:{name}.{mode}"] = copied = plain_copy(graph)
-        for node in copied.nodes:
-            if node.op in ("call_module", "get_attr") and is_added(str(node.target)):
-                node.target = member(str(node.target), aim, name)
-    return made

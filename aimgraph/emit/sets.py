@@ -1,8 +1,8 @@
 """Memory sets: several memories of the same make around one base, one of which is in use, or one for each sample.
 
 The set that a transform makes is called ``default`` and keeps its names. Every other one lives under ``aim.sets.<set>``
-in the same tree; the graphs are copied with its names in place of the default ones, so that a set costs nothing at run
-time, and no parameter ever changes its name or its place in the order.
+in the same tree; a copy of the graphs names what is in use at the moment, so that a set costs nothing at run time, and
+no parameter ever changes its name or its place in the order.
 """
 
 import re
@@ -144,7 +144,6 @@ def remove_set(aim: nn.Module, name: str) -> None:
         raise ConfigError(f"memory set {name!r} is in use: use another one first")
     del aim.get_submodule(SETS)._modules[name]
     del record.sets[name]
-    record.forget_sets(name)
     if not record.sets:
         del aim.get_submodule(AIM)._modules["sets"]
 

@@ -73,3 +73,61 @@ def test_one_graph_for_every_batch_in_train_mode(form: str) -> None:
     missing = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert 0 < made[0] == made[1]
     assert missing == []
+
+
+def _with_sets(count: int, **options: Any) -> aimgraph.AimModule:
+    aim = randomise(aimgraph.transform(Net(), X, shape=SHAPE, **options)).eval()
+    for index in range(count):
+        aim.add_memory_set(f"s{index}", share_reads=not options)
+        with torch.no_grad():
+            for parameter in aimgraph.memory_parameters(aim, f"s{index}"):
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    return aim
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"updates": "stages", "carry": "state"}], ids=["values alone", "whole sets"]
+)
+def test_twelve_memory_sets_are_one_graph(options: dict[str, Any]) -> None:
+    aim = _with_sets(12, **options)
+    run, counter = compiled(aim)
+    wanted, made = [], set()
+    for name in aim.memory_sets[1:]:
+        with aim.using(name):
+            wanted.append(aim(X))
+            torch.testing.assert_close(run(X), wanted[-1])
+        made.add(counter.frame_count)
+    assert len(made) == 1
+    assert all(not torch.allclose(one, wanted[0]) for one in wanted[1:])
+    torch.testing.assert_close(run(X), aim(X))  # the default one
+
+
+def test_a_set_for_every_sample_is_one_graph_for_each_power_of_two() -> None:
+    aim = _with_sets(12)
+    names = aim.memory_sets
+    (run, counter), made = compiled(aim), []
+    for step, distinct in enumerate((4, 3, 3, 4, 2, 2, 1, 1)):
+        chosen = [names[1 + (step + row % distinct) % 12] for row in range(4)]
+        with aim.using(chosen):
+            given = run(X)
+            torch.testing.assert_close(given, aim(X))
+        for row, name in enumerate(chosen):
+            with aim.using(name):
+                torch.testing.assert_close(given[row], aim(X)[row], rtol=1e-4, atol=1e-5)
+        made.append(counter.frame_count)
+    assert made[0] == made[3] < made[4] == made[5] < made[6] == made[7]
+
+
+def test_only_the_sets_of_a_batch_get_gradients_where_they_are_compiled() -> None:
+    aim = _with_sets(3)
+    run, _ = compiled(aim)
+    with aim.using(["s0", "s2", "s0", "s2"]):
+        run(X).square().sum().backward()
+        given = {name: aim.get_parameter(f"aim.sets.{name}.memory.source.value").grad for name in ("s0", "s1", "s2")}
+        aim.zero_grad()
+        aim(X).square().sum().backward()
+    assert given["s1"] is None
+    for name in ("s0", "s2"):
+        grad = given[name]
+        assert grad is not None
+        torch.testing.assert_close(grad, aim.get_parameter(f"aim.sets.{name}.memory.source.value").grad)

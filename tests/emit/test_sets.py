@@ -279,6 +279,64 @@ def test_inputs_that_lead_elsewhere_read_the_set_in_use() -> None:
         assert not torch.equal(aim(x), given)
 
 
+def test_inputs_that_lead_elsewhere_read_the_set_of_every_sample() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x) if x.shape[1] > 2 else x - self.b(x)
+
+    aim = randomise(aimgraph.transform(Long(), torch.randn(2, 2, 4)))
+    for index, name in enumerate("ab"):
+        aim.add_memory_set(name, share_reads=True)
+        draw(aim, name, index)
+    x, names = torch.randn(3, 5, 4), ["b", "default", "a"]
+    with pytest.warns(UserWarning, match="runs for such inputs"), aim.using(names):
+        given = aim(x)
+    for row, name in enumerate(names):
+        with aim.using(name):
+            assert torch.allclose(aim(x)[row], given[row], atol=1e-6)
+    assert not torch.allclose(aim(x)[0], given[0])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_parts_that_are_replaced_while_their_set_is_in_use(share: bool) -> None:
+    aim, x = built("residual")
+    for index, name in enumerate("ab"):
+        aim.add_memory_set(name, share_reads=share)
+        draw(aim, name, index)
+    with aim.using("b"):
+        wanted = aim(x)
+    aim.use("a")
+    mine, other = aim.get_submodule("aim.sets.a.memory"), aim.get_submodule("aim.sets.b.memory")
+    if share:
+        mine.source = other.source
+    else:
+        aim.get_submodule("aim.sets.a").memory = other
+    assert torch.equal(aim(x), wanted)
+
+
+def test_a_copy_around_the_same_parts_uses_sets_of_its_own() -> None:
+    aim, x = built("residual")
+    for index, name in enumerate("ab"):
+        aim.add_memory_set(name)
+        draw(aim, name, index)
+    aim.use("a")
+    wanted, other = aim(x), copy.copy(aim)
+    other.use("b")
+    assert not torch.equal(other(x), wanted)
+    assert torch.equal(aim(x), wanted)
+    replica = copy.copy(aim)
+    replica._modules["aim"] = copy.deepcopy(aim._modules["aim"])  # what torch.nn.DataParallel does for each device
+    with torch.no_grad():
+        replica.get_submodule("aim.sets.a.memory.source").get_parameter("value").add_(1)
+    assert not torch.equal(replica(x), wanted)
+    assert torch.equal(aim(x), wanted)
+
+
 def test_compiled() -> None:
     aim, x = built("residual")
     aim.add_memory_set("a")
