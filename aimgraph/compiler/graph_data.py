@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
@@ -48,6 +49,8 @@ def dump_graph(graph: fx.Graph) -> list[NodeData]:
     """The nodes of `graph` in order, as data that pickles."""
 
     def plain(value: Any) -> Any:
+        if isinstance(value, torch.memory_format):  # torch.save's protocol can't write one down
+            return FunctionRef("torch", str(value).removeprefix("torch."))
         return NodeRef(value.name) if isinstance(value, fx.Node) else value
 
     return [
@@ -62,7 +65,7 @@ def load_graph(data: list[NodeData]) -> fx.Graph:
     nodes: dict[str, fx.Node] = {}
 
     def live(value: Any) -> Any:
-        return nodes[value.name] if isinstance(value, NodeRef) else value
+        return nodes[value.name] if isinstance(value, NodeRef) else _target(value)
 
     for item in data:
         args, kwargs = map_aggregate(item.args, live), map_aggregate(item.kwargs, live)

@@ -11,7 +11,7 @@ from aimgraph.compiler.graph_data import NodeData, dump_graph, load_graph
 from aimgraph.copies import copy_results
 from aimgraph.emit.forwards import contexts_closed, retraceable
 from aimgraph.emit.record import record_of
-from aimgraph.emit.retrace import refuse_script
+from aimgraph.emit.retrace import AROUND, has_hooks, refuse_lost_hooks, refuse_script
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.runtime.regions import enter_context
 from aimgraph.torch_private import COMPILED, keywords_quoted
@@ -53,6 +53,16 @@ class FoldedModule(fx.GraphModule):
         """Nothing: what was folded holds for the statistics and weights of that moment."""
         return super().train(False)
 
+    @property
+    def graph(self) -> fx.Graph:
+        """What runs."""
+        refuse_lost_hooks(self)
+        return self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
+
     def recompile(self) -> Any:
         """Make the forward from the graph."""
         with keywords_quoted():
@@ -77,11 +87,6 @@ class FoldedModule(fx.GraphModule):
         return {key: value for key, value in vars(self).items() if key not in ("_graph", *COMPILED)}
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of a module runs hooks of its own around its forward."""
-    return any(value for key, value in vars(module).items() if key.startswith(_AROUND) and key.endswith("_hooks"))
-
-
 def keep_hooks(folded: FoldedModule, aim: nn.Module) -> FoldedModule:
     """Let the hooks around what was folded run around the folded module, too.
 
@@ -100,13 +105,9 @@ def keep_hooks(folded: FoldedModule, aim: nn.Module) -> FoldedModule:
     there["_modules"].update((name, part) for name, part in own["_modules"].items() if name != AIM)
     for members in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
         there[members].update(own[members])
-    there.update((key, copy.copy(value)) for key, value in own.items() if key.startswith(_AROUND))
+    there.update((key, copy.copy(value)) for key, value in own.items() if key.startswith(AROUND))
     folded.eval()
     return folded
-
-
-_AROUND = ("_forward_", "_backward_", "_is_full_backward_hook")
-"""What a module keeps about the hooks that run around its forward and its backward begins so."""
 
 
 def _loaded(state: dict[str, Any], nodes: list[NodeData], name: str) -> FoldedModule:

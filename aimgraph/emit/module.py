@@ -19,7 +19,7 @@ from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, wi
 from aimgraph.emit.methods import member_of_the_base
 from aimgraph.emit.one_forward import named_forward, one_forward, open_signature
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, IN_USE, MODULE_DICTS, Compiled, Record
-from aimgraph.emit.retrace import refuse_script
+from aimgraph.emit.retrace import refuse_lost_hooks, refuse_script
 from aimgraph.emit.set_in_use import InUse, graphs_in_use, in_use, put_in_use
 from aimgraph.emit.sets import add_set, remove_set
 from aimgraph.runtime.call_names import OPAQUE_BASE
@@ -66,6 +66,7 @@ class AimModule(fx.GraphModule):
     @property
     def graph(self) -> fx.Graph:
         """The graph of the present mode. After changing it call `recompile`; copies of the module stay as they are."""
+        refuse_lost_hooks(self)
         if record := vars(self).get("_record"):
             self._graph = record.give_out()
         self._graph.owning_module = self

@@ -6,9 +6,13 @@ Its graph is there already, so it is copied into the new one, node by node: each
 import inspect
 from typing import Any, Never
 
+import torch
 from torch import fx, nn
 
 from aimgraph.errors import ExportError
+
+AROUND = ("_forward_", "_backward_", "_is_full_backward_hook")
+"""What a module keeps about the hooks that run around its forward and its backward begins so."""
 
 
 def tracer_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -42,6 +46,24 @@ def refuse_script(module: nn.Module) -> Never:
         f"torch.jit.script can't compile {type(module).__name__}: it compiles the source of forwards, and this one is "
         "chosen at each call; use torch.jit.trace(module.eval(), example_inputs), torch.export or aimgraph.export_onnx"
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of a module runs hooks of its own around its forward."""
+    return any(value for key, value in vars(module).items() if key.startswith(AROUND) and key.endswith("_hooks"))
+
+
+def refuse_lost_hooks(module: nn.Module) -> None:
+    """Say what to do where ``torch.export`` asks for a graph: it runs that, without the hooks around the forward.
+
+    Raises:
+        ExportError: It does, and there are hooks.
+    """
+    if torch.compiler.is_exporting() and has_hooks(module):
+        raise ExportError(
+            f"torch.export runs the graph of {type(module).__name__} alone, and would leave out the hooks around its "
+            "forward: export torch.nn.Sequential(model), which calls it, or let the forward do what they do"
+        )
 
 
 class _Copy(fx.Interpreter):

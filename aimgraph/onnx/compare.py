@@ -73,6 +73,20 @@ class Comparison:
         with torch.no_grad():
             return largest(self._distance(*pair) for pair in self._pairs(session))
 
+    def unsteady(self) -> str:
+        """What to say of a module that gives something else when it is called again; empty if it does not."""
+        sample = self.inputs.at(BATCH_SIZES[0], 0, self.device)
+        before = {name: buffer.clone() for name, buffer in self.aim.named_buffers()}
+        with torch.no_grad():
+            if not any(farthest(self._plain(sample), self._plain(sample))):
+                return ""
+        kept = [name for name, buffer in self.aim.named_buffers() if not torch.equal(buffer, before[name])]
+        return (
+            ". torch itself gives something else when the same inputs come again, because the model "
+            f"{'writes ' + ', '.join(kept) if kept else 'draws or keeps something'} in eval mode, too, and a file does "
+            "not: let it do so in train mode only"
+        )
+
     def _distance(self, expected: list[Tensor], given: list[Any]) -> tuple[float, float]:
         refuse_blank_outputs(self.aim, expected)
         return farthest(given, expected)

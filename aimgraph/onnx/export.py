@@ -1,14 +1,12 @@
 """ONNX export, checked against onnxruntime before the file is put in place."""
 
 import collections
-import contextlib
 import inspect
 import logging
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.strip import strip
-from aimgraph.emit.folded_module import FoldedModule, has_hooks
+from aimgraph.copies import copy_module
+from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import with_own_forwards
 from aimgraph.emit.record import record_of
+from aimgraph.emit.retrace import has_hooks
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments
@@ -89,7 +89,7 @@ def export_onnx(
     and only then put in place: an existing file survives every failure.
 
     Args:
-        aim: A transformed or folded module, or a larger one with such parts. Its mode is kept. With its
+        aim: A transformed or folded module, or a larger one with such parts; it is copied first. With its
             memory disabled, what is exported is the base. Of memory sets, the one in use is exported.
         path: Where to write; beside it ``<path>.data`` if the weights exceed 2 GB.
         example_inputs: As for `aimgraph.transform`; by default those of the transform.
@@ -120,7 +120,7 @@ def export_onnx(
     _require_onnx()
     if memory not in (None, *get_args(Memory)):
         raise ConfigError(f"memory={memory!r}: export_onnx takes one of {', '.join(get_args(Memory))}")
-    aim = with_own_forwards(aim)
+    aim = copy_module(with_own_forwards(aim)).eval()  # whose forward may keep something in eval mode
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not record_of(aim).enabled:
         aim = strip(aim)  # a disabled memory leaves the base
@@ -128,7 +128,7 @@ def export_onnx(
     refuse_not_numbers(aim)
     tolerance = TOLERANCES[float16] if tolerance is None else tolerance
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _eval_mode(aim), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
         if optimize is None:
             optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).concat_sites)
@@ -155,7 +155,7 @@ def _compared(check: Comparison, prepared: Prepared, path: Path, draft: Path, to
     if not relative <= tolerance:
         raise ExportError(
             f"{path}: onnxruntime disagrees with torch by max|d| = {difference:.3g}, max|d| / max|y| = "
-            f"{relative:.3g} > {tolerance:.3g}; nothing was written"
+            f"{relative:.3g} > {tolerance:.3g}; nothing was written{check.unsteady()}"
         )
     model = onnx.load(str(draft), load_external_data=False)
     onnx.checker.check_model(str(draft))
@@ -275,18 +275,6 @@ def _dynamic_shapes(prepared: Prepared, inputs: Arguments, *, dynamic_size: bool
     args, kwargs = tree_map(dimensions, inputs)
     args = (*({0: batch} if item.rows in ("any", "batch") else {} for item in prepared.exposed), *args)
     return dict(inspect.signature(prepared.module.forward).bind(*args, **kwargs).arguments) if kwargs else args
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    flags = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(flags[module])
-        for part, flag in flags.items():
-            part.training = flag
 
 
 def _needs_external_data(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.onnx.refuse import check_memory, refuse_hooks, refuse_lost_writes, refuse_other_reads
+from aimgraph.onnx.refuse import check_memory, refuse_hooks, refuse_lost_writes, refuse_mixed_rows, refuse_other_reads
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
 from aimgraph.torch_private import tree_map_only
@@ -94,6 +94,8 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
         refuse_hooks(aim)
     if mode == "input":
         refuse_other_reads(aim)
+    if mode == "state":
+        refuse_mixed_rows(aim)
     if mode == "inside" and not dynamic_size:
         return Prepared(aim, mode, plan=record.plan)
     own, keep = settled(aim), tuple(one.name for one in memories if dynamic_size or one.name in named)

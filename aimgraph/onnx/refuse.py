@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import nan_count, not_numbers
-from aimgraph.emit.folded_module import FoldedModule, has_hooks
+from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts
 from aimgraph.emit.record import record_of
+from aimgraph.emit.retrace import has_hooks
 from aimgraph.emit.set_names import member
 from aimgraph.errors import ExportError
 from aimgraph.fake.leftovers import Outside
@@ -68,6 +69,19 @@ def refuse_other_reads(aim: AimModule) -> None:
             f'aimgraph.load(folder, base) after aimgraph.save(aim, folder, memory_set="{record.chosen}"), or use sets '
             "that share their read weights, add_memory_set(..., share_reads=True)"
         )
+
+
+def refuse_mixed_rows(aim: AimModule) -> None:
+    """A state with a row for each sample that starts where a layer can't tell the samples apart."""
+    for memory in record_of(aim).plan.memories:
+        if memory.updates and memory.config.pool is None and memory.config.carry != "state":
+            for read in memory.reads:
+                if any(call.value == 0 and not read.tells_rows(call) for call in read.calls if call.graph != "train"):
+                    raise ExportError(
+                        f"memory='state': {read.site} reads what memory {memory.name!r} starts with, and its input has "
+                        "no row for every sample, while the state has: export with memory='inside', or transform with "
+                        f"exclude=({read.site!r},), pool='batch' or carry='state'"
+                    )
 
 
 def refuse_hooks(aim: AimModule) -> None:

@@ -130,6 +130,11 @@ class Read:
         """Path of a module around a call of it that is kept as one call; empty if there is none."""
         return next((call.opaque for call in self.calls if call.opaque), "")
 
+    def tells_rows(self, call: ReadCall) -> bool:
+        """Whether a call of it can show every sample a row of [B, N] of its own."""
+        alone = call.batch_ratio == 1 and call.spec.batch_axis is not None and not call.grouped_batch
+        return alone and (self.view is None or self.view.rows)
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -170,14 +175,7 @@ class MemoryPlan:
     @property
     def reads_rows(self) -> bool:
         """Whether every read of a memory without updates could tell the samples apart."""
-        return not self.updates and all(
-            (read.view is None or read.view.rows)
-            and call.batch_ratio == 1
-            and call.spec.batch_axis is not None
-            and not call.grouped_batch
-            for read in self.reads
-            for call in read.calls
-        )
+        return not self.updates and all(read.tells_rows(call) for read in self.reads for call in read.calls)
 
     def to_dict(self) -> dict[str, Any]:
         """The memory as JSON-ready data, with its parameters."""

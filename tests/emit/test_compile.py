@@ -85,9 +85,7 @@ def _with_sets(count: int, **options: Any) -> aimgraph.AimModule:
     return aim
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"updates": "stages", "carry": "state"}], ids=["values alone", "whole sets"]
-)
+@pytest.mark.parametrize("options", [{}, {"updates": "stages", "carry": "state"}], ids=["values alone", "whole sets"])
 def test_twelve_memory_sets_are_one_graph(options: dict[str, Any]) -> None:
     aim = _with_sets(12, **options)
     run, counter = compiled(aim)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import aimgraph
 from aimgraph.emit.module import AimModule
+from aimgraph.models_zoo.loader import import_torchvision
 from aimgraph.zoo_check.remote import LOCAL, connected
 from tests.emit.test_compile import FORMS, X, compiled
 from tests.nets import DropPath, build, randomise, run
@@ -272,6 +273,7 @@ def test_averaged_models(memory: str) -> None:
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t", "levit_128s"])
 def test_rates_of_timm(name: str, memory: str) -> None:
     """Every parameter of the base has the rates that it has without a memory, and every one of a memory has some."""
+    import_torchvision()  # timm imports it
     timm = importlib.import_module("timm")
     optim = importlib.import_module("timm.optim")
     net = timm.create_model(name, num_classes=7)
