@@ -287,6 +287,10 @@ REFUSED: dict[tuple[str, str], str] = {
     ("hooks", "export_onnx, memory input"): "has hooks around its forward",
     ("hooks", "export_onnx, memory state"): "has hooks around its forward",
     **{
+        ("value-deciding leaf", f"export_onnx, memory {kind}"): "Could not guard on data-dependent expression"
+        for kind in ("constant", "input", "state", "inside", "none")
+    },
+    **{
         (name, f"export_onnx, memory {kind}"): KEEPS
         for name in ("stateful leaf", "buffers written")
         for kind in ("constant", "input", "state", "inside", "none")
