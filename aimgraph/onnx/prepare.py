@@ -17,7 +17,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.onnx.refuse import check_memory, refuse_hooks, refuse_lost_writes, refuse_mixed_rows, refuse_other_reads
+from aimgraph.onnx.refuse import check_memory, refuse_exposed, refuse_lost_writes
 from aimgraph.passes.expose_state import Exposed, Kind, exposable
 from aimgraph.planning.plan import Plan
 from aimgraph.torch_private import tree_map_only
@@ -90,12 +90,7 @@ def prepare(aim: nn.Module, inputs: Arguments, memory: Memory | None, *, dynamic
         what, other = ("has updates", "state") if kind == "input" else ("is without updates", "input")
         raise ExportError(f"memory={mode!r}: every memory of this model {what}; export with memory={other!r}")
     refuse_lost_writes(aim, kind)
-    if kind is not None:
-        refuse_hooks(aim)
-    if mode == "input":
-        refuse_other_reads(aim)
-    if mode == "state":
-        refuse_mixed_rows(aim)
+    refuse_exposed(aim, kind)
     if mode == "inside" and not dynamic_size:
         return Prepared(aim, mode, plan=record.plan)
     own, keep = settled(aim), tuple(one.name for one in memories if dynamic_size or one.name in named)

@@ -71,6 +71,16 @@ def refuse_other_reads(aim: AimModule) -> None:
         )
 
 
+def refuse_exposed(aim: AimModule, kind: Kind | None) -> None:
+    """Memories that can't be inputs or states of a file."""
+    if kind is not None:
+        refuse_hooks(aim)
+    if kind == "input":
+        refuse_other_reads(aim)
+    if kind == "state":
+        refuse_mixed_rows(aim)
+
+
 def refuse_mixed_rows(aim: AimModule) -> None:
     """A state with a row for each sample that starts where a layer can't tell the samples apart."""
     for memory in record_of(aim).plan.memories:
