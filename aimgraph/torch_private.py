@@ -13,7 +13,7 @@ Names that only ever stand behind the dot of a user's object are not wrapped. On
 import keyword
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from torch import Tensor, _compile, _ops, fx, overrides
 from torch._subclasses import fake_tensor
 from torch.fx import _symbolic_trace
 from torch.fx import graph as fx_graph
+from torch.fx.experimental import symbolic_shapes
 from torch.nn.modules import conv
 from torch.nn.modules import module as nn_module
 from torch.nn.parallel import DistributedDataParallel
@@ -131,6 +132,13 @@ def active_fake_mode() -> Any:
 def is_exporting() -> bool:
     """Whether torch.export runs this, as ``torch.compiler.is_exporting`` says, but for what torch 2.9 compiles."""
     return bool(torch.compiler._is_exporting_flag)
+
+
+def same_sizes(sizes: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether sizes are the same; in all runs of a program that torch.export makes, without limiting it to that."""
+    if not is_exporting():
+        return sizes == others
+    return all(symbolic_shapes.statically_known_true(one == other) for one, other in zip(sizes, others, strict=True))
 
 
 def is_captured() -> bool:

@@ -8,8 +8,9 @@ from torch import nn
 
 from aimgraph.compiler.aim_paths import AIM
 from aimgraph.emit.concat import refuse_concat
+from aimgraph.emit.frozen import Stopped
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of
+from aimgraph.emit.parts import named_parts, parts_of
 from aimgraph.emit.record import record_of
 from aimgraph.emit.sets import own_parameters
 
@@ -44,7 +45,8 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
 
     Args:
         aim: A transformed module in split form, or a larger model with such parts; changed in place.
-        frozen: False lets the base train again (every base parameter then requires a gradient).
+        frozen: False lets the base train again (every base parameter then requires a gradient). `strip` gives back a
+            base whose parameters require gradients as before.
 
     Returns:
         `aim`.
@@ -53,15 +55,19 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         PlanError: `aim` was not transformed.
         ConfigError: Read weights are part of the base's own weights (concat form).
     """
-    parts = parts_of(aim)
-    for part in parts:
+    for part in parts_of(aim):
         refuse_concat(part, "freeze_base can't freeze a part of a weight")
-    added = {id(p) for part in parts for p in part.get_submodule(AIM).parameters()}
-    for parameter in aim.parameters():
-        if id(parameter) not in added:
+    parts = named_parts(aim)
+    added = {id(p) for part in parts.values() for p in part.get_submodule(AIM).parameters()}
+    own = {name: p for name, p in aim.named_parameters() if id(p) not in added}
+    before = {name for name, parameter in own.items() if parameter.requires_grad}
+    before.update(*(record_of(part).stopped.seen_from(path) for path, part in parts.items()))
+    for parameter in own.values():
+        if parameter.is_floating_point() or parameter.is_complex():  # others have no gradients
             parameter.requires_grad_(not frozen)
-    for part in parts:
+    for path, part in parts.items():
         record_of(part).frozen = frozen
+        record_of(part).stopped = Stopped(path, frozenset(before)) if frozen else Stopped()
     return aim.train(aim.training)
 
 

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
+from aimgraph.emit.frozen import Stopped
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.guards import GuardError, Kind, argument_kind
@@ -84,6 +85,7 @@ class Record:
         concat_sites: Layers in concat form.
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
+        stopped: What required gradients before it was frozen.
         enabled: Whether the memory takes part.
         present: Name of the graph that runs.
         running: What was compiled from it.
@@ -96,6 +98,7 @@ class Record:
         told: The questions of guards that have been reported to the user.
         kinds: Of the example inputs, (args, kwargs).
         sets: Memory set besides the default one -> whether it shares that one's read weights.
+        shared_reads: Parameters of the default set that required gradients before others shared them.
         chosen: The set in use.
         samples: The set of every sample, where each has its own.
         by_sample: Whether each has; what `torch.compile` makes must not depend on the names.
@@ -115,6 +118,7 @@ class Record:
     concat_sites: tuple[ConcatSite, ...] = ()
     held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
+    stopped: Stopped = field(default_factory=Stopped)
     enabled: bool = True
     present: str = field(default="", compare=False)
     running: Any = field(default=None, compare=False)
@@ -127,6 +131,7 @@ class Record:
     told: set[str] = field(default_factory=set, compare=False)
     kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
     sets: dict[str, bool] = field(default_factory=dict)
+    shared_reads: frozenset[str] = frozenset()
     chosen: str = DEFAULT
     samples: tuple[str, ...] | None = None
     by_sample: bool = False

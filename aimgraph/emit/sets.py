@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS, aim_path
 from aimgraph.copies import copy_module
 from aimgraph.emit.concat import refuse_concat
+from aimgraph.emit.frozen import give_gradients
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known, member
 from aimgraph.errors import ConfigError
@@ -50,11 +51,20 @@ def add_set(
     if not share_reads:
         _add_opaque_calls(aim, name)
     else:
-        for memory in record.plan.memories:
-            for part in ("reads", "views"):
-                aim.get_submodule(aim_path(memory.name, part)).requires_grad_(False)
+        _freeze_reads(aim)
     record.sets[name] = share_reads
     made.train(aim.training)
+
+
+def _freeze_reads(aim: nn.Module) -> None:
+    """Stop the gradients of what memory sets share, until none does (`remove_set`)."""
+    record = record_of(aim)
+    for memory in record.plan.memories:
+        for path in (aim_path(memory.name, part) for part in ("reads", "views")):
+            for name, parameter in aim.get_submodule(path).named_parameters(prefix=path):
+                if parameter.requires_grad:
+                    record.shared_reads |= {name}
+                    parameter.requires_grad_(False)
 
 
 def _check_name(name: str, taken: Sequence[str]) -> None:
@@ -144,6 +154,9 @@ def remove_set(aim: nn.Module, name: str) -> None:
         raise ConfigError(f"memory set {name!r} is in use: use another one first")
     del aim.get_submodule(SETS)._modules[name]
     del record.sets[name]
+    if not any(record.sets.values()):
+        give_gradients(aim, record.shared_reads)
+        record.shared_reads = frozenset()
     if not record.sets:
         del aim.get_submodule(AIM)._modules["sets"]
 

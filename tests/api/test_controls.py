@@ -1,5 +1,8 @@
 """strip, disable_memory, memory_parameters, freeze_base on what they refuse."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -37,6 +40,47 @@ def test_strip_returns_the_present_weights() -> None:
     assert all(torch.equal(value, state[key]) for key, value in bare.state_dict().items())
     again = aimgraph.transform(bare, x)
     assert torch.equal(run(again, x), run(bare, x))
+
+
+def flags(model: nn.Module) -> dict[str, bool]:
+    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+
+def test_strip_gives_gradients_and_modes_back_as_they_were_before_freeze_base() -> None:
+    base, x = build("residual")
+    base.stem.requires_grad_(False)  # the user's own choice stays
+    aim = aimgraph.freeze_base(aimgraph.freeze_base(aimgraph.transform(base.train(), x)))
+    assert not any(value for name, value in flags(aim).items() if not name.startswith("aim."))
+    for twin in (aim, copy.deepcopy(aim), pickle.loads(pickle.dumps(aim))):
+        bare = aimgraph.strip(twin)
+        assert flags(bare) == flags(base)
+        assert [module.training for module in bare.modules()] == [module.training for module in base.modules()]
+    again = aimgraph.freeze_base(aimgraph.freeze_base(aim, False)).eval()
+    assert all(flags(aimgraph.strip(again)).values())
+    assert not any(module.training for module in aimgraph.strip(again).modules())
+
+
+def test_strip_of_a_larger_model_gives_gradients_back_wherever_it_stands() -> None:
+    x = torch.randn(2, 4)
+
+    def build_whole() -> nn.Sequential:
+        torch.manual_seed(0)
+        whole = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 3))
+        whole[1].bias.requires_grad_(False)
+        return whole
+
+    expected = flags(build_whole())
+    for frozen in (
+        lambda whole: aimgraph.freeze_base(whole),
+        lambda whole: aimgraph.freeze_base(nn.Sequential(whole, nn.ReLU()))[0],
+        lambda whole: nn.Sequential(whole, aimgraph.freeze_base(whole[0]))[0],
+        lambda whole: aimgraph.freeze_base(nn.Sequential(whole, aimgraph.freeze_base(whole[0])))[0],
+    ):
+        whole = frozen(aimgraph.transform(build_whole(), x, within="0"))
+        assert flags(aimgraph.strip(whole)) == expected
+        assert flags(aimgraph.strip(whole[0])) == {"0.weight": True, "0.bias": True}
+        wrapped = aimgraph.strip(nn.ModuleDict({"module": whole}))
+        assert flags(wrapped) == {f"module.{name}": value for name, value in expected.items()}
 
 
 @pytest.mark.parametrize("lowering", ["split", "concat"])

@@ -462,3 +462,29 @@ def test_one_set_is_saved_and_put_anywhere(tmp_path: Path) -> None:
     for name, output in wanted.items():
         with aim.using(name):
             assert torch.equal(aim(x), output)
+
+
+def test_the_last_set_that_shares_reads_gives_their_gradients_back() -> None:
+    x = torch.randn(2, 8)
+    aim = aimgraph.transform(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)), x, init="default")
+    reads = dict(aim.get_submodule("aim.memory.reads").named_parameters())
+    reads["0.weight"].requires_grad_(False)  # the user's own choice stays
+
+    def trained() -> list[bool]:
+        return [parameter.requires_grad for parameter in reads.values()]
+
+    before = trained()
+    assert before == [False, True]
+    aim.add_memory_set("own")
+    aim.add_memory_set("v", share_reads=True)
+    aim.add_memory_set("w", share_reads=True)
+    aim.remove_memory_set("v")
+    assert trained() == [False, False]  # one still shares them
+    for twin in (copy.deepcopy(aim), pickle.loads(pickle.dumps(aim))):
+        twin.remove_memory_set("w")
+        there = twin.get_submodule("aim.memory.reads").parameters()
+        assert [parameter.requires_grad for parameter in there] == before
+    aim.remove_memory_set("w")
+    assert trained() == before
+    aim(x).sum().backward()
+    assert reads["2.weight"].grad is not None

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.runtime.specs import Factory, ReadSpec
+from aimgraph.torch_private import is_exporting, same_sizes
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -157,7 +158,7 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None, s
         view = view.to(like)
     axes = [axis for axis in range(like.dim()) if axis not in (channel_axis, batch_axis)]
     grid = [like.shape[axis] for axis in axes]
-    if [view.shape[axis] for axis in axes] != grid:
+    if not same_sizes([view.shape[axis] for axis in axes], grid):
         view = _resampled(view, axes, grid, channel_axis, batch_axis)
     return _laid_out(view, like, channel_axis)
 
@@ -167,7 +168,7 @@ def _resampled(view: Tensor, axes: list[int], grid: list[int], channel_axis: int
     if view.is_complex():
         parts = (_resampled(part, axes, grid, channel_axis, batch_axis) for part in (view.real, view.imag))
         return torch.complex(*parts)
-    if 0 in grid:  # an expert without samples
+    if any(same_sizes([size], [0]) for size in grid):  # an expert without samples
         sizes = dict(zip(axes, grid, strict=True))
         return view.new_zeros([sizes.get(axis, size) for axis, size in enumerate(view.shape)])
     if len(axes) not in _INTERPOLATION:
@@ -202,14 +203,14 @@ def _laid_out(view: Tensor, like: Tensor, channel_axis: int) -> Tensor:
     Adding tensors that are laid out in different ways takes several times as long.
     """
     last = like.dim() - 1
-    if channel_axis == last or like.shape[channel_axis] == 1 or like.stride(channel_axis) != 1:
+    if is_exporting() or channel_axis == last or like.shape[channel_axis] == 1 or like.stride(channel_axis) != 1:
         return view
     return view.movedim(channel_axis, last).contiguous().movedim(last, channel_axis)
 
 
 def _resampled_along(view: Tensor, axis: int, size: int) -> Tensor:
     """`view` with `size` entries along one dimension."""
-    if view.shape[axis] == size:
+    if same_sizes([view.shape[axis]], [size]):
         return view
     rows = view.movedim(axis, -1)
     made = F.interpolate(rows.reshape(1, -1, rows.shape[-1]), size=size, mode="linear", align_corners=False)
@@ -218,7 +219,7 @@ def _resampled_along(view: Tensor, axis: int, size: int) -> Tensor:
 
 def expand_batch(view: Tensor, like: Tensor, batch_axis: int | None) -> Tensor:
     """`view` with the batch of `like`: what concatenation needs and addition does not."""
-    if batch_axis is None or view.shape[batch_axis] == like.shape[batch_axis]:
+    if batch_axis is None or same_sizes([view.shape[batch_axis]], [like.shape[batch_axis]]):
         return view
     shape = list(view.shape)
     shape[batch_axis] = like.shape[batch_axis]
