@@ -3,7 +3,7 @@
 import sys
 
 from aimgraph import models_zoo, presets, runtime
-from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters
+from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters, skipped_writes
 from aimgraph.api.fold import fold
 from aimgraph.api.merge import Merged, merge
 from aimgraph.api.strip import strip
@@ -66,6 +66,7 @@ __all__ = [
     "presets",
     "register",
     "save",
+    "skipped_writes",
     "strip",
     "transform",
     "verify",

@@ -61,6 +61,7 @@ WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak
 is_jit_tracing: Callable[[], bool] = torch.jit._trace.is_tracing  # by torch.jit.trace
 disable_dynamo = _compile._disable_dynamo  # as torch.compiler.disable, which imports the compiler for seconds
 is_any_autocast_enabled = torch._C._is_any_autocast_enabled  # on any device
+copy_all: Callable[[list[Tensor], list[Tensor]], None] = torch._foreach_copy_  # many tensors into as many, at once
 is_batchedtensor = torch._C._functorch.is_batchedtensor  # what a function sees below torch.vmap
 
 # Functions and methods that were marked with ``torch.fx.wrap``, in all files: changed in place.

@@ -32,6 +32,7 @@ from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.onnx_ops import ADD_TERM, FIT_TO
 from aimgraph.runtime.reads.view import fit
+from aimgraph.runtime.state import moved_state
 
 Kind = Literal["input", "state"]
 
@@ -168,8 +169,8 @@ def _expose_carry(graph: fx.Graph, path: str, state: fx.Node, rate: Any) -> list
             else:
                 mean = insert_call(graph, torch.mean, written[0], 0)
                 first = insert_call(graph, torch.select, source, 0, 0)
-                change = insert_call(graph, operator.sub, insert_call(graph, operator.sub, mean, first), state)
-                step = insert_call(graph, operator.mul, change, rate)
-                values.append(insert_call(graph, operator.add, state, step))
+                step = insert_call(graph, operator.sub, mean, first)
+                moved = insert_call(graph, moved_state, state, step, rate)
+                values.append(insert_call(graph, operator.getitem, moved, 0))
         graph.erase_node(node)
     return values

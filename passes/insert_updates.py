@@ -29,6 +29,7 @@ from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.accumulate import accumulate
+from aimgraph.runtime.finite import Report
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.reads.view import batch_mean
@@ -61,15 +62,16 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     config = memory.config
     module = program.root.get_submodule(aim_path(memory.name))
     assert isinstance(module, Memory)
-    like = weight_at(program, memory.reads[0])
+    like, report = weight_at(program, memory.reads[0]), Report(memory.name)
     with own_stream(f"{config.seed}/{config.name}/updates"):
         for planned in memory.updates:
             update = update_of(factory_of("block", config.block), block_spec(config, memory.shape, planned.spot))
             update.batch_axis, update.channel_axis = planned.spot.batch_axis, planned.spot.channel_axis
-            update.pool = config.pool
+            update.pool, update.report = config.pool, report
             module.updates.append(update)
     if config.carry == "state":
         carry = StateCarry(memory.size, config.rate, config.write_in_eval, memory.name)
+        carry.report = report
         module.carry = carry.to(device=like.device, dtype=like.dtype)
     module.updates.to(device=like.device, dtype=like.dtype)
 

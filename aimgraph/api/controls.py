@@ -13,6 +13,7 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, parts_of
 from aimgraph.emit.record import record_of
 from aimgraph.emit.sets import own_parameters
+from aimgraph.runtime.finite import Writer
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -69,6 +70,27 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         record_of(part).frozen = frozen
         record_of(part).stopped = Stopped(path, frozenset(before)) if frozen else Stopped()
     return aim.train(aim.training)
+
+
+def skipped_writes(aim: nn.Module) -> dict[str, int]:
+    """How many batches wrote nothing, because they were not finite.
+
+    A batch that overflows half precision leaves no infinity behind: the carried state of a memory and the running
+    statistics of its updates stay as they were. A warning says so once for each memory.
+
+    Args:
+        aim: A transformed module, or a larger model with transformed parts.
+
+    Returns:
+        Path of an update or a carried state -> batches that it skipped since it was made or loaded; those that
+        skipped any.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+    """
+    parts_of(aim)
+    counts = {path: int(module.skipped) for path, module in aim.named_modules() if isinstance(module, Writer)}
+    return {path: count for path, count in counts.items() if count}
 
 
 class disable_memory:  # noqa: N801  (reads as a verb, and works as a context manager)

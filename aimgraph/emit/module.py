@@ -23,6 +23,7 @@ from aimgraph.emit.retrace import refuse_lost_hooks, refuse_script
 from aimgraph.emit.set_in_use import InUse, graphs_in_use, in_use, put_in_use
 from aimgraph.emit.sets import add_set, remove_set
 from aimgraph.runtime.call_names import OPAQUE_BASE
+from aimgraph.runtime.finite import Writer
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.opaque import OpaqueBase
 from aimgraph.runtime.regions import enter_context
@@ -119,6 +120,9 @@ class AimModule(fx.GraphModule):
                     if name != AIM:
                         child.eval()
             self._select()
+            for module in self.get_submodule(AIM).modules():
+                if isinstance(module, Writer):
+                    module.tell()
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

@@ -5,14 +5,15 @@ from typing import Any, Self
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from aimgraph.errors import ExportError
+from aimgraph.runtime.finite import Writer
 from aimgraph.torch_private import active_ddp, in_backward, is_exporting, is_jit_tracing
 
 
-class StateCarry(nn.Module):
+class StateCarry(Writer):
     """``M0 = source + state``; after a training forward the state moves towards what was written.
 
         state <- (1 - rate) * state + rate * (mean over the batch of M_T - source)
@@ -21,7 +22,7 @@ class StateCarry(nn.Module):
     source and the last value M_T it writes and returns nothing. It writes once per forward: not in
     the recomputation of activation checkpointing, not while exporting, and in eval mode only with
     `write_in_eval`. One that eval-mode forwards write is not exported or traced by torch at all: what comes of that
-    would never write.
+    would never write. A batch whose step is infinite or not a number writes nothing and is counted.
 
     Where several processes train on a part of the batch each, the states that they write are averaged, weighted by
     their samples: over `process_group` at every write, if it is set, and otherwise in train-mode forwards of a
@@ -41,7 +42,7 @@ class StateCarry(nn.Module):
     _is_impure = True  # torch.fx: a write has no users and must survive dead-code elimination
 
     def __init__(self, size: int, rate: float, write_in_eval: bool, name: str = "memory") -> None:
-        super().__init__()
+        super().__init__(name)
         self.name = name
         self.rate = rate
         self.write_in_eval = write_in_eval
@@ -124,22 +125,41 @@ class StateCarry(nn.Module):
 
     @torch.no_grad()
     def _write(self, source: Tensor, last: Tensor, samples: int | None) -> None:
-        total, count = last.sum(0), last.shape[0]
-        if samples is not None:
-            total, count = last[0] * samples, samples
-        if count > 0:  # torch 2.6 would compile `if count` for one batch size
-            self.state.lerp_((total / count - source[0]).to(self.state.dtype), self.rate)
+        weight: Tensor | int = last.shape[0] if samples is None else samples
+        if weight > 0:  # torch 2.6 would compile `if weight` for one batch size
+            exact = torch.promote_types(last.dtype, torch.float32)  # a sum may be too large for half precision
+            mean = last.sum(0, dtype=exact) / last.shape[0]
+            moved, finite = moved_state(self.state, mean - source[0], self.rate)
+            self.state.copy_(moved)
+            self.count(finite)
+            weight = finite * weight
         group = self.process_group or (_wrapped_group() if self.training else None)
         if group is not None and dist.get_world_size(group) > 1:
-            self._average(count, group)
+            self._average(weight, group)
 
-    def _average(self, samples: int, group: dist.ProcessGroup) -> None:
+    def _average(self, samples: Tensor | int, group: dist.ProcessGroup) -> None:
         """Let every process have the mean of all states, weighted by the samples that each was moved by."""
         exact = torch.promote_types(self.state.dtype, torch.float32)
-        weight = torch.full((1,), samples, device=self.state.device, dtype=exact)
+        weight = torch.zeros(1, device=self.state.device, dtype=exact) + samples
         sums = torch.cat([self.state * weight, weight])
         dist.all_reduce(sums, group=group)
         self.state.copy_(torch.where(sums[-1] > 0, sums[:-1] / sums[-1], self.state))
+
+
+def moved_state(state: Tensor, step: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """The state after a write: `(1 - rate) * state + rate * step`, or as before where that is not finite.
+
+    Args:
+        state: [N].
+        step: What the batch has written, over the source, [N].
+        rate: Step size.
+
+    Returns:
+        The state, [N], and whether it was written.
+    """
+    moved = torch.lerp(state, step.to(state.dtype), rate)
+    finite = moved.isfinite().all()
+    return torch.where(finite, moved, state), finite
 
 
 def lost_write(name: str) -> ExportError:

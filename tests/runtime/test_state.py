@@ -183,8 +183,11 @@ def _rank(rank: int, port: int, results: "multiprocessing.Queue[tuple[int, list[
     carry = StateCarry(2, 1.0, write_in_eval=False)
     carry.process_group = dist.group.WORLD
     samples = 1 + 2 * rank  # one sample of 0 on rank 0, three of 4 on rank 1
-    carry(torch.zeros(1, 2), torch.full((samples, 2), 4.0 * rank))
-    results.put((rank, carry.state.tolist()))
+    found: list[float] = []
+    for value in (4.0 * rank, float("nan") if rank else 8.0, float("inf")):  # of one process, and of all, an overflow
+        carry(torch.zeros(1, 2), torch.full((samples, 2), value))
+        found += carry.state[:1].tolist()
+    results.put((rank, found))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -199,7 +202,7 @@ def test_a_process_group_weights_by_samples() -> None:
     states = dict(results.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join(30)
-    assert states == {0: [3.0, 3.0], 1: [3.0, 3.0]}
+    assert states == {0: [3.0, 8.0, 8.0], 1: [3.0, 8.0, 8.0]}
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.errors import ConfigError
+from aimgraph.runtime.finite import Writer, keep_finite, statistics_of
 from aimgraph.runtime.specs import BlockSpec, Factory
 
 
-class Update(nn.Module):
+class Update(Writer):
     """The memory after an update: `M <- U(M, X)`, or `M <- (1 - g) M + g U(M, X)` with a learned gate g.
+
+    What its modules keep of the batches that they are trained with, as the running statistics of norms, stays as it was
+    where a batch is not finite; see `aimgraph.runtime.finite`.
 
     Attributes:
         batch_axis: Dimension of X that carries the batch.
@@ -31,7 +35,9 @@ class Update(nn.Module):
             [B, N], or [1, N] with ``pool="batch"``.
         """
         x = features.movedim((self.batch_axis, self.channel_axis), (0, 1)).to(memory.dtype)
+        before = statistics_of(self) if self.training else []
         new, gate = self.heads(memory, x)
+        keep_finite(self, before)
         if gate is not None:
             new = memory + torch.sigmoid(gate) * (new - memory)
         return new.mean(0, keepdim=True) if self.pool == "batch" else new
