@@ -134,6 +134,12 @@ def _file_text(path: str, report: FileReport) -> str:
 @click.option("--opset", type=int, help="ONNX opset; by default the exporter's own.")
 @click.option("--float16", is_flag=True, help="Write in half precision.")
 @click.option("--dynamic-size", is_flag=True, help="Let the sizes behind the channels vary, too.")
+@click.option(
+    "--output-names",
+    metavar="NAME,...",
+    callback=lambda _context, _option, names: names and names.split(","),
+    help="Names of the outputs in the file; by default those that MODEL gives them, or output, output_0, ...",
+)
 def export_command(
     asked: Asked,
     path: str,

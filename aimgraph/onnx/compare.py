@@ -14,7 +14,7 @@ from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
 from aimgraph.inputs.samples import Samples
-from aimgraph.onnx.file import BATCH_SIZES, arrays_of, told
+from aimgraph.onnx.file import BATCH_SIZES, arrays_of
 from aimgraph.onnx.prepare import Prepared, torch_steps
 from aimgraph.onnx.refuse import refuse_blank_outputs
 from aimgraph.torch_private import tree_leaves, tree_map
@@ -51,15 +51,15 @@ class Comparison:
         self.shapes = tuple(tuple(input_shapes(one.inputs)[0][1:]) for one in (inputs, *self.others))
         self.states = prepared.memory == "state"
 
-    def expected(self) -> list[dict[str, Any]]:
-        """What torch gives for `random_inputs` of the last batch size, in a few values of every output."""
+    def example(self) -> tuple[Any, list[Tensor]]:
+        """What torch returns for `random_inputs` of the last batch size, and the states after that."""
         batch = BATCH_SIZES[-1]
         with torch.no_grad():
-            sample = self.inputs.at(batch, batch, self.device)
+            args, kwargs = self.inputs.at(batch, batch, self.device)
             if not self.states:
-                return [told(output) for output in self._plain(sample)]
-            output, after = self._stepped(sample, self._initial(batch))
-            return [told(value) for value in (*output, *after)]
+                return self.aim(*args, **kwargs), []
+            output, after = self.prepared.module(*self._initial(batch), *args, **kwargs)
+            return output, list(after)
 
     def run(self, path: Path) -> tuple[float, float]:
         """Largest absolute and relative difference over all outputs, batch sizes and steps.
@@ -96,7 +96,7 @@ class Comparison:
         for one in (self.inputs, *self.others):
             for batch in BATCH_SIZES:
                 draw = partial(one.at, batch, device=self.device)
-                _check_batch(session.get_inputs(), arrays_of(draw(batch)), batch)
+                _check_batch(session.get_inputs(), arrays_of(draw(batch), half=self.half), batch)
                 yield from pairs(session, draw, batch)
             if one.runs and not one.own:
                 yield from pairs(session, partial(draw, own=True), batch)

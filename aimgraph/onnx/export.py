@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.strip import strip
+from aimgraph.api.verify import tensors_in
 from aimgraph.copies import copy_module
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
@@ -28,8 +30,9 @@ from aimgraph.inputs.batch import batch_size
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.onnx.compare import Comparison
-from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends
-from aimgraph.onnx.prepare import Memory, Prepared, half, prepare
+from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends, told
+from aimgraph.onnx.names import name_outputs, names_of
+from aimgraph.onnx.prepare import Memory, Prepared, half, in_half, prepare
 from aimgraph.onnx.refuse import deciding_parts, refuse_not_numbers
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
@@ -82,6 +85,7 @@ def export_onnx(
     tolerance: float | None = None,
     float16: bool = False,
     dynamic_size: bool = False,
+    output_names: Sequence[str] | None = None,
 ) -> OnnxReport:
     """Write the eval-mode computation of `aim` to an ONNX file with a dynamic batch.
 
@@ -106,12 +110,14 @@ def export_onnx(
             concat form, so that the file shows Reshape, Pad, Concat and the convolutions over both.
         tolerance: Largest max|d| / max|y| to accept; 1e-4, and 1e-2 for float16.
         float16: Write floating-point numbers in half precision; inputs and outputs are, too. It is compared with
-            what `aim` gives in its own.
+            what `aim` gives in its own. A module whose parameters are in half precision is always written so.
         dynamic_size: Let the dimensions behind the channels vary, too, where the base lets them. It is compared at a
             further size. Bias maps are of one size, so that ``memory="inside"`` is the default.
+        output_names: Names of the base's outputs in the file. By default those that the base gives them, keys of a dict
+            and fields of a dataclass or named tuple, and otherwise ``output``, or ``output_0``, ``output_1``, ...
 
     Raises:
-        ConfigError: `memory` is none of these.
+        ConfigError: `memory` is none of these, or `output_names` are not as many different names as there are outputs.
         ExportError: The exporter fails or writes another opset, a write of carried state would be lost, there is no
             memory, or none of the kind, memory sets have read weights of their own where values are an input, sizes
             can't vary, weights or memory hold not-a-number, or the file disagrees with torch.
@@ -126,6 +132,7 @@ def export_onnx(
         aim = strip(aim)  # a disabled memory leaves the base
         memory = "none" if memory in (None, "constant", "inside") else memory
     refuse_not_numbers(aim)
+    float16 = float16 or in_half(aim)
     tolerance = TOLERANCES[float16] if tolerance is None else tolerance
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -135,16 +142,25 @@ def export_onnx(
         written = half(prepared) if float16 else prepared
         samples = samples_for(aim, inputs, _device(aim))
         program = _export(aim, written, samples, opset, optimize=optimize, dynamic_size=dynamic_size)
-        name_ends(program, written, inputs)
-        draft = Path(folder) / path.name
         check = Comparison(aim, prepared, samples, _device(aim), half=float16, sizes=dynamic_size)
-        add_metadata(program, written, samples, check.expected())
+        _describe(program, written, samples, check, output_names)
+        draft = Path(folder) / path.name
         program.save(str(draft), external_data=_needs_external_data(written.module))
         _check_opset(opset, draft)
         report = _compared(check, prepared, path, draft, tolerance)
         for file in sorted(Path(folder).iterdir(), reverse=True):
             file.replace(path.parent / file.name)
     return report
+
+
+def _describe(
+    program: Any, written: Prepared, samples: Samples, check: Comparison, names: Sequence[str] | None
+) -> None:
+    """Name what the graph takes and gives, and say in the file what it is."""
+    output, after = check.example()
+    name_ends(program, written, samples.inputs)
+    name_outputs(program.model.graph, names_of(output, names), chosen=names is not None)
+    add_metadata(program, written, samples, [told(value) for value in (*tensors_in(output), *after)])
 
 
 def _compared(check: Comparison, prepared: Prepared, path: Path, draft: Path, tolerance: float) -> OnnxReport:

@@ -48,7 +48,7 @@ def told(output: Tensor) -> dict[str, Any]:
 
 
 def name_ends(program: Any, prepared: Prepared, inputs: Arguments) -> None:
-    """Put the exposed memories behind the other inputs, and name their outputs.
+    """Put the exposed memories behind the other inputs, and name them and their outputs.
 
     A memory with a row for each sample may have one for all: it is repeated where the graph begins. Inside, its terms
     have the shapes of what they are added to, which lets what runs the graph take the sum into the layer.
@@ -76,12 +76,27 @@ def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
 
     given = ir.Value(name=item.input, type=value.type, shape=ir.Shape([f"{item.memory}_rows", item.values]))
     value.name = f"{item.input}_by_sample"
-    width = ir.tensor(np.array([item.values], dtype=np.int64), name=f"{item.input}_width")
-    nodes = [ir.node("Shape", [batched], {"start": 0, "end": 1}), ir.node("Constant", [], {"value": width})]
-    nodes.append(ir.node("Concat", [nodes[0].outputs[0], nodes[1].outputs[0]], {"axis": 0}))
-    nodes.append(ir.node("Expand", [given, nodes[2].outputs[0]]))
-    for label, node in zip(("batch", "width", "shape", "rows"), nodes, strict=True):
-        node.name = node.outputs[0].name = f"{item.input}_{label}"
+    # The index of each row: 0 for all where there is one, else its own number; any other count of rows fails. Shape
+    # inference of onnxruntime's tools follows this, and gives up at an Expand from one symbol to another.
+    zero, one = (ir.tensor(np.array(number, dtype=np.int64), name=f"{item.input}_{number}") for number in (0, 1))
+    most = ir.tensor(np.array([np.iinfo(np.int64).max]), name=f"{item.input}_most")
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("batch", ["Shape", "batched"], {"start": 0, "end": 1}),
+        ("count", ["Shape", "given"], {"start": 0, "end": 1}),
+        ("number", ["Squeeze", "count"], {}),
+        ("zero", ["Constant"], {"value": zero}),
+        ("one", ["Constant"], {"value": one}),
+        ("places", ["Range", "zero", "number", "one"], {}),
+        ("limits", ["ConstantOfShape", "batch"], {"value": most}),
+        ("spread", ["Mod", "places", "limits"], {}),
+        ("index", ["Reshape", "spread", "batch"], {}),
+        ("rows", ["Gather", "given", "index"], {}),
+    ]
+    known, nodes = {"batched": batched, "given": given}, []
+    for label, (operator, *arguments), attributes in steps:
+        nodes.append(ir.node(operator, [known[name] for name in arguments], attributes))
+        known[label] = nodes[-1].outputs[0]
+        nodes[-1].name = known[label].name = f"{item.input}_{label}"
     made = nodes[-1].outputs[0]
     made.name, made.type, made.shape = value.name, value.type, value.shape
     graph.inputs.remove(value)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from aimgraph.api.fold import exposed, fold
@@ -125,6 +126,22 @@ def _initial(aim: AimModule, item: Exposed) -> Tensor:
 def half(prepared: Prepared) -> Prepared:
     """The same in half precision; a copy."""
     return replace(prepared, module=copy.deepcopy(prepared.module).half().eval(), float16=True)
+
+
+def in_half(module: nn.Module) -> bool:
+    """Whether the parameters of a module are in half precision.
+
+    Raises:
+        ExportError: They are in several precisions, or in one that files are not compared in.
+    """
+    kinds = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    if kinds <= {torch.float32} or kinds == {torch.float16} or kinds == {torch.float64}:
+        return kinds == {torch.float16}
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    raise ExportError(
+        f"the parameters are in {names}: give float16=True for a file in half precision, or call float() of the model "
+        "for one in single precision"
+    )
 
 
 def torch_steps(aim: Any, prepared: Prepared) -> nn.Module | None:

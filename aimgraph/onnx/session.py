@@ -19,6 +19,8 @@ INITIAL = "aimgraph.initial."
 
 Array = NDArray[Any]
 
+_KINDS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
+
 
 class MemorySession:
     """Runs a file that `aimgraph.export_onnx` wrote.
@@ -54,8 +56,11 @@ class MemorySession:
             raise ValueError(f"{path} was not written by aimgraph.export_onnx: it has no metadata {METADATA!r}")
         self.about: dict[str, Any] = json.loads(found[METADATA])
         self.memories: dict[str, dict[str, Any]] = {item["memory"]: item for item in self.about["memories"]}
-        kind = np.float16 if self.about["float16"] else np.float32
-        self._initial = {name: _decoded(found[f"{INITIAL}{name}"], item, kind) for name, item in self.memories.items()}
+        kinds = {item.name: _KINDS[item.type] for item in self.session.get_inputs() if item.type in _KINDS}
+        self._initial = {
+            name: _decoded(found[f"{INITIAL}{name}"], item, kinds[item["input"]])
+            for name, item in self.memories.items()
+        }
         given = {item["input"] for item in self.memories.values()}
         written = {item["output"] for item in self.memories.values()}
         self.inputs = tuple(item.name for item in self.session.get_inputs() if item.name not in given)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aimgraph.cli.main import cli
+from aimgraph.onnx.session import MemorySession
 
 MODULE = """
 import torch
@@ -106,6 +107,14 @@ def test_export_with_weights(folder: Path) -> None:
     assert folded.exit_code == 0, folded.output
     assert "Conv" in folded.stdout
     assert "Pad" not in folded.stdout
+
+
+def test_outputs_are_named(folder: Path) -> None:
+    model = ("export", "usernet:net", "--input", "2x3x16x16", "--onnx", "n.onnx")
+    assert call(*model, "--output-names", "logits").exit_code == 0
+    assert MemorySession("n.onnx").outputs == ("logits",)
+    assert "the model has 1 outputs" in str(call(*model, "--output-names", "logits,more").exception)
+    assert MemorySession("n.onnx").outputs == ("logits",)
 
 
 def test_a_checkpoint_is_saved_and_exported(folder: Path) -> None:
