@@ -8,7 +8,7 @@ from aimgraph.planning.reads import MemoryPlan
 from aimgraph.runtime.parts import name_of
 from aimgraph.runtime.specs import PARTS
 
-What = Literal["memory", "all"]
+What = Literal["memory", "trainable", "all"]
 
 
 def key_prefix(*path: str) -> str:

@@ -22,6 +22,7 @@ from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
 from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.config import AimConfig
+from aimgraph.emit.frozen import give_gradients
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import submodule
 from aimgraph.emit.record import record_of
@@ -46,7 +47,8 @@ def load(
     Args:
         folder: What was given to `save`.
         base: A model like the one that was transformed: the same layers, shapes and dtypes. It is not changed. Other
-            weights are taken, with a warning; a checkpoint of ``what="all"`` brings its own.
+            weights are taken, with a warning; a checkpoint of ``what="all"`` brings its own, and one of
+            ``what="trainable"`` those that were trained, which require gradients again.
         example_inputs: As for `aimgraph.transform`; by default those that the spec remembers.
         inplace: Share the base's parameter objects, as in `aimgraph.transform`.
         components: Name -> factory of the sources, reads and blocks that the checkpoint names and that are not
@@ -63,11 +65,12 @@ def load(
     present = fingerprint(state_of(base))
     check_base(place, spec, present)
     tensors = read_tensors(place, spec)
-    if spec.what == "memory" and (other := values_apart(spec.base.layers, present)):
+    held = {key: entry for key, entry in spec.base.layers.items() if key not in spec.tensors}
+    if other := values_apart(held, present):
         warnings.warn(
             f"{place}: the memory was saved with other weights of {spec.base.name}: {len(other)} of "
-            f"{len(spec.base.layers)} tensors differ, the first is {other[0]}; load its base's weights first, or save "
-            'with what="all"',
+            f"{len(held)} tensors differ, the first is {other[0]}; load its base's weights first, or save with "
+            'what="trainable" (those that were trained) or what="all"',
             stacklevel=2,
         )
     made = base
@@ -81,14 +84,15 @@ def load(
             freeze_base(made if all(other.frozen for other in spec.parts) else _part(made, part.path))
         if not part.enabled:
             disable_memory(_part(made, part.path))
+    give_gradients(made, spec.tensors.keys() & spec.base.layers.keys() if spec.what == "trainable" else ())
     return made
 
 
 def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: str | None = None) -> None:
     """Put the memory that `save` wrote in place of the one in `aim`: the same tensors get other values.
 
-    Nothing is traced again; optimisers and compiled forwards go on. Of a checkpoint of ``what="all"``, only the memory
-    is taken.
+    Nothing is traced again; optimisers and compiled forwards go on. Of a checkpoint of ``what="trainable"`` or
+    ``what="all"``, only the memory is taken.
 
     Args:
         aim: A transformed module, or a larger model with transformed parts; changed in place.

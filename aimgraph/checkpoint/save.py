@@ -1,18 +1,23 @@
 """save: a memory, or the whole model, as a strict spec beside a safetensors file."""
 
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from aimgraph.checkpoint.entries import What, memory_entry, named
+from aimgraph.checkpoint.entries import What, key_prefix, memory_entry, named
 from aimgraph.checkpoint.fingerprint import fingerprint
 from aimgraph.checkpoint.spec import BaseEntry, PartEntry, SetEntry
 from aimgraph.checkpoint.tensor_files import write_files
-from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of
+from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of, trainable_of
 from aimgraph.compiler.aim_paths import DEFAULT
+from aimgraph.emit.given import trained
 from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import refuse_offloaded
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known
 from aimgraph.errors import CheckpointError, ConfigError
@@ -32,8 +37,10 @@ def save(
         aim: A transformed module, or a larger model with transformed parts. Of one that is wrapped (`DataParallel`,
             `DistributedDataParallel`, ``torch.compile``), what is wrapped is saved.
         folder: Where to; made if missing.
-        what: ``"memory"``: sources, read weights, updates and carried state, to be loaded onto the same base;
-            ``"all"``: the base's weights and buffers, too.
+        what: ``"memory"``: sources, read weights, updates and carried state, to be loaded onto the same base, with a
+            warning if parameters of the base were trained as well; ``"trainable"``: the parameters of the base that
+            require gradients, too, with the buffers of their modules (a new head); ``"all"``: all of the base's weights
+            and buffers, too.
         memory_set: Only this memory set, as if it were the only one, to be loaded as any other; by default all of them.
 
     Returns:
@@ -41,13 +48,13 @@ def save(
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: `what` is neither, or there is no such memory set, or a source, read or block is a factory that is
-            not registered.
+        ConfigError: `what` is none of these, or there is no such memory set, or a source, read or block is a factory
+            that is not registered.
         CheckpointError: A value is not a number, a submodule is wrapped, passes of your own have changed the model, or
             the files can't be written.
     """
-    if what not in ("memory", "all"):
-        raise ConfigError(f'what={what!r}: save takes what="memory" or what="all"')
+    if what not in get_args(What):
+        raise ConfigError(f'what={what!r}: save takes what="memory", what="trainable" or what="all"')
     aim = unwrapped(aim)
     parts = named_parts(aim)
     for part in parts.values():
@@ -61,7 +68,10 @@ def save(
         for part in parts.values():
             check_known(record_of(part), [memory_set])
         added = {key: added[in_set(key, parts, memory_set)] for key in added if not of_sets(key, parts)}
-    tensors = added if what == "memory" else base | added
+    tensors = {"memory": {}, "trainable": trainable_of(aim, base), "all": base}[what] | added
+    refuse_offloaded(tensors.items(), "save", CheckpointError)
+    if what == "memory":
+        _tell_of_the_trained(aim, parts, base, Path(folder))
     kind = record_of(aim).base_class if isinstance(aim, AimModule) else type(aim)
     about = {
         "aimgraph": __version__,
@@ -72,6 +82,20 @@ def save(
     }
     write_files(Path(folder), tensors, about)
     return Path(folder)
+
+
+def _tell_of_the_trained(
+    aim: nn.Module, parts: Mapping[str, AimModule], base: Mapping[str, Tensor], place: Path
+) -> None:
+    """Warn where a checkpoint of the memory alone leaves out what was trained beside it."""
+    given = {key_prefix(path) + key: one for path, part in parts.items() for key, one in record_of(part).given.items()}
+    if found := [name for name in trained(aim, given) if name in base]:
+        told = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        warnings.warn(
+            f'{place}: what="memory" leaves out parameters of the base that were trained: {told}; save with '
+            'what="trainable" to have them in the checkpoint, or save the base by its own means',
+            stacklevel=3,
+        )
 
 
 def _part_entry(path: str, part: AimModule, *, whole: bool) -> PartEntry:

@@ -174,7 +174,7 @@ class Spec(_Strict):
         version: Of the format.
         aimgraph: Version of aimgraph that wrote it.
         torch: Version of torch that it ran with.
-        what: ``memory``, or ``all``: with the base.
+        what: ``memory``; ``trainable``: with what else of the model is trained; or ``all``: with the base.
         base: Its fingerprint.
         parts: The transformed parts.
         tensors: Key of the model's state dict -> what the file holds.
@@ -186,7 +186,7 @@ class Spec(_Strict):
     version: Literal[1] = VERSION
     aimgraph: str
     torch: str
-    what: Literal["memory", "all"]
+    what: Literal["memory", "trainable", "all"]
     base: BaseEntry
     parts: Annotated[tuple[PartEntry, ...], Field(min_length=1)]
     tensors: dict[str, TensorEntry]

@@ -54,6 +54,29 @@ def tensors_of(
     return added, base
 
 
+def trainable_of(aim: nn.Module, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a base that training changes: parameters that require gradients, and buffers around them.
+
+    Buffers are those of a module that has such parameters, or of one without any beside it, as a norm may be.
+
+    Args:
+        aim: The model.
+        base: The tensors of its base.
+    """
+    wanted = {name for name, one in aim.named_parameters(remove_duplicate=False) if one.requires_grad and name in base}
+    owners = {name.rpartition(".")[0] for name in wanted}
+    bare = {path for path, module in aim.named_modules(remove_duplicate=False) if not [*module.parameters()]}
+    beside = {path for path in bare if any(f"{one}.".startswith(_above(path)) for one in owners)}
+    buffers = {name for name, _ in aim.named_buffers(remove_duplicate=False)}
+    taken = {name for name in buffers if name.rpartition(".")[0] in owners | beside}
+    return {key: tensor for key, tensor in base.items() if key in wanted | taken}
+
+
+def _above(path: str) -> str:
+    above = path.rpartition(".")[0]
+    return f"{above}." if above else ""
+
+
 def of_sets(key: str, parts: Iterable[str]) -> bool:
     """Whether a key belongs to another set than the default one."""
     return any(key.startswith(key_prefix(path, SETS)) for path in parts)
@@ -80,7 +103,7 @@ def put_tensors(
     Args:
         place: The checkpoint, for messages.
         aim: The model.
-        what: Whether to take the memory, or all.
+        what: Whether to take the memory, with what else is in the file, or all.
         tensors: What the file holds.
         adopt: Whether memories take the dtypes of the file, too; otherwise others are refused.
         one: The memory set that takes the one set of the file, empty for that in use; None for all of them.
@@ -92,14 +115,15 @@ def put_tensors(
     added, base = tensors_of(aim, parts, strict=False)
     if one is not None:
         added = {key: tensor for key, tensor in added.items() if not of_sets(key, parts)}
-    wanted = added if what == "memory" else base | added
-    given = {key: tensor for key, tensor in tensors.items() if what == "all" or key not in base}
+    held = base if what == "all" else {key: base[key] for key in tensors.keys() & base.keys() if what == "trainable"}
+    wanted = held | added
+    given = {key: tensor for key, tensor in tensors.items() if key in held or key not in base}
     check_tensors(place, given, wanted, free=set(added) if adopt else set())
     if one is not None:
         given = _for_set(place, aim, parts, given, one)
     _adopt(aim, added, given)
-    if what == "all":
-        aim.load_state_dict(given)
+    if held:  # a weight in concat form is put together there
+        aim.load_state_dict(given if what == "all" else {**aim.state_dict(), **given})
         return
     for path, part in parts.items():
         keys = {key: key_prefix(path) + key for site in record_of(part).concat_sites for key in site.keys}

@@ -8,6 +8,7 @@ from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import layer_paths
+from aimgraph.emit.given import samples_of
 from aimgraph.emit.methods import may_tell
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import EXTRA_STATE, ConcatSite, Record
@@ -46,7 +47,9 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         batches=batches if batches[1] > batches[0] + 1 else None,
         grad=program.signature.grad,
     )
-    return AimModule(root, record)
+    made = AimModule(root, record)
+    record.given = samples_of(made)
+    return made
 
 
 def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
@@ -105,6 +105,7 @@ class Record:
         layers: Paths of the base's convolutions and linear layers whose calls count as theirs.
         other_passes: Names of the passes that changed the graph besides those that insert a memory.
         batches: The batch sizes that the base was looked at, where they are others than one and the next.
+        given: State-dict key of the base -> some values that it had when it was transformed.
         grad: Whether its forward differentiates, and runs with gradients recorded only.
     """
 
@@ -139,6 +140,7 @@ class Record:
     other_passes: tuple[str, ...] = ()
     batches: tuple[int, int] | None = None
     grad: bool = False
+    given: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         args, kwargs = self.inputs

@@ -411,3 +411,86 @@ def test_only_the_two_files_stay(tmp_path: Path) -> None:
     spec = json.loads((tmp_path / "aimgraph.json").read_text())
     assert names == ["aimgraph.json", spec["file"]["name"]]
     assert set(spec["tensors"]) == {key for key in aimgraph.transform(base, x).state_dict() if key.startswith("aim.")}
+
+
+def with_a_head(lowering: str = "split") -> tuple[nn.Module, aimgraph.AimModule, torch.Tensor]:
+    """A base, the same with a memory and a new head that was trained, and inputs."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 2))
+    base, x = nn.Sequential(*layers, head).eval(), torch.randn(4, 3, 8, 8)
+    aim = aimgraph.transform(base, x, lowering=lowering)
+    if lowering == "split":
+        aimgraph.freeze_base(aim)
+    else:
+        aim.get_submodule("0").requires_grad_(False), aim.get_submodule("1").requires_grad_(False)
+    aim.get_submodule("5").requires_grad_(True).train()
+    optimizer = torch.optim.Adam([one for one in aim.parameters() if one.requires_grad], 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        aim(x).square().sum().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return base, aim, x
+
+
+@pytest.mark.parametrize("lowering", ["split", "concat"])
+def test_what_was_trained_beside_the_memory_is_told_or_saved(lowering: str, tmp_path: Path) -> None:
+    base, aim, x = with_a_head(lowering)
+    before = {key: value.clone() for key, value in base.state_dict().items()}
+    with pytest.warns(UserWarning, match=r"trained: 5\.0\.weight, 5\.0\.bias, 5\.3\.weight.*what=\"trainable\""):
+        aimgraph.save(copy.deepcopy(aim), tmp_path / "memory")
+    with pytest.warns(UserWarning, match=r"other weights of Sequential: .* what=\"trainable\""):
+        aimgraph.load(tmp_path / "memory", base)
+    aimgraph.save(aim, tmp_path / "trainable", what="trainable")
+    held = json.loads((tmp_path / "trainable" / "aimgraph.json").read_text())["tensors"]
+    assert {"5.0.weight", "5.1.running_mean", "5.1.num_batches_tracked", "5.3.bias"} < held.keys()
+    assert not any(key.startswith(("0.", "1.")) for key in held)
+    loaded = aimgraph.load(tmp_path / "trainable", base)
+    assert all(torch.equal(value, aim.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert torch.equal(loaded.eval()(x), aim.eval()(x))
+    assert all(torch.equal(value, base.state_dict()[key]) for key, value in before.items())
+    if lowering == "split":
+        flags = ({name: one.requires_grad for name, one in module.named_parameters()} for module in (aim, loaded))
+        assert next(flags) == next(flags)
+        with pytest.warns(UserWarning, match="leaves out"):
+            aimgraph.save(loaded, tmp_path / "again")
+        fresh = aimgraph.transform(base, x)
+        aimgraph.load_memory(fresh, tmp_path / "trainable")  # of it, only the memory is taken
+        assert torch.equal(fresh.get_parameter("5.0.weight"), base.get_parameter("5.0.weight"))
+        key = "aim.memory.source.value"
+        assert torch.equal(fresh.state_dict()[key], aim.state_dict()[key])
+
+
+def test_a_memory_alone_is_saved_in_silence_where_nothing_else_was_trained(tmp_path: Path) -> None:
+    base, x = build("residual")
+    aim = aimgraph.transform(base, x)
+    optimizer = torch.optim.SGD(aimgraph.memory_parameters(aim), 0.1)
+    aim(x).square().sum().backward()  # the base has gradients, and no optimiser
+    optimizer.step()
+    aimgraph.save(aim, tmp_path)  # warnings are errors here
+    torch.optim.SGD(aim.parameters(), 0.1).step()
+    with pytest.warns(UserWarning, match=r"what=\"memory\" leaves out .* and \d+ more"):
+        aimgraph.save(aim, tmp_path)
+    aimgraph.freeze_base(aim)  # nothing is trained from now on, and load tells of other weights
+    aimgraph.save(aim, tmp_path)
+
+
+def test_what_was_trained_around_a_part(tmp_path: Path) -> None:
+    x = torch.randn(2, 4)
+
+    def build_whole() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 3))
+
+    whole = aimgraph.freeze_base(aimgraph.transform(build_whole(), x, within="0"))
+    whole[1].requires_grad_(True)
+    aimgraph.save(whole, tmp_path)
+    whole(x).square().sum().backward()
+    torch.optim.SGD(whole[1].parameters(), 0.1).step()
+    with pytest.warns(UserWarning, match=r"trained: 1\.weight, 1\.bias; save with"):
+        aimgraph.save(whole, tmp_path)
+    loaded = aimgraph.load(aimgraph.save(whole, tmp_path, what="trainable"), build_whole())
+    assert torch.equal(loaded(x), whole(x))
+    assert [one.requires_grad for one in loaded[1].parameters()] == [True, True]
+    assert not loaded[0].get_parameter("0.weight").requires_grad
