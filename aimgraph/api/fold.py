@@ -14,7 +14,7 @@ from aimgraph.copies import copy_module
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule, Folds, keep_hooks
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of, replace_module, with_own_forwards
+from aimgraph.emit.parts import parts_of, refuse_offloaded, replace_module, tensors_named, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import AimgraphError, ConfigError, ExampleInputError
@@ -52,9 +52,11 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
 
     Raises:
         PlanError: `aim` was not transformed.
-        ConfigError: Its read weights are part of the base's own weights (concat form), or its memory is disabled.
+        ConfigError: Its read weights are part of the base's own weights (concat form), its memory is disabled,
+            or a weight is offloaded to the meta device.
         ExampleInputError: It does not run on the example inputs.
     """
+    refuse_offloaded(tensors_named(aim), "fold")
     aim = with_own_forwards(aim)
     if isinstance(aim, AimModule):
         return _folded(aim, example_inputs, fuse_batchnorm)

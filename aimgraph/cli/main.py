@@ -157,7 +157,9 @@ def export_command(
         if checkpoint:
             aim = load(checkpoint, base, asked.example_inputs())
         else:
-            aim = transform(base, asked.example_inputs(), config=asked.configs())
+            aim = transform(
+                base, asked.example_inputs(), config=asked.configs(), example_batches=asked.example_batches()
+            )
         if weights:
             _load_state(aim, Path(weights))
         if fuse_batchnorm:
@@ -221,7 +223,7 @@ def _exit_code(error: AimgraphError) -> int:
 def _planned(asked: Asked, step: Callable[[str], None]) -> Plan:
     base = asked.base()
     step("planning")
-    return plan(base, asked.example_inputs(), config=asked.configs())
+    return plan(base, asked.example_inputs(), **asked.settings())
 
 
 def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Report, list[HistoryEntry]]:
@@ -234,7 +236,7 @@ def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Repo
             history.append(program.history[-1])
             step(f"{done.name}: {program.stage.name.lower()}")
 
-        aim = transform(base, asked.example_inputs(), config=asked.configs(), dump=dump, watch=[watch])
+        aim = transform(base, asked.example_inputs(), **asked.settings(), dump=dump, watch=[watch])
         step("comparing with the base")
         return aim, verify(base, aim), history
 

@@ -77,6 +77,7 @@ class Asked:
         inputs: Shapes of its inputs, e.g. ``1x3x224x224``.
         memory: The memory's options: fields of `AimConfig`, ``preset`` and ``config_file``; None or () if not given.
         as_json: Whether to print JSON.
+        batches: Two batch sizes to look at the model with, e.g. ``4,8``.
     """
 
     model: str
@@ -84,6 +85,7 @@ class Asked:
     inputs: tuple[str, ...]
     memory: dict[str, Any]
     as_json: bool
+    batches: str | None = None
 
     def base(self) -> nn.Module:
         """The model, or the submodule of it that ``--within`` names."""
@@ -97,6 +99,23 @@ class Asked:
             ExampleInputError: A shape is not of the form 1x3x224x224.
         """
         return tuple(torch.zeros(_dimensions(text, "--input")) for text in self.inputs) or None
+
+    def example_batches(self) -> Any:
+        """The two batch sizes given on the command line; None if there are none.
+
+        Raises:
+            ConfigError: They are not of the form 4,8.
+        """
+        if self.batches is None:
+            return None
+        sizes = self.batches.split(",")
+        if len(sizes) != 2 or not all(size.strip().isdecimal() for size in sizes):
+            raise ConfigError(f"--example-batches={self.batches!r}: give two batch sizes joined by a comma, e.g. 4,8")
+        return tuple(map(int, sizes))
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `aimgraph.transform` and `aimgraph.plan` that the options give."""
+        return {"config": self.configs(), "example_batches": self.example_batches()}
 
     def configs(self) -> tuple[AimConfig, ...]:
         """The memories asked for: a preset or a file or one default, with the options on top.
@@ -122,6 +141,9 @@ def model_options(command: F) -> Callable[..., None]:
         click.argument("model"),
         click.option("--within", help="Path of the one submodule to look at; --input is then what it takes."),
         click.option("--input", "inputs", multiple=True, help="Shape of an input, e.g. 1x3x224x224. Repeatable."),
+        click.option(
+            "--example-batches", "batches", metavar="N,M", help="Two batch sizes that MODEL takes, if only some: 4,8."
+        ),
         *_MEMORY,
         click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on stdout, nothing else."),
     )
@@ -129,10 +151,12 @@ def model_options(command: F) -> Callable[..., None]:
         command = option(command)
 
     @functools.wraps(command)
-    def with_asked(model: str, within: str | None, inputs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+    def with_asked(
+        model: str, within: str | None, inputs: tuple[str, ...], as_json: bool, batches: str | None, **settings: Any
+    ) -> None:
         names = ("preset", "config_file", *AimConfig.model_fields)
         memory = {name: settings.pop(name) for name in names if name in settings}
-        command(Asked(model, within, inputs, memory, as_json), **settings)
+        command(Asked(model, within, inputs, memory, as_json, batches), **settings)
 
     return with_asked
 

@@ -2,14 +2,16 @@
 
 import difflib
 import warnings
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.one_forward import is_one_forward
-from aimgraph.errors import PlanError
+from aimgraph.errors import AimgraphError, ConfigError, PlanError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,6 +54,31 @@ def with_own_forwards(model: M) -> M:
                 stacklevel=3,
             )
     return model
+
+
+def refuse_offloaded(
+    tensors: Iterable[tuple[str, Tensor]], task: str, error: type[AimgraphError] = ConfigError
+) -> None:
+    """Refuse tensors on the meta device, where hooks that offload weights leave them between calls.
+
+    Args:
+        tensors: With their names.
+        task: What needs their values, for the message.
+        error: To raise.
+    """
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            layer, _, kind = name.rpartition(".")
+            raise error(
+                f"{layer or 'the model itself'}: its {kind} is on the meta device and has no values, and {task} needs "
+                "them: take hooks that offload away first (accelerate.hooks.remove_hook_from_submodules(model)), or "
+                "give the model its weights"
+            )
+
+
+def tensors_named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers."""
+    return chain(model.named_parameters(), model.named_buffers())
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -20,7 +20,7 @@ from aimgraph.api.verify import tensors_in
 from aimgraph.copies import copy_module
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import with_own_forwards
+from aimgraph.emit.parts import refuse_offloaded, tensors_named, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.emit.retrace import has_hooks
 from aimgraph.errors import ConfigError, ExportError
@@ -126,6 +126,7 @@ def export_onnx(
     _require_onnx()
     if memory not in (None, *get_args(Memory)):
         raise ConfigError(f"memory={memory!r}: export_onnx takes one of {', '.join(get_args(Memory))}")
+    refuse_offloaded(tensors_named(aim), "export_onnx", ExportError)
     aim = copy_module(with_own_forwards(aim)).eval()  # whose forward may keep something in eval mode
     inputs = _inputs(aim, example_inputs)
     if isinstance(aim, AimModule) and not record_of(aim).enabled:

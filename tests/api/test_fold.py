@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,3 +185,21 @@ def test_without_hooks_a_folded_module_holds_what_its_graph_takes() -> None:
     net._forward_hooks.clear()
     folded = aimgraph.fold(aimgraph.transform(net, torch.randn(2, 3, 8, 8)))
     assert not any(name.startswith(("unused", "shift")) for name in folded.state_dict())
+
+
+@pytest.mark.parametrize("what", ["fold", "merge", "export_onnx", "save"])
+def test_a_layer_whose_weights_are_offloaded_is_named(what: str, tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    x = torch.randn(2, 3, 8, 8)
+    aim = aimgraph.transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), x, init="default").eval()
+    expected, path = aim(x), tmp_path / "there"
+    accelerate.cpu_offload(aim, execution_device=torch.device("cpu"))
+    arguments = (aim,) if what in ("fold", "merge") else (aim, path)
+    with pytest.raises(
+        aimgraph.AimgraphError,
+        match=r"^(0|aim\.memory\.source): its (weight|value) is on the meta device .* needs them: .*hook",
+    ):
+        getattr(aimgraph, what)(*arguments)
+    accelerate.hooks.remove_hook_from_submodules(aim)
+    assert not path.exists()
+    assert torch.allclose(aimgraph.fold(aim)(x), expected, atol=1e-6)

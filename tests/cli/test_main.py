@@ -29,6 +29,19 @@ def raises():
 def small():
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 30 * 30, 2))
 
+class Queue(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        if x.shape[0] not in (3, 9):
+            raise ValueError("three or nine samples")
+        return self.conv(x)
+
+def queue():
+    return Queue()
+
 number = 3
 """
 
@@ -107,6 +120,17 @@ def test_export_with_weights(folder: Path) -> None:
     assert folded.exit_code == 0, folded.output
     assert "Conv" in folded.stdout
     assert "Pad" not in folded.stdout
+
+
+def test_two_batch_sizes_are_given(folder: Path) -> None:
+    model = ("usernet:queue", "--input", "3x3x8x8", "--example-batches")
+    planned = call("plan", *model, "3,9", "--json")
+    assert planned.exit_code == 0, planned.output
+    assert [read["site"] for read in json.loads(planned.stdout)["memories"][0]["reads"]] == ["conv"]
+    assert "example_batches" in str(call("plan", *model[:-1]).exception)
+    for wrong in ("3", "3,x", "3,9,12"):
+        assert "give two batch sizes joined by a comma" in str(call("plan", *model, wrong).exception)
+    assert call("transform", *model, "3,9").exit_code == 0
 
 
 def test_outputs_are_named(folder: Path) -> None:
