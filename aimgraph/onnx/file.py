@@ -76,27 +76,7 @@ def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
 
     given = ir.Value(name=item.input, type=value.type, shape=ir.Shape([f"{item.memory}_rows", item.values]))
     value.name = f"{item.input}_by_sample"
-    # The index of each row: 0 for all where there is one, else its own number; any other count of rows fails. Shape
-    # inference of onnxruntime's tools follows this, and gives up at an Expand from one symbol to another.
-    zero, one = (ir.tensor(np.array(number, dtype=np.int64), name=f"{item.input}_{number}") for number in (0, 1))
-    most = ir.tensor(np.array([np.iinfo(np.int64).max]), name=f"{item.input}_most")
-    steps: list[tuple[str, list[str], dict[str, Any]]] = [
-        ("batch", ["Shape", "batched"], {"start": 0, "end": 1}),
-        ("count", ["Shape", "given"], {"start": 0, "end": 1}),
-        ("number", ["Squeeze", "count"], {}),
-        ("zero", ["Constant"], {"value": zero}),
-        ("one", ["Constant"], {"value": one}),
-        ("places", ["Range", "zero", "number", "one"], {}),
-        ("limits", ["ConstantOfShape", "batch"], {"value": most}),
-        ("spread", ["Mod", "places", "limits"], {}),
-        ("index", ["Reshape", "spread", "batch"], {}),
-        ("rows", ["Gather", "given", "index"], {}),
-    ]
-    known, nodes = {"batched": batched, "given": given}, []
-    for label, (operator, *arguments), attributes in steps:
-        nodes.append(ir.node(operator, [known[name] for name in arguments], attributes))
-        known[label] = nodes[-1].outputs[0]
-        nodes[-1].name = known[label].name = f"{item.input}_{label}"
+    nodes = _row_nodes(given, batched)
     made = nodes[-1].outputs[0]
     made.name, made.type, made.shape = value.name, value.type, value.shape
     graph.inputs.remove(value)
@@ -104,6 +84,39 @@ def _repeated(graph: Any, value: Any, batched: Any, item: Any) -> Any:
     value.replace_all_uses_with(made)
     graph.insert_before(graph[0], nodes)
     return given
+
+
+_ROWS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
+    ("batch", ("Shape", "batched"), {"start": 0, "end": 1}),
+    ("count", ("Shape", "given"), {"start": 0, "end": 1}),
+    ("number", ("Squeeze", "count"), {}),
+    ("zero", ("Constant",), {"value": np.array(0)}),
+    ("one", ("Constant",), {"value": np.array(1)}),
+    ("places", ("Range", "zero", "number", "one"), {}),
+    ("limits", ("ConstantOfShape", "batch"), {"value": np.array([np.iinfo(np.int64).max])}),
+    ("spread", ("Mod", "places", "limits"), {}),
+    ("index", ("Reshape", "spread", "batch"), {}),
+    ("rows", ("Gather", "given", "index"), {}),
+)
+"""A row of `given` for every sample: 0 is its index where there is one row, else its own; another count of rows fails.
+
+Name, operator with its arguments, and attributes. Shape inference of onnxruntime's tools follows this, and gives up
+where an `Expand` leads from one symbol to another.
+"""
+
+
+def _row_nodes(given: Any, batched: Any) -> list[Any]:
+    """The nodes of `_ROWS`; the last one gives the rows."""
+    from onnxscript import ir  # whichever package the exporter of this torch has it from
+
+    known, nodes = {"batched": batched, "given": given}, []
+    for label, (operator, *arguments), attributes in _ROWS:
+        name = f"{given.name}_{label}"
+        tensors = {key: ir.tensor(one, name=name) for key, one in attributes.items() if isinstance(one, np.ndarray)}
+        nodes.append(ir.node(operator, [known[argument] for argument in arguments], attributes | tensors))
+        known[label] = nodes[-1].outputs[0]
+        nodes[-1].name = known[label].name = name
+    return nodes
 
 
 def add_metadata(program: Any, prepared: Prepared, inputs: Samples, expected: list[dict[str, Any]]) -> None:
