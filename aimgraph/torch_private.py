@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -176,6 +176,24 @@ def active_ddp() -> Any:
     """The `DistributedDataParallel` around the forward that runs, None without one or where inputs are uneven."""
     wrapper = DistributedDataParallel._get_active_ddp_module()
     return None if wrapper is None or wrapper._join_config.enable else wrapper
+
+
+def operators_of(function: Function) -> list[Any]:
+    """The operators of the dispatcher that do what a function of `torch.nn.functional` does, each of its overloads.
+
+    Args:
+        function: Any function; one of others has none.
+    """
+    name = getattr(function, "__name__", "")
+    if getattr(torch.nn.functional, name, None) is not function or not hasattr(torch.ops.aten, name):
+        return []
+    packet = getattr(torch.ops.aten, name)
+    return [packet, *(getattr(packet, one) for one in packet.overloads() if one != "out")]
+
+
+def operator_named(name: str) -> Any:
+    """The operator that prints as `name`: ``aten.conv2d.default``, or ``aten.conv2d`` for all of its overloads."""
+    return reduce(getattr, name.split("."), torch.ops)
 
 
 def codegen_of(graph: fx.Graph) -> Any:

@@ -1,7 +1,8 @@
-"""Models by name: ``zoo/NAME``, ``torchvision/NAME``, ``timm/NAME`` or ``package.module:factory``."""
+"""Models by name: ``zoo/NAME``, ``torchvision/NAME``, ``timm/NAME``, ``FILE.onnx`` or ``package.module:factory``."""
 
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -12,6 +13,7 @@ from torch import nn
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.models_zoo.mlp import mlp
+from aimgraph.models_zoo.onnx_file import read_onnx
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
 from aimgraph.models_zoo.resnet_keras import resnet50_keras
 from aimgraph.models_zoo.vgg import vgg16
@@ -37,7 +39,12 @@ def load_model(name: str, **options: Any) -> nn.Module:
 
     Raises:
         ExampleInputError: The name has no such form, or there is no such model.
+        TraceError: An ONNX file has an operator that can't be read.
     """
+    if name.endswith(".onnx"):
+        if importlib.util.find_spec("torchvision"):
+            import_torchvision()  # onnx2torch takes it as it is
+        return read_onnx(name, **options)
     if ":" in name:
         return _from_factory(name, options)
     source, _, model = name.partition("/")
@@ -54,7 +61,7 @@ def load_model(name: str, **options: Any) -> nn.Module:
     having = [library for library in ("zoo", "torchvision", "timm") if name in _names(library)]
     meant = f"; did you mean {' or '.join(f'{library}/{name}' for library in having)}?" if having else ""
     raise ExampleInputError(
-        f"MODEL is {name!r}; give zoo/NAME, torchvision/NAME, timm/NAME or package.module:factory "
+        f"MODEL is {name!r}; give zoo/NAME, torchvision/NAME, timm/NAME, FILE.onnx or package.module:factory "
         f"(zoo has: {', '.join(ZOO)}){meant}"
     )
 

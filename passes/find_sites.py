@@ -31,7 +31,7 @@ from aimgraph.compiler.signature import Classified, FunctionCall
 from aimgraph.planning.layout import Shapes, call_layout, kernel_taps, unfit
 from aimgraph.planning.sites import Site, SiteCall, Skipped
 from aimgraph.runtime.call_names import OPAQUE_BASE
-from aimgraph.runtime.layer_kinds import FUNCTIONS, is_layer, kind_of
+from aimgraph.runtime.layer_kinds import FUNCTIONS, function_name, is_layer, kind_of
 from aimgraph.runtime.layers import groups_of, read_weight_shape
 from aimgraph.runtime.memory import free_name
 from aimgraph.runtime.read_layers import own_methods
@@ -113,7 +113,7 @@ class _Finder:
             elif layer in self.kinds and self.kinds[layer].affine:
                 self._note(graph, node, self.paths[layer], self.kinds[layer].name)
         elif node.op == "call_function" and node.target in FUNCTIONS and CALL in node.meta:
-            self._note(graph, node, node.meta[CALL], node.target.__name__)
+            self._note(graph, node, node.meta[CALL], function_name(node.target))
         elif node.target in PRODUCTS:
             self._note_product(node)
 
@@ -223,7 +223,8 @@ class _Finder:
 
     def _place(self, path: str, node: fx.Node, layer: nn.Module) -> str:
         """The site that a function's call belongs to: one per function, shape of Wm, and weight."""
-        key = (target_name(node), read_weight_shape(layer, 1), _origin(options(node)["weight"]))
+        assert callable(node.target)
+        key = (function_name(node.target), read_weight_shape(layer, 1), _origin(options(node)["weight"]))
         return free_name(path, lambda place: bool(self.functions.setdefault(place, key) == key))
 
     def sites(self) -> tuple[Site, ...]:

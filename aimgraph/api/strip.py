@@ -9,6 +9,7 @@ from aimgraph.emit.frozen import give_gradients
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, parts_of, replace_module
 from aimgraph.emit.record import record_of
+from aimgraph.tracing.graph_modules import given_module
 
 
 def strip(aim: nn.Module) -> nn.Module:
@@ -34,9 +35,10 @@ def strip(aim: nn.Module) -> nn.Module:
 
 
 def _finished(base: nn.Module, aim: AimModule) -> nn.Module:
-    rebind_hooks(base)
     split_layers(base, aim)
     if record_of(aim).frozen:
         base.train(aim.training)
         give_gradients(base, record_of(aim).stopped.seen_from(""))
+    base = given_module(base)
+    rebind_hooks(base)
     return base

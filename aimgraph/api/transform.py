@@ -28,6 +28,7 @@ from aimgraph.planning.plan import Plan
 from aimgraph.torch_private import warn_if_untested
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.frontend import build_program, clone
+from aimgraph.tracing.graph_modules import plain_module
 from aimgraph.tracing.wrapped import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None
@@ -152,6 +153,7 @@ def _compile(
     original: nn.Module | None,
     batches: tuple[int, int] | None,
 ) -> AimModule:
+    model = plain_module(model)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model, original)
@@ -195,6 +197,7 @@ def plan(
         part = submodule(model, within)
         check_wrapped(model)
         model = part
+    model = plain_module(model)
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model, original)

@@ -40,7 +40,7 @@ EXIT_DIFFERENT, EXIT_USAGE, EXIT_MODEL, EXIT_EXPORT, EXIT_BUG = 1, 2, 3, 4, 70
 
 _EPILOG = """
 MODEL is zoo/NAME (mlp, vgg16, resnet50_keras, efficientnet_lite0), torchvision/NAME, timm/NAME,
-or package.module:factory, which imports and calls your own code.
+FILE.onnx (with aimgraph[onnx-in]), or package.module:factory, which imports and calls your own code.
 
 Exit codes: 0 done; 1 checked and found different; 2 an option, an input, a file or the model's name is wrong;
 3 this model can't be traced, planned or transformed; 4 the export failed; 70 a bug, please report it.

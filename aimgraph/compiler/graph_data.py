@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
-from aimgraph.torch_private import codegen_of
+from aimgraph.torch_private import OpOverload, OpOverloadPacket, codegen_of, operator_named
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,13 @@ class FunctionRef:
     """
 
     module: str
+    name: str
+
+
+@dataclass(frozen=True)
+class OperatorRef:
+    """Stands for an operator of torch's dispatcher, which does not pickle."""
+
     name: str
 
 
@@ -74,6 +81,8 @@ def load_graph(data: list[NodeData]) -> fx.Graph:
 
 
 def _target_data(target: Any) -> Any:
+    if isinstance(target, OpOverload | OpOverloadPacket):
+        return OperatorRef(str(target))
     module, name = getattr(target, "__module__", None), getattr(target, "__name__", None)
     if callable(target) and module in sys.modules and getattr(sys.modules[module], str(name), None) is target:
         return FunctionRef(str(module), str(name))
@@ -81,6 +90,8 @@ def _target_data(target: Any) -> Any:
 
 
 def _target(data: Any) -> Any:
+    if isinstance(data, OperatorRef):
+        return operator_named(data.name)
     return getattr(importlib.import_module(data.module), data.name) if isinstance(data, FunctionRef) else data
 
 

@@ -52,6 +52,11 @@ class Faker:
         self.alive: list[Any] = []  # keeps the identities in the memo from being used again
         self.alive += chain(root.parameters(), root.buffers())
         self.memo |= faked(self.alive, self.mode)
+        for tensor in self.alive:
+            if not (
+                tensor.is_floating_point() or tensor.is_complex()
+            ):  # sizes, indices: what takes them asks for values
+                setattr(self.memo[id(tensor)], GIVEN, tensor)
 
     @property
     def tensors(self) -> list[Tensor]:

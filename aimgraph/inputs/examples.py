@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
 from aimgraph.reproducible import has_numbers
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
-from aimgraph.torch_private import FakeTensorMode, tree_map_only
+from aimgraph.torch_private import DataDependentOutputException, FakeTensorMode, tree_map_only
 
 SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((224,), (1024,), (16000,), (64,)),
@@ -79,8 +80,7 @@ def _infer(base: nn.Module) -> Arguments:
         for sample in _candidates(base):
             shape = list(sample.shape)
             try:
-                with quiet(), mode, torch.no_grad():
-                    copy(mode.from_tensor(sample))
+                _run_fake(base, copy, sample, mode)
             except Exception as error:  # the base's own complaint about a shape; listed if all fail
                 tried.append(f"  {shape}: {error}".split("\n")[0])
                 continue
@@ -89,6 +89,16 @@ def _infer(base: nn.Module) -> Arguments:
     lines = "\n".join(tried) if tried else f"  nothing: its forward needs {needed}"
     kind = type(base).__name__
     raise ExampleInputError(f"can't infer example inputs for {kind}; give example_inputs=. Tried:\n{lines}")
+
+
+def _run_fake(base: nn.Module, copy: nn.Module, sample: Tensor, mode: FakeTensorMode) -> None:
+    """Run a copy around fake tensors; a base that asks for values, which these don't have, runs itself."""
+    try:
+        with quiet(), mode, torch.no_grad():
+            copy(mode.from_tensor(sample))
+    except DataDependentOutputException:
+        with torch.no_grad():
+            copy_module(base).eval()(sample)
 
 
 def _candidates(base: nn.Module) -> Iterator[Tensor]:

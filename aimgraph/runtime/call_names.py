@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from aimgraph.runtime.layer_kinds import FUNCTIONS
+from aimgraph.runtime.layer_kinds import FUNCTIONS, function_name
 from aimgraph.torch_private import patched
 
 
@@ -115,7 +115,7 @@ class CallNames:
 
     def name(self, function: Callable[..., Any]) -> str:
         """The name of the next call of `function`."""
-        counts, path, kind = self.stack[-1].counts, self.path, function.__name__
+        counts, path, kind = self.stack[-1].counts, self.path, function_name(function)
         number = counts[kind]
         counts[kind] += 1
         if path in self.layers and number == 0:

@@ -30,12 +30,6 @@ _QUANTISED = (
 """Modules of torch whose weights are packed integers; dynamic ones take and give floats."""
 
 
-_REFUSED: dict[type[nn.Module], str] = {
-    torch.jit.ScriptModule: "{} is a scripted model, which torch.fx can't trace: transform the original module",
-    fx.GraphModule: "the model is a torch.fx.GraphModule itself ({}): transform the module that it was traced from",
-}
-
-
 def check_base(base: Any) -> None:
     """Refuse what can't be transformed.
 
@@ -52,9 +46,8 @@ def check_base(base: Any) -> None:
     check_wrapped(base)
     for path, module in base.named_modules():
         _check_submodule(path, module)
-    for wrapper, message in _REFUSED.items():
-        if isinstance(base, wrapper):
-            raise PlanError(message.format(kind))
+    if isinstance(base, torch.jit.ScriptModule):
+        raise PlanError(f"{kind} is a scripted model, which torch.fx can't trace: transform the original module")
     if is_layer(base):
         raise PlanError(
             f"the model is a single {kind}: wrap it, torch.nn.Sequential(model), so that the layer has a path"

@@ -143,7 +143,8 @@ def derive_shapes(
                     f"{type(root).__name__} ({name} graph) does not run on inputs of shapes {shapes} at batch size "
                     f"{other} (the first dimension is taken as the batch): {told_error(error)}"
                     f"{hidden_tensors(inputs)}. Where the model takes some batch sizes only, give two of them: "
-                    "example_batches=(4, 8)"
+                    "example_batches=(4, 8); a graph that was exported for one batch size has to be made for any "
+                    "(torch.export: dynamic_shapes)"
                 ) from error
             runs.append(run)
         _annotate(graph, *runs)

@@ -13,7 +13,7 @@ from aimgraph.compiler.signature import Calls, Classified, FunctionCall, layer_p
 from aimgraph.copies import is_of_torch
 from aimgraph.fake.faker import real_twins
 from aimgraph.runtime.call_names import CallNames, WatchFunctions, first_input
-from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of
+from aimgraph.runtime.layer_kinds import AffineLayer, function_name, is_layer, kind_of
 from aimgraph.runtime.layers import given_to, groups_of, stored_weight
 from aimgraph.torch_private import current_function_mode, function_mode_popped
 
@@ -71,7 +71,7 @@ class WatchCalls(WatchFunctions):
             return result
         if name == names.path and name in names.layers:
             features = first_input(names.module, names.stack[-1].args, names.stack[-1].kwargs)
-        self._note(name, function.__name__, features, given["weight"], int(given.get("groups", 1)), result)
+        self._note(name, function_name(function), features, given["weight"], int(given.get("groups", 1)), result)
         return result
 
     def _counts_itself(self, module: nn.Module) -> TypeGuard[AffineLayer]:

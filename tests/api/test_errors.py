@@ -146,7 +146,6 @@ CASES: dict[str, tuple[nn.Module, object, dict[str, object], type[Exception], st
         PlanError,
         r"the model \(OptimizedModule\) is compiled: transform model\._orig_mod",
     ),
-    "traced": (torch.fx.symbolic_trace(nn.Linear(3, 3)), X, {}, PlanError, r"torch\.fx\.GraphModule itself"),
     "scripted": (torch.jit.script(nn.Linear(3, 3)), X, {}, PlanError, r"scripted model"),
     "lazy": (
         nn.Sequential(nn.LazyLinear(3)),

@@ -207,7 +207,7 @@ def test_config_file_and_presets(folder: Path) -> None:
     ("arguments", "code", "message"),
     [
         (("plan",), 2, "Missing argument 'MODEL'"),
-        (("plan", "resnet50"), 2, "give zoo/NAME, torchvision/NAME, timm/NAME or package.module:factory"),
+        (("plan", "resnet50"), 2, "give zoo/NAME, torchvision/NAME, timm/NAME, FILE.onnx or package"),
         (("plan", "zoo/vgg61"), 2, "zoo has no model 'vgg61'; near misses: vgg16"),
         (("plan", "nowhere:net"), 2, "No module named 'nowhere'"),
         (("plan", "usernet:nat"), 2, "usernet has no 'nat'; did you mean net"),

@@ -447,10 +447,6 @@ def _traced() -> nn.Module:
     return torch.jit.trace(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4))
 
 
-def _exported() -> nn.Module:
-    return torch.export.export(nn.Sequential(nn.Linear(4, 4)), (torch.randn(2, 4),)).module()
-
-
 @pytest.mark.filterwarnings("ignore")  # torch is about to move its quantisation
 @pytest.mark.parametrize(
     ("build", "message"),
@@ -458,7 +454,6 @@ def _exported() -> nn.Module:
         (_dynamic, r"0 \(Linear\): quantised: .*; quantise after the transform"),
         (_prepared, r"0 \(Linear\): it has a forward hook.*: register it on the result instead"),
         (_traced, r"scripted model, which torch\.fx can't trace: transform the original module"),
-        (_exported, r"GraphModule itself \(GraphModule\): transform the module that it was traced from"),
     ],
 )
 def test_what_is_lowered_already_is_refused_with_what_to_do(build: Callable[[], nn.Module], message: str) -> None:

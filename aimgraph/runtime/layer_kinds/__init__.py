@@ -7,10 +7,20 @@ from aimgraph.runtime.layer_kinds.kind import (
     FUNCTIONS,
     AffineLayer,
     LayerKind,
+    function_name,
     is_layer,
     kind_of,
     kind_of_class,
     register_layer_kind,
 )
 
-__all__ = ("FUNCTIONS", "AffineLayer", "LayerKind", "is_layer", "kind_of", "kind_of_class", "register_layer_kind")
+__all__ = (
+    "FUNCTIONS",
+    "AffineLayer",
+    "LayerKind",
+    "function_name",
+    "is_layer",
+    "kind_of",
+    "kind_of_class",
+    "register_layer_kind",
+)

@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from aimgraph.errors import ConfigError
+from aimgraph.torch_private import operators_of
 
 
 class AffineLayer(nn.Module):
@@ -101,7 +102,15 @@ class LayerKind:
 
 
 FUNCTIONS: dict[Callable[..., Any], LayerKind] = {}
-"""The functions whose calls can read, affine in their input, whatever their weight; each with its kind of layers."""
+"""The functions whose calls can read, affine in their input, whatever their weight; each with its kind of layers.
+
+Those of torch stand with the operators that an exported program calls in their place.
+"""
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """What one of `FUNCTIONS` is called in `torch.nn.functional`: an operator's name tells its overload, too."""
+    return function.__name__.partition(".")[0]
 
 
 _KINDS: dict[type, LayerKind] = {}
@@ -122,7 +131,7 @@ def register_layer_kind(kind: LayerKind) -> None:
         )
     _KINDS[kind.layer] = kind
     if kind.function is not None:
-        FUNCTIONS[kind.function] = kind
+        FUNCTIONS.update(dict.fromkeys((kind.function, *operators_of(kind.function)), kind))
 
 
 def is_layer(module: object) -> TypeGuard[AffineLayer]:
