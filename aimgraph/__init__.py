@@ -6,6 +6,7 @@ from aimgraph import models_zoo, presets, runtime
 from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters, skipped_writes
 from aimgraph.api.fold import fold
 from aimgraph.api.merge import Merged, merge
+from aimgraph.api.refit import refit
 from aimgraph.api.strip import strip
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
@@ -64,6 +65,7 @@ __all__ = [
     "models_zoo",
     "plan",
     "presets",
+    "refit",
     "register",
     "save",
     "skipped_writes",

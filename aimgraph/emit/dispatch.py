@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aimgraph.copies import USUAL
 from aimgraph.emit.bare import bare
+from aimgraph.emit.changed import run_told
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError
@@ -48,8 +49,10 @@ def dispatch(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: dict[s
         if torch.compiler.is_compiling():
             raise other
         return _run_eager(aim, args, kwargs, other)
-    if not decides or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return forward(aim, *args, **kwargs)
+    if not decides:
+        return run_told(forward, aim, args, kwargs)
     train = aim.training and not record.frozen
     key, eager = (record.present, _sizes(args, kwargs)), record.eager
     if key not in eager and train:
@@ -59,7 +62,7 @@ def dispatch(forward: Any, aim: nn.Module, args: tuple[Any, ...], kwargs: dict[s
     error = eager.get(key)
     if error is None:
         try:
-            return forward(aim, *args, **kwargs)
+            return run_told(forward, aim, args, kwargs)
         except GuardError as refused:
             if train:
                 raise

@@ -14,6 +14,7 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import EXTRA_STATE, ConcatSite, Record
 from aimgraph.inputs.examples import recorded
 from aimgraph.passes import EMITTING, PLANNING
+from aimgraph.runtime.layers import weight_shape
 
 _OF_MEMORY = frozenset(step.name for step in (*PLANNING, *EMITTING))
 
@@ -86,5 +87,5 @@ def _concat_sites(program: Program) -> tuple[ConcatSite, ...]:
     for site, reads in found.items():
         named, layer = program.root.named_modules(remove_duplicate=False), program.root.get_submodule(site)
         paths = tuple(path for path, module in named if module is layer)
-        sites.append(ConcatSite(site, paths, tuple(reads), tuple(reads.values())))
+        sites.append(ConcatSite(site, paths, tuple(reads), tuple(reads.values()), weight_shape(layer)))
     return tuple(sites)

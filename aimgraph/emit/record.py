@@ -39,12 +39,14 @@ class ConcatSite:
         paths: Every path that it is registered under.
         keys: State-dict keys of the read weights, in the order of their channels.
         channels: k of each.
+        shape: Of the weight, with those of the reads.
     """
 
     site: str
     paths: tuple[str, ...]
     keys: tuple[str, ...]
     channels: tuple[int, ...]
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from aimgraph.errors import PlanError
 from aimgraph.torch_private import FRESH_NODES, is_batchedtensor, is_captured, is_view
 
 
@@ -14,7 +15,10 @@ def accumulate(output: Tensor, term: Tensor) -> Tensor:
     what a forward hook made of the output, nor an output that is not batched under `torch.vmap`
     while the term is.
     """
-    if is_captured() or not _may_overwrite(output, term):
+    if is_captured():
+        return torch.add(output, term.to(output.dtype))
+    if not _may_overwrite(output, term):
+        _check_width(output, term)
         return torch.add(output, term.to(output.dtype))
     return output.add_(_laid_out(term, output))
 
@@ -42,6 +46,15 @@ def _may_overwrite(output: Tensor, term: Tensor) -> bool:
     if is_batchedtensor(term) and not is_batchedtensor(output):
         return False
     return not is_view(output) and _fits_into(term.shape, output.shape)
+
+
+def _check_width(output: Tensor, term: Tensor) -> None:
+    """A layer that gives one channel, or one place, where its read gives more would be broadcast to these."""
+    if any(one == 1 != other for one, other in zip(output.shape[1:], term.shape[1:], strict=False)):
+        raise PlanError(
+            f"a layer gives {list(output.shape)} where what it reads is {list(term.shape)}: if it was changed after "
+            "the transform, call aim = aimgraph.refit(aim)"
+        )
 
 
 def _fits_into(term: torch.Size, output: torch.Size) -> bool:

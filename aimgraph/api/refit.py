@@ -1,0 +1,178 @@
+"""refit: the same memories on a base whose layers were changed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from aimgraph.api.controls import disable_memory
+from aimgraph.api.strip import strip
+from aimgraph.api.transform import transform
+from aimgraph.compiler.aim_paths import SETS, aim_path
+from aimgraph.compiler.graph_tools import submodule_at
+from aimgraph.config import AimConfig
+from aimgraph.copies import copy_module
+from aimgraph.emit.changed import changed_sites
+from aimgraph.emit.concat import refuse_concat
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import parts_of, replace_module
+from aimgraph.emit.record import record_of
+from aimgraph.emit.sets import add_set
+from aimgraph.errors import ConfigError, PlanError
+from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def refit(aim: M, example_inputs: Any = None) -> M:
+    """The memories of `aim` on what its base is now: with another head, stride or width, with layers more or less.
+
+    The changed base is transformed again, with the options that `aim` was made with and memories of the same shapes.
+    Values of memories, their updates, carried states and sets stay, and so do the read weights of every layer that has
+    the same path, kind, outputs and options as before, and an input of the same grid. What else reads gets read weights
+    of zero: there the result computes what the changed base computes, until it is trained. The notes of
+    `aimgraph.plan` on the result say what was made anew.
+
+    Args:
+        aim: A transformed module in split form whose layers were changed, or a larger model with such parts. It is not
+            changed, and shares nothing with the result: give an optimiser the parameters of that.
+        example_inputs: As for `aimgraph.transform`, where the base takes others now; of a larger model, those of its
+            only transformed part.
+
+    Returns:
+        A module like `aim`: the same class, modes, frozen parameters, memory sets and set in use. What has stayed has
+        the same state-dict keys.
+
+    Raises:
+        PlanError: `aim` was not transformed, or by passes of your own; or no memory can be placed on the base as asked.
+        ConfigError: Read weights are part of the base's own weights (concat form); or there are example inputs for
+            several parts.
+        ExampleInputError: The base does not run on the example inputs any more.
+        TraceError: The base can't be traced any more.
+
+    Example:
+        >>> aim.head = nn.Linear(512, 5)  # doctest: +SKIP
+        >>> aim = aimgraph.refit(aim)  # doctest: +SKIP
+    """
+    parts = parts_of(aim)
+    if len(parts) > 1 and example_inputs is not None:
+        raise ConfigError(f"refit(aim, example_inputs) is for one transformed part, and this model has {len(parts)}")
+    for part in parts:
+        refuse_concat(part, "refit can't tell a changed layer from its read weights")
+        if other := record_of(part).other_passes:
+            raise PlanError(
+                f"this module was made with passes of your own ({', '.join(other)}), which refit does not know: change "
+                "aimgraph.strip(aim) and transform that"
+            )
+    if isinstance(aim, AimModule):
+        made: M = _refitted(aim, example_inputs)
+        return made
+    whole = copy_module(aim)
+    for part in parts_of(whole):
+        replace_module(whole, part, _refitted(part, example_inputs))
+    return whole
+
+
+def _refitted(aim: Any, example_inputs: Any) -> Any:
+    record = record_of(aim)
+    old = record.plan.memories
+    configs = [AimConfig(**(dict(one.config) | {"shape": one.shape, "within": None})) for one in old]
+    inputs = record.inputs if example_inputs is None else example_inputs
+    made: AimModule = transform(strip(aim), inputs, config=configs, inplace=True, example_batches=record.batches)
+    for name, shares in record.sets.items():
+        add_set(made, name, share_reads=shares, filled=True)
+    now = record_of(made)
+    pairs = list(zip(old, now.plan.memories, strict=True))
+    notes = [_fill(aim, made, one, other) for one, other in pairs]
+    memories = tuple(replace(other, config=one.config) for one, other in pairs)
+    now.plan = replace(now.plan, memories=memories, notes=(*now.plan.notes, *notes))
+    now.frozen = record.frozen
+    made.train(made.training)
+    made.use(record.chosen)
+    return made if record.enabled else disable_memory(made).aim
+
+
+def _fill(aim: AimModule, made: AimModule, old: MemoryPlan, new: MemoryPlan) -> str:
+    """Give a memory of `made` what still fits of the one in `aim`, in every set; what was made anew, in words."""
+    anew: dict[str, None] = {}
+    sets = record_of(aim).sets
+    for place in (aim_path(old.name), *(f"{SETS}.{name}.{old.name}" for name in sets)):
+        for part in _parts(old, new, changed_sites(aim)):
+            module, before = submodule_at(made, f"{place}.{part.path}"), submodule_at(aim, f"{place}.{part.before}")
+            if module is None or (part.before and before is not None and _adopt(before, module, own=part.read)):
+                continue  # a set has those of the default one
+            anew[part.what] = None
+            if part.read and (new.updates or sets or _has_values(made.get_submodule(place))):
+                nn.init.zeros_(module.get_parameter("weight"))
+    gone = sorted({read.site for read in old.reads} - {read.site for read in new.reads})
+    told = [f"made anew: {', '.join(anew)}"] * bool(anew) + [f"gone: {', '.join(gone)}"] * bool(gone)
+    return f"refit of memory {old.name!r}: {'; '.join(told) or 'all reads are as before'}"
+
+
+def _has_values(memory: nn.Module) -> bool:
+    """Whether the values are not all zero: where they are, reads of zero would never learn, and change nothing."""
+    with torch.no_grad():
+        return bool(memory.get_submodule("source")().any())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A module of a memory.
+
+    Attributes:
+        what: It is, in words.
+        path: Where it stands below the memory.
+        before: Where the one stood that fits in its place; empty if there was none.
+        read: Whether it is a read layer, below which others may stand.
+    """
+
+    what: str
+    path: str
+    before: str
+    read: bool = False
+
+
+def _parts(old: MemoryPlan, new: MemoryPlan, changed: dict[str, str]) -> Iterator[_Part]:
+    yield _Part("the values", "source", "source")
+    if new.config.carry == "state":
+        yield _Part("the carried state", "carry", "carry")
+    reads = {_key(read): read for read in old.reads if read.site not in changed}
+    for read in new.reads:
+        before = reads.get(_key(read))
+        yield _Part(read.site, f"reads.{read.name}", f"reads.{before.name}" if before else "", read=True)
+        if read.view:
+            yield _Part(f"view of {read.site}", read.view.path, before.view.path if before and before.view else "")
+    spots = {_spot(update): f"updates.{number}" for number, update in enumerate(old.updates)}
+    for number, update in enumerate(new.updates):
+        yield _Part(f"update at {update.spot.where}", f"updates.{number}", spots.get(_spot(update), ""))
+
+
+def _key(read: Read) -> tuple[Any, ...]:
+    return read.site, read.name, read.kind, read.channels, read.grid
+
+
+def _spot(update: PlannedUpdate) -> tuple[Any, ...]:
+    return update.spot.where, update.spot.features, update.spot.grid
+
+
+def _adopt(before: nn.Module, module: nn.Module, *, own: bool) -> bool:
+    """Give a module the tensors of another one, if they are of the same names and shapes.
+
+    Args:
+        before: Has them.
+        module: Gets them.
+        own: Whether those of modules below count as theirs.
+    """
+    was, now = (
+        dict(chain(one.named_parameters(recurse=not own), one.named_buffers(recurse=not own)))
+        for one in (before, module)
+    )
+    if {key: one.shape for key, one in was.items()} != {key: one.shape for key, one in now.items()}:
+        return False
+    for key, tensor in now.items():
+        tensor.data = was[key].detach().clone()
+        tensor.requires_grad_(was[key].requires_grad)
+    return True
