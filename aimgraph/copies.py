@@ -5,7 +5,8 @@ import dataclasses
 import enum
 import gc
 import types
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ _HOOKS = tuple(key for key in OWN if "hooks" in key)
 def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
     """What `copy.deepcopy` gives, in a fraction of its time where modules hold numbers, tensors and such modules only.
 
-    It copies what that refuses, too: results that a module keeps as plain attributes, as `weight` below the
+    It copies what that refuses, too: results that a module keeps as buffers or attributes, as `weight` below the
     hooks of `torch.nn.utils.weight_norm`, `spectral_norm` and `prune`, without what they were computed from.
 
     Args:
@@ -65,11 +66,23 @@ def modules_of(thing: Any) -> dict[nn.Module, None]:
 
 
 def copy_results(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Add copies of the results that modules keep as plain attributes to the memo of a `copy.deepcopy`."""
+    """Add copies of the results that modules keep, as buffers or attributes, to the memo of a `copy.deepcopy`."""
     for part in modules_of(module):
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
-                memo[id(value)] = value.detach().clone()
+        for value in _results_in(tuple(vars(part).values())):
+            memo.setdefault(id(value), value.detach().clone())
+
+
+_HOLDING = frozenset((tuple, list, dict, OrderedDict, deque))
+
+
+def _results_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors that were computed, of which `copy.deepcopy` takes none, also those in containers."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_leaf:
+                yield value
+        elif type(value) in _HOLDING and value:
+            yield from _results_in(value.values() if isinstance(value, dict) else value)
 
 
 def _copy_scripted(module: nn.Module, memo: dict[int, Any]) -> None:

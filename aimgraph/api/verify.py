@@ -249,7 +249,10 @@ def _run(module: nn.Module, inputs: Samples, train: bool, sizes: Iterable[int] =
 
 
 def _keys(base: nn.Module, aim: AimModule) -> Check:
-    result = copy_module(aim).load_state_dict(base.state_dict(), strict=False)
+    try:
+        result = copy_module(aim).load_state_dict(base.state_dict(), strict=False)
+    except RuntimeError as error:  # of another shape: what one of them keeps as a buffer and the other does not
+        return Check("base checkpoints load", False, " ".join(str(error).split()))
     bad = [key for key in result.missing_keys if not is_added(key)] + result.unexpected_keys
     seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
     return Check("base checkpoints load", not bad, seen)

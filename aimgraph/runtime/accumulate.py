@@ -13,7 +13,7 @@ def accumulate(output: Tensor, term: Tensor) -> Tensor:
     A convolution or linear layer saves its input for the backward pass, not its output, so its
     fresh output may be overwritten. A view (the output under full backward hooks) may not, nor may
     what a forward hook made of the output, nor an output that is not batched under `torch.vmap`
-    while the term is.
+    while the term is, nor one of `torch.inference_mode` outside of it.
     """
     if is_captured():
         return torch.add(output, term.to(output.dtype))
@@ -44,6 +44,8 @@ def _may_overwrite(output: Tensor, term: Tensor) -> bool:
     if output.grad_fn is not None and output.grad_fn.name() not in FRESH_NODES:
         return False
     if is_batchedtensor(term) and not is_batchedtensor(output):
+        return False
+    if output.is_inference() and not torch.is_inference_mode_enabled():
         return False
     return not is_view(output) and _fits_into(term.shape, output.shape)
 
