@@ -66,20 +66,25 @@ def modules_of(thing: Any) -> dict[nn.Module, None]:
 
 
 def copy_results(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Add copies of the results that modules keep, as buffers or attributes, to the memo of a `copy.deepcopy`."""
+    """Add copies of the tensors that `copy.deepcopy` does not take to its memo.
+
+    These are results that modules keep, as buffers or attributes, and sparse tensors in compressed rows or columns.
+    """
     for part in modules_of(module):
         for value in _results_in(tuple(vars(part).values())):
-            memo.setdefault(id(value), value.detach().clone())
+            if id(value) not in memo:
+                made = value.detach().clone()
+                memo[id(value)] = nn.Parameter(made, value.requires_grad) if type(value) is nn.Parameter else made
 
 
 _HOLDING = frozenset((tuple, list, dict, OrderedDict, deque))
 
 
 def _results_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors that were computed, of which `copy.deepcopy` takes none, also those in containers."""
+    """Tensors that were computed, of which `copy.deepcopy` takes none, and sparse ones, also those in containers."""
     for value in values:
         if isinstance(value, Tensor):
-            if not value.is_leaf:
+            if not value.is_leaf or value.layout is not torch.strided:
                 yield value
         elif type(value) in _HOLDING and value:
             yield from _results_in(value.values() if isinstance(value, dict) else value)

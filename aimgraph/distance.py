@@ -16,7 +16,7 @@ def distance(given: Any, wanted: Any) -> tuple[float, float]:
     Computed in double precision on the CPU. Where both hold not-a-number, or the same infinity, they don't differ;
     where only one does, the result is not-a-number or infinite. It is infinite for tensors of two shapes.
     """
-    one, other = _wide(given), _wide(wanted)
+    one, other = wide(given), wide(wanted)
     if one.shape != other.shape:
         return float("inf"), float("inf")
     same = (one == other) | (one.isnan() & other.isnan())
@@ -56,11 +56,21 @@ def nan_count(tensor: Tensor) -> int:
     plain = tensor.detach().data
     if type(plain) is not Tensor or plain.is_meta or not (plain.is_floating_point() or plain.is_complex()):
         return 0
-    if plain.layout is not torch.strided:
-        plain = plain.to_dense()
+    plain = dense(plain)
     return int((plain if plain.itemsize > 1 else plain.float()).isnan().sum())
 
 
-def _wide(value: Any) -> Tensor:
-    tensor = torch.as_tensor(value).detach().cpu()
+def dense(tensor: Tensor) -> Tensor:
+    """The same values in a dense tensor; sparse ones can't be compared, cut or written as they are."""
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def as_laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """A dense tensor in the layout of another one: what `dense` was made of."""
+    return tensor if like.layout is torch.strided else tensor.to(like.device).to_sparse(layout=like.layout)
+
+
+def wide(value: Any) -> Tensor:
+    """A tensor or array on the CPU, dense and in double precision."""
+    tensor = dense(torch.as_tensor(value).detach().cpu())
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

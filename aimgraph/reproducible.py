@@ -80,9 +80,15 @@ def plain_attention() -> Iterator[None]:
         backend.set_fastpath_enabled(before)
 
 
+def is_drawn(tensor: Tensor) -> bool:
+    """Whether a tensor holds floating-point numbers, real or complex: any will do, other than of an index or a mask."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def drawn_like(tensor: Tensor, shape: Iterable[int], generator: torch.Generator) -> Tensor:
-    """Floating point values of this shape from N(0, 1), on the device and of the dtype of `tensor`."""
-    return torch.randn(tuple(shape), generator=generator).to(device=tensor.device, dtype=tensor.dtype)
+    """Floating-point values of this shape from N(0, 1), real or complex, on the device and of the dtype of `tensor`."""
+    kind = torch.complex64 if tensor.is_complex() else torch.float32
+    return torch.randn(tuple(shape), generator=generator, dtype=kind).to(device=tensor.device, dtype=tensor.dtype)
 
 
 def has_numbers(tensor: Tensor) -> bool:

@@ -44,7 +44,7 @@ from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layers import ConcatLayer, groups_of, layer_at, stored_weight
-from aimgraph.runtime.memory import Memory, put_module, put_or_share
+from aimgraph.runtime.memory import Memory, moved_like, put_module, put_or_share
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
@@ -85,7 +85,7 @@ def build_memory(program: Program, memory: MemoryPlan) -> Memory:
                 made = factory_of("read", config.read)(ReadSpec(memory.shape, read.grid))
                 put_module(built, read.view.path, made)
     for part in (built.source, built.views):
-        part.to(device=like.device, dtype=like.dtype)
+        moved_like(part, like)
     return built
 
 

@@ -30,7 +30,7 @@ from aimgraph.planning.sites import Skipped
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.finite import Report
-from aimgraph.runtime.memory import Memory
+from aimgraph.runtime.memory import Memory, moved_like
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.reads.view import batch_mean
 from aimgraph.runtime.state import StateCarry
@@ -72,8 +72,8 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     if config.carry == "state":
         carry = StateCarry(memory.size, config.rate, config.write_in_eval, memory.name)
         carry.report = report
-        module.carry = carry.to(device=like.device, dtype=like.dtype)
-    module.updates.to(device=like.device, dtype=like.dtype)
+        module.carry = moved_like(carry, like)
+    moved_like(module.updates, like)
 
 
 def _insert(graph: fx.Graph, name: str, memory: MemoryPlan, views: ViewCache) -> None:

@@ -16,7 +16,7 @@ from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
 from aimgraph.compiler.aim_paths import AIM, is_added, is_read_path
 from aimgraph.copies import copy_module
-from aimgraph.distance import farthest, nan_count, not_numbers
+from aimgraph.distance import dense, farthest, nan_count, not_numbers
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, with_own_forwards
@@ -307,7 +307,7 @@ def _backward(module: nn.Module, sample: Arguments) -> dict[str, Tensor | None] 
         if not leaves:
             return "no output requires a gradient"
         try:
-            torch.autograd.backward([leaf.float().square().mean() for leaf in leaves])
+            torch.autograd.backward([_real(leaf).square().mean() for leaf in leaves])
         except RuntimeError as error:  # torch's own word for what was overwritten before its gradient was taken
             return str(error).partition("\n")[0]
     return {name: parameter.grad for name, parameter in module.named_parameters()}
@@ -374,10 +374,16 @@ def _device(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
+def _real(tensor: Tensor) -> Tensor:
+    """Numbers to add up squares of: both parts of complex ones."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.float()
+
+
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit for bit, shape and dtype included; not-a-number equals itself."""
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
         return False
+    a, b = dense(a), dense(b)
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 

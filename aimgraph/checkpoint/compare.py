@@ -14,7 +14,9 @@ from aimgraph.checkpoint.entries import key_prefix
 from aimgraph.checkpoint.spec import MemoryEntry, SetEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_files
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
+from aimgraph.distance import wide
 from aimgraph.errors import CheckpointError, ConfigError
+from aimgraph.reproducible import is_drawn
 
 KINDS = ("source", "reads", "updates", "carry")
 """What a memory consists of."""
@@ -126,14 +128,14 @@ def distances(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> 
 
 
 def _floats(key: str, *checkpoints: Mapping[str, Tensor]) -> bool:
-    return all(tensors[key].is_floating_point() for tensors in checkpoints if key in tensors)
+    return all(is_drawn(tensors[key]) for tensors in checkpoints if key in tensors)
 
 
 def _distance(key: str, ours: Tensor | None, theirs: Tensor | None) -> Distance:
     if ours is None or theirs is None:
-        norms = tuple(None if one is None else float(one.double().norm()) for one in (ours, theirs))
+        norms = tuple(None if one is None else float(_numbers(one).norm()) for one in (ours, theirs))
         return Distance(_shown(key), (norms[0], norms[1]), None, None)
-    a, b = ours.double().flatten(), theirs.double().flatten()
+    a, b = _numbers(ours), _numbers(theirs)
     one, other = float(a.norm()), float(b.norm())
     cosine = float(a @ b) / (one * other) if one and other else float(one == other)
     return Distance(_shown(key), (one, other), float((a - b).norm()), cosine)
@@ -164,8 +166,8 @@ def mean(
     spec, first = read[0]
     made = {key: first[key] for key in _memory_keys(spec)}
     for key, tensor in made.items():
-        if tensor.is_floating_point():
-            total = sum(weight * tensors[key].double() for weight, (_, tensors) in zip(given, read, strict=True))
+        if is_drawn(tensor):
+            total = sum(weight * wide(tensors[key]) for weight, (_, tensors) in zip(given, read, strict=True))
             made[key] = torch.as_tensor(total).to(tensor.dtype)
     write_files(Path(out), made, dict(spec) | {"what": "memory"})
     return Path(out)
@@ -228,4 +230,10 @@ def _shown(key: str) -> str:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors if t.is_floating_point()))
+    return math.sqrt(sum(float(_numbers(t).square().sum()) for t in tensors if is_drawn(t)))
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor in double precision, both parts of complex ones."""
+    made = wide(tensor)
+    return (torch.view_as_real(made) if made.is_complex() else made).flatten()

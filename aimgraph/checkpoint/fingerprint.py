@@ -6,6 +6,7 @@ from torch import Tensor
 
 from aimgraph.checkpoint.spec import LayerEntry
 from aimgraph.checkpoint.tensor_files import sha256_of
+from aimgraph.distance import dense
 from aimgraph.inputs.as_json import dtype_name
 
 SAMPLED = 256
@@ -23,7 +24,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, LayerEntry]:
 def _sample(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "0" * 16
-    flat = tensor.detach().reshape(-1)
+    flat = dense(tensor.detach()).reshape(-1)
     return sha256_of(flat[:: max(1, flat.numel() // SAMPLED)].cpu())[:16]
 
 

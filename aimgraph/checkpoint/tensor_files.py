@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aimgraph.checkpoint.spec import LARGEST, FileEntry, Spec, TensorEntry, parse_spec
+from aimgraph.distance import dense
 from aimgraph.errors import CheckpointError
 from aimgraph.inputs.as_json import DTYPES, dtype_name
 
@@ -35,7 +36,7 @@ def write_files(folder: Path, tensors: Mapping[str, Tensor], about: dict[str, An
     Raises:
         CheckpointError: A tensor has values that are not a number, or the files can't be written.
     """
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    plain = {key: dense(tensor.detach().cpu()).contiguous() for key, tensor in tensors.items()}
     refuse_nan(plain, "this model")
     new: Path | None = None
     try:

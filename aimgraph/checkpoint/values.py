@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from aimgraph.checkpoint.agree import check_tensors
 from aimgraph.checkpoint.entries import What, key_prefix
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
+from aimgraph.distance import as_laid_out
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of
 from aimgraph.emit.record import record_of
@@ -123,7 +124,8 @@ def put_tensors(
         given = _for_set(place, aim, parts, given, one)
     _adopt(aim, added, given)
     if held:  # a weight in concat form is put together there
-        aim.load_state_dict(given if what == "all" else {**aim.state_dict(), **given})
+        laid_out = {key: as_laid_out(tensor, wanted.get(key, tensor)) for key, tensor in given.items()}
+        aim.load_state_dict(laid_out if what == "all" else {**aim.state_dict(), **laid_out})
         return
     for path, part in parts.items():
         keys = {key: key_prefix(path) + key for site in record_of(part).concat_sites for key in site.keys}

@@ -92,7 +92,8 @@ def is_ordinary(tensor: FakeTensor) -> bool:
 def metadata(tensor: Tensor) -> tuple[Any, ...]:
     """Shape, strides, dtype and device."""
     device = tensor.fake_device if type(tensor) is FakeTensor else tensor.device
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, device
+    laid_out = tensor.stride() if tensor.layout is torch.strided else tensor.layout
+    return tuple(tensor.shape), laid_out, tensor.dtype, device
 
 
 def configuration(module: nn.Module, train: bool | None, above: tuple[nn.Module, ...] = ()) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
-from aimgraph.reproducible import drawn_like, has_numbers
+from aimgraph.reproducible import drawn_like, has_numbers, is_drawn
 from aimgraph.torch_private import tree_leaves, tree_map_only
 
 
@@ -91,7 +91,7 @@ def input_shapes(inputs: Arguments) -> list[list[int]]:
 def random_inputs(
     inputs: Arguments, batch: int, seed: int, device: torch.device | str = "cpu", *, own: bool = False
 ) -> Arguments:
-    """Inputs like `inputs` with `batch` samples: floating point drawn from N(0, 1), other numbers as given.
+    """Inputs like `inputs` with `batch` samples: floating point is drawn from N(0, 1), other numbers are as given.
 
     Args:
         inputs: Example inputs. The numbers of lengths, indices and masks are repeated or cut; on the meta
@@ -108,7 +108,7 @@ def random_inputs(
     def draw(leaf: Tensor) -> Tensor:
         here = torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if leaf.is_meta else leaf.to(device)
         rows = batch if leaf.dim() and leaf.shape[0] == size else None
-        if leaf.is_floating_point() and not (own and has_numbers(leaf)):
+        if is_drawn(leaf) and not (own and has_numbers(leaf)):
             made = drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
             return made.requires_grad_(leaf.requires_grad)
         if own and rows is not None and leaf.shape[0]:

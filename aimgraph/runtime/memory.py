@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
+
+from aimgraph.reproducible import is_drawn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,6 +26,12 @@ class Memory(nn.Module):
         self.reads = nn.Module()
         self.views = nn.Module()
         self.updates = nn.ModuleList()
+
+
+def moved_like(module: M, like: Any) -> M:
+    """`module` on the device and in the dtype of a weight; its own ``to`` would warn of a complex one."""
+    module._apply(lambda one: one.to(like.device, like.dtype if is_drawn(one) else one.dtype))  # type: ignore[no-untyped-call]
+    return module
 
 
 def put_module(root: nn.Module, path: str, module: nn.Module) -> None:
