@@ -379,6 +379,29 @@ def test_what_the_session_refuses(tmp_path: Path) -> None:
         aimgraph.verify_onnx(path)
 
 
+def test_a_state_that_starts_where_samples_can_not_be_told_apart(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.attend(x, x, x, need_weights=False)[0]).mean(1))
+
+    base, x = Attention().eval(), torch.randn(4, 7, 8)
+    written: dict[str, Any] = {"updates": ("norm",), "shape": (8,)}
+    aim = randomise(aimgraph.transform(base, x, **written)).eval()
+    with pytest.raises(ExportError, match=r"attend\.linear_1 reads what memory 'memory' starts with, and its input"):
+        aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory="state")
+    assert not any(tmp_path.iterdir())
+    aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory="inside")
+    assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
+    without = randomise(aimgraph.transform(base, x, exclude=("attend.linear_1",), **written)).eval()
+    aimgraph.export_onnx(without, tmp_path / "model.onnx", memory="state")
+    assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], without(x))
+
+
 def test_a_changed_file_is_found(tmp_path: Path) -> None:
     aim, _ = made("residual")
     path = tmp_path / "model.onnx"
