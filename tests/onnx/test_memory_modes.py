@@ -383,14 +383,15 @@ def test_a_state_that_starts_where_samples_can_not_be_told_apart(tmp_path: Path)
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.embed, self.attend = nn.Linear(5, 8), nn.MultiheadAttention(8, 2, batch_first=True)
             self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.norm(self.attend(x, x, x, need_weights=False)[0]).mean(1))
+            x = self.embed(x)
+            return self.head(self.norm(x + self.attend(x, x, x, need_weights=False)[0]).mean(1))
 
-    base, x = Attention().eval(), torch.randn(4, 7, 8)
-    written: dict[str, Any] = {"updates": ("norm",), "shape": (8,)}
+    base, x = Attention().eval(), torch.randn(4, 7, 5)
+    written: dict[str, Any] = {"updates": "stages"}
     aim = randomise(aimgraph.transform(base, x, **written)).eval()
     with pytest.raises(ExportError, match=r"attend\.linear_1 reads what memory 'memory' starts with, and its input"):
         aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory="state")
