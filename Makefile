@@ -13,12 +13,17 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test check compat install bench table performance coverage transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test test-all check compat install bench table performance coverage transform-time zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
 
 test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q -m "not slow"
+	$(MAKE) zoo-ci
+
+# Those marked slow, too.
+test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q
 	$(MAKE) zoo-ci
 

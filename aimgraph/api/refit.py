@@ -11,7 +11,7 @@ from torch import nn
 from aimgraph.api.controls import disable_memory
 from aimgraph.api.strip import strip
 from aimgraph.api.transform import transform
-from aimgraph.compiler.aim_paths import SETS, aim_path
+from aimgraph.compiler.aim_paths import SETS, aim_path, is_added
 from aimgraph.compiler.graph_tools import submodule_at
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
@@ -89,7 +89,11 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
     notes = [_fill(aim, made, one, other) for one, other in pairs]
     memories = tuple(replace(other, config=one.config) for one, other in pairs)
     now.plan = replace(now.plan, memories=memories, notes=(*now.plan.notes, *notes))
-    now.frozen = record.frozen
+    now.frozen, now.stopped = record.frozen, record.stopped
+    gradients = {name: parameter.requires_grad for name, parameter in aim.named_parameters(remove_duplicate=False)}
+    for name, parameter in made.named_parameters(remove_duplicate=False):
+        if not is_added(name):
+            parameter.requires_grad_(gradients[name])  # strip has given back what freeze_base stopped
     made.train(made.training)
     made.use(record.chosen)
     return made if record.enabled else disable_memory(made).aim

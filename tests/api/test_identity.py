@@ -45,6 +45,7 @@ def test_with_updates_and_state(name: str) -> None:
     check_identity(base, x, **updates_for(base, x), carry="state", shape=(2, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"read": "resize"}, {"updates": "stages"}], ids=["plain", "resize", "updates"])
 @pytest.mark.parametrize("name", SEED_NETWORKS)
 def test_seed_networks(name: str, options: dict[str, object]) -> None:
@@ -53,6 +54,7 @@ def test_seed_networks(name: str, options: dict[str, object]) -> None:
     check_identity(factory(), torch.randn(shape), **options)
 
 
+@pytest.mark.slow
 def test_vgg16_at_full_width() -> None:
     torch.manual_seed(0)
     check_identity(vgg16(), torch.randn(1, 3, 64, 64))

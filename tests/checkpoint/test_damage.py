@@ -95,6 +95,7 @@ def mutations(raw: bytes) -> Iterator[bytes]:
         yield raw[:place]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_every_byte(which: int, copied: Path) -> None:
     spec = read_spec(copied)
@@ -283,6 +284,7 @@ def places(data: Any, path: str = "") -> Iterator[str]:
             yield from places(value, f"{path}{key}/")
 
 
+@pytest.mark.slow
 @settings(max_examples=600 * FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data())
 def test_any_place_replaced_by_anything(draw: st.DataObject, saved: Path, tmp_path: Path) -> None:

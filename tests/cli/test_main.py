@@ -254,6 +254,7 @@ def test_bench_says_what_it_does_not_know(folder: Path) -> None:
     assert (result.exit_code, "there are base, floor" in str(result.exception)) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_file_that_serves_many_memories_is_exported_and_verified(folder: Path) -> None:
     file = str(folder / "mlp.onnx")
     done = call("export", "zoo/mlp", "--onnx", file, "--memory", "input", "--json")

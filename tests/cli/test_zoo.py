@@ -101,6 +101,7 @@ def test_what_is_asked_wrongly_exits_with_2(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_json_is_json_alone_even_if_a_model_prints(folder: Path) -> None:
     code = "import os\nfrom torch import nn\n\ndef chatty():\n    print('I print where results go')\n"
     code += "    os.write(1, b'and so do I\\n')\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())\n"

@@ -45,9 +45,9 @@ FOLDED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def compiled(module: nn.Module) -> tuple[Any, Any]:
+def compiled(module: nn.Module, backend: str = "aot_eager") -> tuple[Any, Any]:
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
     return torch.compile(module, fullgraph=True, dynamic=True, backend=counter), counter
 
 
@@ -62,6 +62,7 @@ def test_one_graph_for_every_batch_in_eval_mode(form: str) -> None:
     assert counter.frame_count == made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", list(FORMS))
 def test_one_graph_for_every_batch_in_train_mode(form: str) -> None:
     module = FORMS[form]().train()
@@ -88,7 +89,7 @@ def _with_sets(count: int, **options: Any) -> aimgraph.AimModule:
 @pytest.mark.parametrize("options", [{}, {"updates": "stages", "carry": "state"}], ids=["values alone", "whole sets"])
 def test_twelve_memory_sets_are_one_graph(options: dict[str, Any]) -> None:
     aim = _with_sets(12, **options)
-    run, counter = compiled(aim)
+    run, counter = compiled(aim, "eager")
     wanted, made = [], set()
     for name in aim.memory_sets[1:]:
         with aim.using(name):

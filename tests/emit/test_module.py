@@ -120,6 +120,7 @@ def test_a_forward_belongs_to_its_graph_whatever_the_flag_says() -> None:
     assert torch.equal(run(aim.train().eval(), x), expected)
 
 
+@pytest.mark.slow
 def test_many_copies_compile() -> None:
     _, aim, x = make("residual")
     expected = aim.eval()(x)

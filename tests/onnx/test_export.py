@@ -72,6 +72,7 @@ def test_concat_form_shows_the_literal_seed_form(tmp_path: Path) -> None:
     assert [weights[conv.input[1]] for conv in convs] == [[6, 4 + k[0], 3, 3], [4, 6 + k[1], 3, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "size"), [(lambda: resnet50_keras(7), 64), (lambda: vgg16(7, hidden=32), 32)])
 def test_seed_networks(factory: object, size: int, tmp_path: Path) -> None:
     torch.manual_seed(0)

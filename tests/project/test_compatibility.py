@@ -333,6 +333,7 @@ def test_parameter_groups(kind: type[torch.optim.Optimizer]) -> None:
     assert all(torch.equal(p, q) for p, q in zip(aim.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["split, static", "split, state", "concat, state"])
 def test_compiled_training_learns_the_same(form: str) -> None:
     module = FORMS[form]().double()

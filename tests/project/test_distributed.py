@@ -187,6 +187,7 @@ def _shard(rank: int) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_shards_are_one_process_with_twice_the_batch(tmp_path: Path) -> None:
     results = spawned(_shard, tmp_path)
     for case in CASES:

@@ -31,6 +31,7 @@ def test_the_python_of_the_readme_runs() -> None:
     assert "aim" in scope
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_server_answers_as_torch_does(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--customers", "5", "--requests", "10", "--rounds", "1"]
     done = subprocess.run(

@@ -61,6 +61,7 @@ def here(tasks: list[Task], report: Report) -> None:
     run_local(tasks, 1, LIMITS, report)
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_a_local_run() -> None:
     own = [entry for entry in read_manifest(FOLDER / "zoo.csv") if entry.parameters < 1e6]
     assert own
