@@ -163,13 +163,12 @@ def _may_stop(root: nn.Module, traced: Traced, observed: dict[str, Observed]) ->
 
 def _mentions_stop(kind: type[nn.Module]) -> bool:
     """Whether the forward of a class of modules, or a method that it may call, stops gradients without an operation."""
-    if kind.__module__.startswith("torch.nn.modules."):
-        return False
     waiting, seen = ["forward"], set[str]()
     while waiting:
         name = waiting.pop()
         code = getattr(getattr(kind, name, None), "__code__", None)
-        if name in seen or code is None or vars(nn.Module).get(name) is getattr(kind, name):
+        owner = next((one for one in kind.__mro__ if name in vars(one)), kind)
+        if name in seen or code is None or owner.__module__.startswith("torch.nn.modules."):
             continue
         seen.add(name)
         if not is_users(code.co_filename) or not _STOPPING_NAMES.isdisjoint(code.co_names):  # decorated by torch
