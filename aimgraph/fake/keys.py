@@ -56,6 +56,9 @@ _CONSTANTS = frozenset(
 )
 
 
+_SEQUENCES = frozenset((tuple, list, torch.Size))
+
+
 def describe(value: Any, seen: dict[int, int], known: Mapping[int, Source]) -> Any:
     """What an operation can see of a value, as something that can be looked up.
 
@@ -64,18 +67,17 @@ def describe(value: Any, seen: dict[int, int], known: Mapping[int, Source]) -> A
         seen: Identity of a tensor -> its place among those in the arguments; extended.
         known: Identity of a tensor that operations are listed of -> its source; constants are not there.
     """
-    if isinstance(value, Tensor):
-        if type(value) is not FakeTensor or not is_ordinary(value):
-            raise UnclearError
+    kind = type(value)
+    if kind in _CONSTANTS:
+        return kind, value
+    if kind in _SEQUENCES:
+        return kind, tuple([describe(item, seen, known) for item in value])
+    if kind is FakeTensor and is_ordinary(value):
         place = seen.setdefault(id(value), len(seen)) if id(value) in known else None
         return Tensor, metadata(value), place
-    if type(value) in _CONSTANTS:
-        return type(value), value
-    if type(value) in (tuple, list, torch.Size):
-        return type(value), tuple(describe(item, seen, known) for item in value)
-    if type(value) is dict:
-        return dict, tuple((key, describe(item, seen, known)) for key, item in value.items())
-    if type(value) is slice:
+    if kind is dict:
+        return dict, tuple([(key, describe(item, seen, known)) for key, item in value.items()])
+    if kind is slice:
         return slice, describe((value.start, value.stop, value.step), seen, known)
     raise UnclearError
 
