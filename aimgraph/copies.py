@@ -83,11 +83,13 @@ _HOLDING = frozenset((tuple, list, dict, OrderedDict, deque))
 def _results_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors that were computed, of which `copy.deepcopy` takes none, and sparse ones, also those in containers."""
     for value in values:
-        if isinstance(value, Tensor):
-            if not value.is_leaf or value.layout is not torch.strided:
-                yield value
-        elif type(value) in _HOLDING and value:
+        kind = type(value)
+        if kind in USUAL:
+            continue
+        if kind in _HOLDING:
             yield from _results_in(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, Tensor) and (not value.is_leaf or value.layout is not torch.strided):
+            yield value
 
 
 def _copy_scripted(module: nn.Module, memo: dict[int, Any]) -> None:
@@ -172,12 +174,13 @@ def _is_torchs(method: Any) -> bool:
 
 def _copy_shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     copied = type(module).__new__(type(module))
+    attributes = vars(copied)
     for key, value in vars(module).items():
         if key in _HELD:  # faster than a deep copy of the dict
             value = {name: copy.deepcopy(one, memo) for name, one in value.items()}
         elif key in OWN:
             value = value.copy()
-        vars(copied)[key] = value
+        attributes[key] = value
     return copied
 
 

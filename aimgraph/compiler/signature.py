@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -137,8 +136,13 @@ class Signature:
 
 def base_names(root: nn.Module) -> tuple[str, ...]:
     """Names of the parameters and buffers of the base in `root`, shared ones under each of their names."""
-    named = chain(root.named_parameters(remove_duplicate=False), root.named_buffers(remove_duplicate=False))
-    return tuple(name for name, _ in named if not is_added(name))
+    parameters, buffers = list[str](), list[str]()
+    for path, module in root.named_modules(remove_duplicate=False):
+        if not is_added(f"{path}."):
+            start = path and f"{path}."
+            parameters += [start + name for name, tensor in module._parameters.items() if tensor is not None]
+            buffers += [start + name for name, tensor in module._buffers.items() if tensor is not None]
+    return (*parameters, *buffers)
 
 
 def graph_inputs(graph: fx.Graph) -> tuple[str, ...]:
