@@ -16,6 +16,18 @@ from tests.nets import NETS, build, randomise, run, updates_for
 VALUED = ["linear", "residual", "conv1d", "conv3d", "shared", "functions", "grouped", "tokens", "windows", "position"]
 
 
+class Long(nn.Module):
+    """Decides by a length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x) if x.shape[1] > 2 else x - self.b(x)
+
+
 def built(name: str, *, seed: int = 1, **options: Any) -> tuple[aimgraph.AimModule, Tensor]:
     base, x = build(name)
     aim = randomise(aimgraph.transform(base.eval(), x, **options), seed)
@@ -255,15 +267,6 @@ def test_what_is_done_with_the_set_in_use() -> None:
 
 
 def test_inputs_that_lead_elsewhere_read_the_set_in_use() -> None:
-    class Long(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.a(x)
-            return self.b(x) if x.shape[1] > 2 else x - self.b(x)
-
     aim = randomise(aimgraph.transform(Long(), torch.randn(2, 2, 4)))
     aim.add_memory_set("a")
     draw(aim, "a", 1)
@@ -280,15 +283,6 @@ def test_inputs_that_lead_elsewhere_read_the_set_in_use() -> None:
 
 
 def test_inputs_that_lead_elsewhere_read_the_set_of_every_sample() -> None:
-    class Long(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.a(x)
-            return self.b(x) if x.shape[1] > 2 else x - self.b(x)
-
     aim = randomise(aimgraph.transform(Long(), torch.randn(2, 2, 4)))
     for index, name in enumerate("ab"):
         aim.add_memory_set(name, share_reads=True)

@@ -17,6 +17,7 @@ import aimgraph
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.onnx.session import MemorySession
 from tests.nets import NETS, build, randomise, run, updates_for
+from tests.project.test_matrix import Attention
 
 FAMILIES = [name for name in NETS if name != "sample_kernels"]  # whose kernels the exporter can't follow
 
@@ -380,16 +381,6 @@ def test_what_the_session_refuses(tmp_path: Path) -> None:
 
 
 def test_a_state_that_starts_where_samples_can_not_be_told_apart(tmp_path: Path) -> None:
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.attend = nn.Linear(5, 8), nn.MultiheadAttention(8, 2, batch_first=True)
-            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.embed(x)
-            return self.head(self.norm(x + self.attend(x, x, x, need_weights=False)[0]).mean(1))
-
     base, x = Attention().eval(), torch.randn(4, 7, 5)
     written: dict[str, Any] = {"updates": "stages"}
     aim = randomise(aimgraph.transform(base, x, **written)).eval()
