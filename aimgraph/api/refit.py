@@ -102,9 +102,9 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
 def _fill(aim: AimModule, made: AimModule, old: MemoryPlan, new: MemoryPlan) -> str:
     """Give a memory of `made` what still fits of the one in `aim`, in every set; what was made anew, in words."""
     anew: dict[str, None] = {}
-    sets = record_of(aim).sets
+    sets, changed = record_of(aim).sets, changed_sites(aim)
     for place in (aim_path(old.name), *(f"{SETS}.{name}.{old.name}" for name in sets)):
-        for part in _parts(old, new, changed_sites(aim)):
+        for part in _parts(old, new, changed):
             module, before = submodule_at(made, f"{place}.{part.path}"), submodule_at(aim, f"{place}.{part.before}")
             if module is None or (part.before and before is not None and _adopt(before, module, own=part.read)):
                 continue  # a set has those of the default one

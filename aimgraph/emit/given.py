@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from aimgraph.compiler.aim_paths import AIM
+from aimgraph.compiler.aim_paths import is_added
 from aimgraph.emit.record import record_of
 
 SAMPLED = 64
@@ -14,7 +14,7 @@ SAMPLED = 64
 
 def samples_of(aim: nn.Module) -> dict[str, Tensor]:
     """Key of a parameter of the base -> some of its values."""
-    base = [(name, one) for name, one in aim.named_parameters() if not name.startswith(f"{AIM}.")]
+    base = [(name, one) for name, one in aim.named_parameters() if not is_added(name)]
     if record_of(aim).concat_sites:  # a state dict tells their own weights from those of reads
         state = aim.state_dict()
         base = [(name, state[name]) for name, _ in base]

@@ -6,10 +6,10 @@ Its graph is there already, so it is copied into the new one, node by node: each
 import inspect
 from typing import Any, Never
 
-import torch
 from torch import fx, nn
 
 from aimgraph.errors import ExportError
+from aimgraph.torch_private import is_exporting
 
 AROUND = ("_forward_", "_backward_", "_is_full_backward_hook")
 """What a module keeps about the hooks that run around its forward and its backward begins so."""
@@ -59,7 +59,7 @@ def refuse_lost_hooks(module: nn.Module) -> None:
     Raises:
         ExportError: It does, and there are hooks.
     """
-    if torch.compiler.is_exporting() and has_hooks(module):
+    if is_exporting() and has_hooks(module):
         raise ExportError(
             f"torch.export runs the graph of {type(module).__name__} alone, and would leave out the hooks around its "
             "forward: export torch.nn.Sequential(model), which calls it, or let the forward do what they do"
