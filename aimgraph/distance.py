@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimgraph.reproducible import is_inexact
+
 LEAST = 1e-30
 """What `max|y|` is taken for where all of y is zero."""
 
@@ -54,7 +56,7 @@ def not_numbers(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 def nan_count(tensor: Tensor) -> int:
     """How many values of a tensor are not-a-number; 0 where it has no values, or is of a class of its own."""
     plain = tensor.detach().data
-    if type(plain) is not Tensor or plain.is_meta or not (plain.is_floating_point() or plain.is_complex()):
+    if type(plain) is not Tensor or plain.is_meta or not is_inexact(plain):
         return 0
     plain = dense(plain)
     return int((plain if plain.itemsize > 1 else plain.float()).isnan().sum())
@@ -68,6 +70,11 @@ def dense(tensor: Tensor) -> Tensor:
 def as_laid_out(tensor: Tensor, like: Tensor) -> Tensor:
     """A dense tensor in the layout of another one: what `dense` was made of."""
     return tensor if like.layout is torch.strided else tensor.to(like.device).to_sparse(layout=like.layout)
+
+
+def real_numbers(tensor: Tensor) -> Tensor:
+    """Numbers to add up, both parts of complex ones."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.float()
 
 
 def wide(value: Any) -> Tensor:

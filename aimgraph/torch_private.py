@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.attention
-from torch import Tensor, _compile, _ops, fx, overrides
+from torch import Tensor, _compile, _ops, fx, nn, overrides
 from torch._subclasses import fake_tensor
 from torch.fx import _symbolic_trace
 from torch.fx import graph as fx_graph
@@ -170,6 +170,16 @@ def storage_of(tensor: Tensor) -> int:
 def autocast_options(context: torch.autocast) -> dict[str, Any]:
     """The keyword arguments that an autocast was made with."""
     return {"dtype": context.fast_dtype, "enabled": context._enabled, "cache_enabled": context._cache_enabled}
+
+
+def has_bfloat16_kernels() -> bool:
+    """Whether this processor computes convolutions and products of bfloat16 no slower than those of float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def compiled_from(module: Any) -> nn.Module | None:
+    """What ``torch.compile`` made a module of; None for any other."""
+    return getattr(module, "_modules", {}).get("_orig_mod")  # by name: importing the compiler takes seconds
 
 
 def active_ddp() -> Any:

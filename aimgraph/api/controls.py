@@ -13,6 +13,7 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, parts_of
 from aimgraph.emit.record import record_of
 from aimgraph.emit.sets import own_parameters
+from aimgraph.reproducible import is_inexact
 from aimgraph.runtime.finite import Writer
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,7 +65,7 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
     before = {name for name, parameter in own.items() if parameter.requires_grad}
     before.update(*(record_of(part).stopped.seen_from(path) for path, part in parts.items()))
     for parameter in own.values():
-        if parameter.is_floating_point() or parameter.is_complex():  # others have no gradients
+        if is_inexact(parameter):  # others have no gradients
             parameter.requires_grad_(not frozen)
     for path, part in parts.items():
         record_of(part).frozen = frozen

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from aimgraph.compiler.graph_data import plain_copy
@@ -22,7 +21,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
-from aimgraph.inputs.batch import input_shapes, random_inputs
+from aimgraph.inputs.batch import device_of, input_shapes, random_inputs
 from aimgraph.inputs.examples import recorded, resolve_inputs
 from aimgraph.passes import FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, exposed_in
@@ -145,7 +144,7 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     record = record_of(root)
     mode = "train" if root.training else "eval"
     graph = plain_copy(root._graph)
-    device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
+    device = device_of(root)
     sample = random_inputs(inputs, 1, seed=0, device=device, own=True)
     run = FakeRun(root, bound_arguments(root, sample), train=root.training, grad=record.grad)
     with quiet(), Outside(root).kept():

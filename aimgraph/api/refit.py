@@ -67,6 +67,8 @@ def refit(aim: M, example_inputs: Any = None) -> M:
                 f"this module was made with passes of your own ({', '.join(other)}), which refit does not know: change "
                 "aimgraph.strip(aim) and transform that"
             )
+        if not record_of(part).plan.memories:
+            raise PlanError("this module has no memory to refit (passes=()): transform its base again")
     if isinstance(aim, AimModule):
         made: M = _refitted(aim, example_inputs)
         return made

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.strip import strip
-from aimgraph.compiler.aim_paths import AIM, is_added, is_read_path
+from aimgraph.compiler.aim_paths import AIM, is_added, is_memory, is_read_path
 from aimgraph.copies import copy_module
-from aimgraph.distance import dense, farthest, nan_count, not_numbers
+from aimgraph.distance import dense, farthest, nan_count, not_numbers, real_numbers
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import input_shapes
+from aimgraph.inputs.batch import device_of, input_shapes
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, samples_for
-from aimgraph.reproducible import drawn_like, plain_attention, seeded
+from aimgraph.reproducible import draw_apart, drawn_like, plain_attention, seeded
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
 from aimgraph.user_code import told_error
@@ -104,7 +104,8 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     disabled. At the second batch size the inputs have the example's own numbers, where they are known and the base runs
     on them; at the first one, too, where it runs on no others, as where floating-point inputs hold category codes.
     What `strip` gives is run once. With memory, the output must be what the base gives when its reads are
-    added to it call by call, without the emitted graphs. Not-a-number counts as equal to itself. Where there is any, a
+    added to it call by call, without the emitted graphs. What a source, read or block of your own draws at random is
+    drawn apart from the base's random numbers, and said. Not-a-number counts as equal to itself. Where there is any, a
     further check says where, and fails unless it comes from the random inputs and leaves other values to compare.
 
     Args:
@@ -123,8 +124,9 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         raise PlanError("verify compares values, and there are none on the meta device: build both on another one")
     given = record_of(aim).inputs if example_inputs is None else resolve_inputs(base, example_inputs)
     base, aim = copy_module(base), _at_work(base, aim)
+    drawing = draw_apart((name, one) for name, one in aim.named_modules() if is_memory(name))
     with plain_attention():  # on both sides: the fused form rounds differently
-        inputs = samples_for(base, given, _device(base), record_of(aim).batches or BATCH_SIZES, record_of(aim).grad)
+        inputs = samples_for(base, given, device_of(base), record_of(aim).batches or BATCH_SIZES, record_of(aim).grad)
         expected = _expected(base, inputs)
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
@@ -138,6 +140,9 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
             with _deterministic():
                 checks.append(_gradients(base, aim, inputs))
         checks += [*_reads(base, aim, inputs), *_numbers(base, aim, expected, seen)]
+        if drawing:
+            told = f"drawn apart, so that the base draws its own: {', '.join(sorted(drawing)[:3])}"
+            checks.append(Check("random numbers of the memory", True, told, compared=False))
         first = inputs.sizes[0]
         return Report(tuple(checks), farthest(seen[False].outputs[first], expected[False].outputs[first])[0])
 
@@ -195,7 +200,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
     module, batch = _with_reads(aim) if _is_zero(aim) else aim, inputs.sizes[0]
     for train, name in names.items():
         by_hand = eager_forward(copy_module(base).train(train), module, train=train)
-        samples = [inputs.at(batch, seed=batch, device=_device(base)) for _ in range(2)]
+        samples = [inputs.at(batch, seed=batch, device=device_of(base)) for _ in range(2)]
         expected = outputs(by_hand, samples[0], grad=inputs.grad)
         seen = outputs(copy_module(module).train(train), samples[1], grad=inputs.grad)
         alike = _all_same(expected, seen)
@@ -239,7 +244,7 @@ class _Seen:
 
 def _run(module: nn.Module, inputs: Samples, train: bool, sizes: Iterable[int] = ()) -> _Seen:
     """One after the other, on a copy."""
-    device, module = _device(module), copy_module(module).train(train)
+    device, module = device_of(module), copy_module(module).train(train)
     seen = _Seen({}, {})
     for batch in sizes or inputs.sizes:
         sample = inputs.at(batch, seed=batch, device=device, own=batch == inputs.sizes[-1])
@@ -286,7 +291,7 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
 
 def _gradients(base: nn.Module, aim: AimModule, inputs: Samples) -> Check:
     name = "gradients of the base"
-    samples = [inputs.at(inputs.sizes[0], seed=1, device=_device(base)) for _ in range(2)]
+    samples = [inputs.at(inputs.sizes[0], seed=1, device=device_of(base)) for _ in range(2)]
     plain = _backward(base, samples[0])
     if isinstance(plain, str):
         return Check(name, True, f"not compared: the base alone gives none: {plain}", compared=False)
@@ -307,7 +312,7 @@ def _backward(module: nn.Module, sample: Arguments) -> dict[str, Tensor | None] 
         if not leaves:
             return "no output requires a gradient"
         try:
-            torch.autograd.backward([_real(leaf).square().mean() for leaf in leaves])
+            torch.autograd.backward([real_numbers(leaf).square().mean() for leaf in leaves])
         except RuntimeError as error:  # torch's own word for what was overwritten before its gradient was taken
             return str(error).partition("\n")[0]
     return {name: parameter.grad for name, parameter in module.named_parameters()}
@@ -368,15 +373,6 @@ def _is_zero(aim: AimModule) -> bool:
     if record_of(aim).concat_sites or record_of(aim).other_passes:
         return False
     return not any(bool(parameter.detach().any()) for name, parameter in aim.named_parameters() if is_read_path(name))
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """Numbers to add up squares of: both parts of complex ones."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.float()
 
 
 def same(a: Tensor, b: Tensor) -> bool:

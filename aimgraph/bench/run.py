@@ -19,6 +19,7 @@ from aimgraph.bench.forms import FUSED, INFERENCE, TRAINING, build_forms
 from aimgraph.bench.measure import Measured, Ratio, compare, measured, ratio
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
+from aimgraph.distance import real_numbers
 from aimgraph.errors import ConfigError
 from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
@@ -244,7 +245,7 @@ class _Run:
         """One training step; its seconds before and in the optimiser."""
         started = time.perf_counter()
         found = [leaf for leaf in tree_leaves(self.forward(self.call)) if isinstance(leaf, Tensor)]
-        torch.stack([leaf.float().square().mean() for leaf in found if leaf.requires_grad]).sum().backward()
+        torch.stack([real_numbers(leaf).square().mean() for leaf in found if leaf.requires_grad]).sum().backward()
         self.synchronize()
         between = time.perf_counter()
         self.optimizer.step()

@@ -16,7 +16,7 @@ from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_file
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import wide
 from aimgraph.errors import CheckpointError, ConfigError
-from aimgraph.reproducible import is_drawn
+from aimgraph.reproducible import is_inexact
 
 KINDS = ("source", "reads", "updates", "carry")
 """What a memory consists of."""
@@ -128,7 +128,7 @@ def distances(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> 
 
 
 def _floats(key: str, *checkpoints: Mapping[str, Tensor]) -> bool:
-    return all(is_drawn(tensors[key]) for tensors in checkpoints if key in tensors)
+    return all(is_inexact(tensors[key]) for tensors in checkpoints if key in tensors)
 
 
 def _distance(key: str, ours: Tensor | None, theirs: Tensor | None) -> Distance:
@@ -166,7 +166,7 @@ def mean(
     spec, first = read[0]
     made = {key: first[key] for key in _memory_keys(spec)}
     for key, tensor in made.items():
-        if is_drawn(tensor):
+        if is_inexact(tensor):
             total = sum(weight * wide(tensors[key]) for weight, (_, tensors) in zip(given, read, strict=True))
             made[key] = torch.as_tensor(total).to(tensor.dtype)
     write_files(Path(out), made, dict(spec) | {"what": "memory"})
@@ -230,7 +230,7 @@ def _shown(key: str) -> str:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return math.sqrt(sum(float(_numbers(t).square().sum()) for t in tensors if is_drawn(t)))
+    return math.sqrt(sum(float(_numbers(t).square().sum()) for t in tensors if is_inexact(t)))
 
 
 def _numbers(tensor: Tensor) -> Tensor:

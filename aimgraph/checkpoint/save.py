@@ -50,8 +50,8 @@ def save(
         PlanError: `aim` was not transformed.
         ConfigError: `what` is none of these, or there is no such memory set, or a source, read or block is a factory
             that is not registered.
-        CheckpointError: A value is not a number, a submodule is wrapped, passes of your own have changed the model, or
-            the files can't be written.
+        CheckpointError: A value is not a number, a submodule is wrapped, passes of your own have changed the model, it
+            has no memory, or the files can't be written.
     """
     if what not in get_args(What):
         raise ConfigError(f'what={what!r}: save takes what="memory", what="trainable" or what="all"')
@@ -62,6 +62,10 @@ def save(
             raise CheckpointError(
                 f"a checkpoint holds memories, and this model was also changed by {', '.join(others)}: save its "
                 "state_dict(), and load it into the result of the same transform"
+            )
+        if not record_of(part).plan.memories:
+            raise CheckpointError(
+                "a checkpoint holds memories, and this model has none (passes=()): save its state_dict()"
             )
     added, base = tensors_of(aim, parts, strict=what == "all")
     if memory_set is not None:

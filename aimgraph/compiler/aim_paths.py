@@ -31,6 +31,11 @@ def below_aim(path: str) -> str:
     return path.removeprefix(f"{AIM}.")
 
 
+def is_memory(path: str) -> bool:
+    """Whether a path is of a memory, or of part of one: a source, read or update."""
+    return is_added(path) and not f"{path}.".startswith((f"{OPAQUE}.", f"{CONCAT}."))
+
+
 def is_read_path(path: str) -> bool:
     """Whether a path, or a state-dict key, is of a read layer."""
     return is_added(path) and ".reads." in path

@@ -13,7 +13,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.operations import Recorder
 from aimgraph.fake.outcomes import Derived
 from aimgraph.fake.tensors import GIVEN, faked
-from aimgraph.reproducible import drawn_like, has_numbers, is_drawn, kept_python_randomness
+from aimgraph.reproducible import drawn_like, has_numbers, is_inexact, kept_python_randomness
 from aimgraph.runtime.opaque import base_alone
 from aimgraph.torch_private import (
     FakeTensorMode,
@@ -53,7 +53,7 @@ class Faker:
         self.alive += chain(root.parameters(), root.buffers())
         self.memo |= faked(self.alive, self.mode)
         for tensor in self.alive:
-            if not is_drawn(tensor):  # sizes, indices: what takes them asks for values
+            if not is_inexact(tensor):  # sizes, indices: what takes them asks for values
                 setattr(self.memo[id(tensor)], GIVEN, tensor)
 
     @property
@@ -173,8 +173,8 @@ def _drawn(leaf: Any, generator: torch.Generator, own: bool = True) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     given = getattr(leaf, GIVEN, None)
-    if given is not None and (not is_drawn(leaf) or (own and has_numbers(given))):
+    if given is not None and (not is_inexact(leaf) or (own and has_numbers(given))):
         return given.clone()
-    if is_drawn(leaf):
+    if is_inexact(leaf):
         return drawn_like(leaf, leaf.shape, generator)
     return torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
-from aimgraph.reproducible import drawn_like, has_numbers, is_drawn
+from aimgraph.reproducible import drawn_like, has_numbers, is_inexact
 from aimgraph.torch_private import tree_leaves, tree_map_only
 
 
@@ -83,6 +83,11 @@ def with_batch(inputs: Arguments, size: int, other: int) -> Arguments:
     return made
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where inputs of a module go: the device of its first parameter, the CPU for one without."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
 def input_shapes(inputs: Arguments) -> list[list[int]]:
     """Shapes of all tensors in `inputs`."""
     return [list(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
@@ -108,7 +113,7 @@ def random_inputs(
     def draw(leaf: Tensor) -> Tensor:
         here = torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if leaf.is_meta else leaf.to(device)
         rows = batch if leaf.dim() and leaf.shape[0] == size else None
-        if is_drawn(leaf) and not (own and has_numbers(leaf)):
+        if is_inexact(leaf) and not (own and has_numbers(leaf)):
             made = drawn_like(here, leaf.shape if rows is None else (rows, *leaf.shape[1:]), generator)
             return made.requires_grad_(leaf.requires_grad)
         if own and rows is not None and leaf.shape[0]:

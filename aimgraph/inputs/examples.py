@@ -13,7 +13,7 @@ from aimgraph.copies import copy_module
 from aimgraph.errors import ExampleInputError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.inputs.arguments import Arguments, hidden_tensors
-from aimgraph.reproducible import has_numbers, is_drawn
+from aimgraph.reproducible import has_numbers, is_inexact
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
 from aimgraph.torch_private import DataDependentOutputException, FakeTensorMode, tree_map_only
 
@@ -129,7 +129,7 @@ def recorded(inputs: Arguments) -> Arguments:
 
 
 def _recorded(leaf: Tensor) -> Tensor:
-    numbers = leaf.numel() <= _NUMBERS and (not is_drawn(leaf) or has_numbers(leaf)) and not leaf.is_meta
+    numbers = leaf.numel() <= _NUMBERS and (not is_inexact(leaf) or has_numbers(leaf)) and not leaf.is_meta
     made = leaf.detach().cpu().clone() if numbers else leaf.detach().to("meta")
     return made.requires_grad_(leaf.requires_grad)
 

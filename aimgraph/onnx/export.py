@@ -26,7 +26,7 @@ from aimgraph.emit.retrace import has_hooks
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import batch_size
+from aimgraph.inputs.batch import batch_size, device_of
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.onnx.compare import Comparison
@@ -141,9 +141,9 @@ def export_onnx(
         if optimize is None:
             optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).concat_sites)
         written = half(prepared) if float16 else prepared
-        samples = samples_for(aim, inputs, _device(aim))
+        samples = samples_for(aim, inputs, device_of(aim))
         program = _export(aim, written, samples, opset, optimize=optimize, dynamic_size=dynamic_size)
-        check = Comparison(aim, prepared, samples, _device(aim), half=float16, sizes=dynamic_size)
+        check = Comparison(aim, prepared, samples, device_of(aim), half=float16, sizes=dynamic_size)
         _describe(program, written, samples, check, output_names)
         draft = Path(folder) / path.name
         program.save(str(draft), external_data=_needs_external_data(written.module))
@@ -198,10 +198,6 @@ def _opset_of(model: Any) -> int:
     return int(max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
 def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
@@ -245,7 +241,7 @@ def _told(error: BaseException) -> str:
 
 def _run_exporter(prepared: Prepared, inputs: Samples, opset: int | None, *, optimize: bool, dynamic_size: bool) -> Any:
     module = prepared.module
-    args, kwargs = prepared.cast(inputs.at(_EXPORTED_AT, seed=0, device=_device(module)))
+    args, kwargs = prepared.cast(inputs.at(_EXPORTED_AT, seed=0, device=device_of(module)))
     given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
     with quiet("torch.onnx", logging.ERROR), warnings.catch_warnings(action="ignore"), torch.no_grad():
         return torch.onnx.export(

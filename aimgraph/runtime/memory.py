@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from aimgraph.reproducible import is_drawn
+from aimgraph.reproducible import is_inexact
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +30,7 @@ class Memory(nn.Module):
 
 def moved_like(module: M, like: Any) -> M:
     """`module` on the device and in the dtype of a weight; its own ``to`` would warn of a complex one."""
-    module._apply(lambda one: one.to(like.device, like.dtype if is_drawn(one) else one.dtype))  # type: ignore[no-untyped-call]
+    module._apply(lambda one: one.to(like.device, like.dtype if is_inexact(one) else one.dtype))  # type: ignore[no-untyped-call]
     return module
 
 

@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from aimgraph.compiler.aim_paths import AIM
 from aimgraph.errors import PlanError
 from aimgraph.runtime.layer_kinds import is_layer
-from aimgraph.torch_private import GRAPH_NAMES
+from aimgraph.torch_private import GRAPH_NAMES, compiled_from
 from aimgraph.tracing.wrapped import check_wrapped
 
 RESERVED = ("graph", "code", "recompile", "_record", *GRAPH_NAMES)
@@ -73,7 +73,7 @@ def _check_names(base: nn.Module, kind: str) -> None:
 
 
 def _check_submodule(path: str, module: nn.Module) -> None:
-    if "_orig_mod" in module._modules:  # by name: importing the compiler takes seconds
+    if compiled_from(module) is not None:
         what = f"its submodule {path!r}" if path else f"the model ({type(module).__name__})"
         instead = f"the model with {path}._orig_mod in its place" if path else "model._orig_mod"
         raise PlanError(f"{what} is compiled: transform {instead}, then compile the result, or parts of it")

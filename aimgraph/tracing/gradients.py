@@ -16,6 +16,7 @@ from aimgraph.compiler.signature import Classified
 from aimgraph.fake.faker import Faker, real_twins
 from aimgraph.fake.tensors import fake_inputs
 from aimgraph.inputs.arguments import Arguments
+from aimgraph.reproducible import is_inexact
 from aimgraph.runtime.call_names import OPAQUE_BASE, CallNames
 from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.runtime.opaque import base_alone
@@ -126,7 +127,7 @@ class _Probes(WatchCalls):
 
 
 def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+    return isinstance(leaf, Tensor) and is_inexact(leaf)
 
 
 def _floats(value: Any) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from aimgraph.errors import CheckpointError, PlanError
+from aimgraph.torch_private import compiled_from
 
 _SHARDED = "torch.distributed.fsdp"
 
@@ -59,7 +60,7 @@ def held_by(module: Any) -> nn.Module | None:
     if isinstance(module, DataParallel | DistributedDataParallel):
         held: nn.Module = module.module
         return held
-    return getattr(module, "_modules", {}).get("_orig_mod")  # by name: importing the compiler takes seconds
+    return compiled_from(module)
 
 
 def unwrapped(model: Any) -> Any:

@@ -1,7 +1,7 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from aimgraph.api.transform import plan
 from aimgraph.api.verify import BATCH_SIZES, outputs, same, tensors_in, verify
 from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_read_path
 from aimgraph.copies import copy_module
-from aimgraph.distance import farthest
+from aimgraph.distance import farthest, real_numbers
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.inputs.arguments import Arguments
@@ -19,6 +19,9 @@ from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import plain_attention, seeded
 from aimgraph.torch_private import tree_leaves, tree_map_only
+from aimgraph.zoo_check.bfloat16 import autocast
+
+M = TypeVar("M", bound=nn.Module)
 
 SEED = 7
 
@@ -84,7 +87,7 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[
         mode = "train" if train else "eval"
         one, other = copy_module(base).train(train), copy_module(aim).train(train)
         sample = random_inputs(inputs, batch, seed=SEED)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             try:
                 expected = outputs(one, sample)
             except RuntimeError:  # the base's own limit: some operation of it takes no bfloat16
@@ -171,18 +174,18 @@ def _folded(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[st
     alive, expected = _alive(aim).eval(), dict[torch.dtype, list[Tensor]]()
     for dtype in FOLDED:
         try:
-            outputs(copy_module(base).eval().to(dtype), _as(dtype, inputs))
+            outputs(_module_as(dtype, base).eval(), _as(dtype, inputs))
         except RuntimeError:  # the base's own limit: its forward is for one type
             without.append(f"folded in {_name(dtype)}: the base does not run")
             continue
-        expected[dtype] = outputs(copy_module(alive).to(dtype), _as(dtype, inputs))
+        expected[dtype] = outputs(_module_as(dtype, alive), _as(dtype, inputs))
     if not all(bool(one.isfinite().all()) for found in expected.values() for one in found):
         without.append("folded: the output is not finite")
         return ""
     _, rounding = farthest(*expected.values()) if len(expected) == 2 else (0.0, 0.0)
     for dtype, those in expected.items():
         sample, what = _as(dtype, inputs), f"folded in {_name(dtype)}"
-        these = outputs(fold(copy_module(alive).to(dtype), sample, fuse_batchnorm=True), sample)
+        these = outputs(fold(_module_as(dtype, alive), sample, fuse_batchnorm=True), sample)
         if [one.shape for one in these] != [one.shape for one in those]:
             return f"{what}: outputs of other shapes"
         found, bound = farthest(these, those)[1], FOLDED[dtype]
@@ -195,10 +198,20 @@ def _folded(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[st
 
 
 def _as(dtype: torch.dtype, inputs: Arguments) -> Arguments:
-    """Two random samples, those of floating point numbers of one type."""
-    sample = random_inputs(inputs, 2, seed=SEED)
-    result: Arguments = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, sample)
+    """Two random samples, real and complex numbers of one precision."""
+    result: Arguments = tree_map_only(Tensor, partial(_tensor_as, dtype), random_inputs(inputs, 2, seed=SEED))
     return result
+
+
+def _module_as(dtype: torch.dtype, module: M) -> M:
+    """A copy with numbers of one precision; `nn.Module.to` would make complex ones real."""
+    return copy_module(module)._apply(partial(_tensor_as, dtype))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _tensor_as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -272,7 +285,8 @@ def _backward(module: nn.Module, sample: Arguments) -> bool:
     with seeded(SEED):
         output = module(*sample[0], **sample[1])
         leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
-        parts = [(leaf.float() * torch.randn(leaf.shape)).sum() for leaf in leaves]
+        numbers = map(real_numbers, leaves)
+        parts = [(one * torch.randn(one.shape)).sum() for one in numbers]
     if parts:
         torch.autograd.backward(torch.stack(parts).sum())
     return bool(parts)

@@ -23,8 +23,8 @@ SMALL = {"timm": 28_000_000, "torchvision": 150_000_000, "zoo": 28_000_000}
 """Most parameters of a model that every change is computed with, by source."""
 
 
-SLOW = ("video.mvit", "video.s3d")
-"""Families that take full-size videos only: minutes at level ``numeric``."""
+SLOW = ("detection.ssd", "video.mvit", "video.s3d")
+"""Families that take large images or videos only: minutes at level ``numeric``."""
 
 
 MANY = 100

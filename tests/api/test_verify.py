@@ -1,6 +1,7 @@
 """The report on a transformed module."""
 
 import copy
+import math
 import pickle
 import random
 from collections.abc import Callable
@@ -479,3 +480,37 @@ def test_a_report_is_true_where_it_is_ok() -> None:
     report = aimgraph.verify(base, aim)
     assert not report
     assert [bool(check) for check in report.checks] == [check.ok for check in report.checks]
+
+
+class Dropped(nn.Module):
+    """A read of its own: a linear map of what dropout leaves of the memory, the same at every place."""
+
+    def __init__(self, spec: aimgraph.ReadSpec) -> None:
+        super().__init__()
+        self.grid, self.channels = spec.grid, spec.shape[-1]
+        self.map = nn.Linear(math.prod(spec.shape), self.channels, bias=False)
+        nn.init.zeros_(self.map.weight)
+
+    def forward(self, memory: Tensor) -> Tensor:
+        term = self.map(F.dropout(memory.flatten(1), 0.5, self.training))
+        return term.view(-1, *(1 for _ in self.grid), self.channels).expand(-1, *self.grid, -1)
+
+
+def test_reads_that_draw_random_numbers_leave_the_base_its_own() -> None:
+    base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.3), nn.Conv2d(4, 4, 3), nn.Dropout(0.3))
+    aim = aimgraph.transform(base, torch.randn(2, 3, 8, 8), config=aimgraph.AimConfig(read=Dropped))
+    state = torch.get_rng_state()
+    report = aimgraph.verify(base, aim)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert report.ok, report
+    said = next(check for check in report.checks if check.name == "random numbers of the memory")
+    assert not said.compared
+    assert "aim.memory." in said.detail
+    base[0].weight.data += 1e-3  # what the random numbers must not hide
+    assert not aimgraph.verify(base, aim).ok
+    assert not any("random numbers" in check.name for check in aimgraph.verify(*plain()).checks)
+
+
+def plain() -> tuple[nn.Module, nn.Module]:
+    base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.3))
+    return base, aimgraph.transform(base, torch.randn(2, 3, 8, 8))

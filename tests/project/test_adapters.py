@@ -171,3 +171,13 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     main()
     losses = [float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines() if "loss" in line]
     assert losses[-1] < losses[0] / 2
+
+
+def test_what_a_model_without_memories_can_not_do_is_said(tmp_path: Path) -> None:
+    base, x = built()
+    plain = aimgraph.transform(base, x, passes=())
+    with pytest.raises(CheckpointError, match=r"holds memories, and this model has none .* save its state_dict\(\)"):
+        aimgraph.save(plain, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+    with pytest.raises(PlanError, match=r"no memory to refit .* transform its base again"):
+        aimgraph.refit(plain)

@@ -138,3 +138,14 @@ class Limited(nn.Module):
             raise RuntimeError("not this way")
         self.unused(x)
         return self.mix(x)
+
+
+class Spectral(nn.Module):
+    """Mixes frequencies with complex weights, and gives complex numbers out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix = nn.Linear(8, 8), nn.Linear(5, 5, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(torch.fft.rfft(self.first(x)))

@@ -43,6 +43,12 @@ def test_numeric_passes_on_a_good_model() -> None:
     assert row.seconds > 0
 
 
+def test_numeric_compares_complex_numbers_in_two_precisions() -> None:
+    row = check(Entry("tests.zoo_check.factories:Spectral", inputs="2x8"), "numeric")
+    assert (row.status, row.rewritten, row.called) == (PASSED, 2, 2), row.reason
+    assert "folded" not in row.reason
+
+
 def test_numeric_says_what_it_could_not_compare() -> None:
     row = check(Entry("tests.zoo_check.factories:Limited", inputs="2x3x8x8", small="2x3x8x8"), "numeric")
     assert (row.status, row.rewritten, row.called) == (PASSED, 2, 2)
