@@ -97,7 +97,7 @@ def _checked(step: Pass, program: Program, verifier: Verifier) -> PassResult:
     try:
         result = _result(step, program)
         program = result.program
-        return replace(result, program=verifier.check(program, result.changes))
+        return replace(result, program=verifier.check(program, result.changes, modified=result.modified))
     except AimgraphError as error:
         if isinstance(error, PassError):
             raise PassError(f"{step.name}: {error}{_before(program)}") from error

@@ -30,22 +30,25 @@ class Verifier:
         self.snapshots = {name: nodes_differ(graph, {})[1] for name, graph in program.graphs.items()}
         self.outputs = {name: output_shapes(program, name) for name in program.graphs}
 
-    def check(self, program: Program, changes: Changes) -> Program:
+    def check(self, program: Program, changes: Changes, *, modified: bool = True) -> Program:
         """The program, its signature as the changes leave it.
 
         Args:
             program: What a pass gave.
             changes: What the pass declares.
+            modified: Whether it says that it has changed anything.
 
         Raises:
             PassError: It is not sound, or something else has changed than was declared.
         """
         found = Changes(inputs=_inputs_changed(program, changes), names=_names_changed(program, changes))
+        edited: list[str] = []
         for name, graph in program.graphs.items():
             touched, self.snapshots[name] = nodes_differ(graph, self.snapshots[name])
             declared = bool(changes.shapes or changes.outputs)
             if not (touched or declared):
                 continue
+            edited += [node.name for node in graph.nodes if node in touched]
             graph.lint()
             _check_targets(program, graph)
             if self.full or declared:
@@ -55,6 +58,9 @@ class Verifier:
             shapes = _shapes_changed(program.runs[name], touched, changes)
             found |= Changes(shapes=shapes, outputs=self._outputs_changed(program, name, changes))
         _refuse_idle(changes, found)
+        if not modified and (edited or found.names):
+            named = ", ".join([*edited, *sorted(found.names)][:4])
+            raise PassError(f"it says that it has modified nothing, and changed {named}")
         if not (found.inputs or found.names):
             return program
         placeholders = {name: graph_inputs(graph) for name, graph in program.graphs.items()}

@@ -1,7 +1,7 @@
 """What passes declare to change is allowed, all of it and nothing else."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -74,6 +74,16 @@ def test_what_is_declared_is_allowed_and_nothing_else(edit: Any, changes: Change
     assert result.program.signature.placeholders["both"][-1] == "input"
     with pytest.raises(PassError, match=f"edit: {message}"):
         Pipeline((Edit(edit),), verify).run(one_layer())
+
+
+@pytest.mark.parametrize(("edit", "changes", "message"), EDITS, ids=[edit.__name__ for edit, *_ in EDITS])
+def test_a_pass_that_says_it_modified_nothing_is_held_to_it(edit: Any, changes: Changes, message: str) -> None:
+    class Silent(Edit):
+        def run(self, program: Program) -> PassResult:
+            return replace(super().run(program), modified=False)
+
+    with pytest.raises(PassError, match=r"silent: it says that it has modified nothing, and changed \w+"):
+        Pipeline((Silent(edit, changes),)).run(one_layer())
 
 
 @pytest.mark.parametrize("verify", ["touched", "full"])
