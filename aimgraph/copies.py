@@ -87,7 +87,8 @@ def _results_in(values: Iterable[Any]) -> Iterator[Tensor]:
         if kind in USUAL:
             continue
         if kind in _HOLDING:
-            yield from _results_in(value.values() if isinstance(value, dict) else value)
+            if value:  # most containers of a module are empty, and a generator takes its time
+                yield from _results_in(value.values() if isinstance(value, dict) else value)
         elif isinstance(value, Tensor) and (not value.is_leaf or value.layout is not torch.strided):
             yield value
 
@@ -177,11 +178,15 @@ def _copy_shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     attributes = vars(copied)
     for key, value in vars(module).items():
         if key in _HELD:  # faster than a deep copy of the dict
-            value = {name: copy.deepcopy(one, memo) for name, one in value.items()}
+            value = {name: _copied(one, memo) for name, one in value.items()} if value else {}
         elif key in OWN:
             value = value.copy()
         attributes[key] = value
     return copied
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.copies import OWN, is_constant
+from aimgraph.copies import OWN, USUAL, is_constant
 from aimgraph.fake.operations import Source
 from aimgraph.torch_private import FakeTensor, OpOverload, OpOverloadPacket, default_device
 
@@ -110,11 +110,13 @@ def configuration(module: nn.Module, train: bool | None, above: tuple[nn.Module,
     mode = module.training if train is None else train  # a model may keep a norm of its own in the other mode
     found: list[Any] = [kind, kind.forward, mode if _looks_at_mode(kind) else None]  # type: ignore[attr-defined]
     for key, value in attributes.items():
+        if key in OWN and not value:
+            continue
         if key in _TENSORS:
             found += [(name, None if tensor is None else metadata(tensor)) for name, tensor in value.items()]
         elif key == "_modules":
             found += [(name, _setting(child, train, above)) for name, child in value.items()]
-        elif key in OWN and not (value and "hooks" in key):
+        elif key in OWN and "hooks" not in key:
             continue
         elif key != "training":
             found += [key, _setting(value, train, above)]
@@ -125,10 +127,12 @@ _TENSORS = ("_parameters", "_buffers")
 
 
 def _setting(value: Any, train: bool | None, above: tuple[nn.Module, ...]) -> Any:
+    if type(value) in USUAL:
+        return type(value), value
     if isinstance(value, nn.Module):
         return configuration(value, train, above)
     if type(value) is tuple:
-        return tuple(_setting(item, train, above) for item in value)
+        return tuple([_setting(item, train, above) for item in value])
     if not is_constant(value):
         raise UnclearError
     return type(value), value  # True, 1 and 1.0 are equal, and not the same

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from aimgraph.torch_private import TorchDispatchMode, tree_leaves
+from aimgraph.torch_private import FakeTensor, TorchDispatchMode, tree_leaves
 
 Source = tuple[int, int]
 """Which tensor: the number of the operation that gave it and its place there; `HELD` and its place among the tensors
@@ -197,12 +197,14 @@ def leaves(given: Any) -> list[Any]:
         return [given]
     found: list[Any] = []
     for item in given.values() if isinstance(given, dict) else given:
-        if isinstance(item, _NESTED):
-            found += leaves(item)
-        else:
+        if type(item) in _USUAL or not isinstance(item, _NESTED):
             found.append(item)
+        else:
+            found += leaves(item)
     return found
 
+
+_USUAL = frozenset((FakeTensor, bool, int, float, str, type(None)))
 
 _NESTED = (tuple, list, dict)
 """A tuple: this is asked for every argument of every operation, and a union of types would be made each time."""

@@ -5,6 +5,7 @@ often transformed again, with another memory: what functions and layers of torch
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -50,7 +51,7 @@ class _Outcome:
             value = tensors[self.like]
             return None if self.writes and _is_shared(value, tensors) else value
         shape, stride, dtype, device = self.like
-        with unset_fake_temporarily():
+        with nullcontext() if active_fake_mode() is None else unset_fake_temporarily():
             empty = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
         return FakeTensor(mode, empty, device)
 
