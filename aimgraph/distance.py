@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimgraph.reproducible import is_inexact
-
 LEAST = 1e-30
 """What `max|y|` is taken for where all of y is zero."""
 
@@ -56,7 +54,7 @@ def not_numbers(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 def nan_count(tensor: Tensor) -> int:
     """How many values of a tensor are not-a-number; 0 where it has no values, or is of a class of its own."""
     plain = tensor.detach().data
-    if type(plain) is not Tensor or plain.is_meta or not is_inexact(plain):
+    if type(plain) is not Tensor or plain.is_meta or not (plain.is_floating_point() or plain.is_complex()):
         return 0
     plain = dense(plain)
     return int((plain if plain.itemsize > 1 else plain.float()).isnan().sum())

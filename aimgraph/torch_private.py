@@ -179,7 +179,8 @@ def has_bfloat16_kernels() -> bool:
 
 def compiled_from(module: Any) -> nn.Module | None:
     """What ``torch.compile`` made a module of; None for any other."""
-    return getattr(module, "_modules", {}).get("_orig_mod")  # by name: importing the compiler takes seconds
+    held = getattr(module, "_modules", {}).items()  # by name: importing the compiler takes seconds
+    return next((one for name, one in held if name == "_orig_mod"), None)
 
 
 def active_ddp() -> Any:

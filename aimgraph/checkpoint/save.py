@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -57,16 +57,7 @@ def save(
         raise ConfigError(f'what={what!r}: save takes what="memory", what="trainable" or what="all"')
     aim = unwrapped(aim)
     parts = named_parts(aim)
-    for part in parts.values():
-        if others := record_of(part).other_passes:
-            raise CheckpointError(
-                f"a checkpoint holds memories, and this model was also changed by {', '.join(others)}: save its "
-                "state_dict(), and load it into the result of the same transform"
-            )
-        if not record_of(part).plan.memories:
-            raise CheckpointError(
-                "a checkpoint holds memories, and this model has none (passes=()): save its state_dict()"
-            )
+    _refuse_other_passes(parts.values())
     added, base = tensors_of(aim, parts, strict=what == "all")
     if memory_set is not None:
         for part in parts.values():
@@ -86,6 +77,20 @@ def save(
     }
     write_files(Path(folder), tensors, about)
     return Path(folder)
+
+
+def _refuse_other_passes(parts: Iterable[AimModule]) -> None:
+    """Refuse models of which a checkpoint would hold a part, or nothing."""
+    for part in parts:
+        if others := record_of(part).other_passes:
+            raise CheckpointError(
+                f"a checkpoint holds memories, and this model was also changed by {', '.join(others)}: save its "
+                "state_dict(), and load it into the result of the same transform"
+            )
+        if not record_of(part).plan.memories:
+            raise CheckpointError(
+                "a checkpoint holds memories, and this model has none (passes=()): save its state_dict()"
+            )
 
 
 def _tell_of_the_trained(

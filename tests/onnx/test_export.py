@@ -15,6 +15,7 @@ from aimgraph.errors import ExportError
 from aimgraph.models_zoo import resnet50_keras, vgg16
 from aimgraph.onnx import export as export_module
 from aimgraph.onnx.export import export_onnx
+from tests.marks import mostly_slow
 from tests.nets import TwoInputs, build, randomise, updates_for
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -39,7 +40,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, kept=["linear", "transposed2d", "residual", "functional_dropout"]))
 def test_agreement_at_other_batch_sizes(name: str, option: str, tmp_path: Path) -> None:
     base, x = build(name)
     options = dict(OPTIONS[option])
@@ -248,7 +249,10 @@ def test_outputs_that_are_not_numbers(tmp_path: Path) -> None:
         aimgraph.export_onnx(aimgraph.transform(Roots(-100.0), x).eval(), tmp_path / "all.onnx")
 
 
-@pytest.mark.parametrize("options", [{}, {"memory": "inside"}, {"dynamic_size": True}, {"float16": True}])
+HOOKED: list[dict[str, Any]] = [{}, {"memory": "inside"}, {"dynamic_size": True}, {"float16": True}]
+
+
+@pytest.mark.parametrize("options", mostly_slow(HOOKED, kept=[{}]))
 def test_hooks_of_the_model_are_exported(options: dict[str, Any], tmp_path: Path) -> None:
     base, x = build("residual")
     base.register_forward_hook(lambda _, inputs, output: output * 3)

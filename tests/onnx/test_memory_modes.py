@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import aimgraph
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.onnx.session import MemorySession
+from tests.marks import mostly_slow
 from tests.nets import NETS, build, randomise, run, updates_for
 from tests.project.test_matrix import Attention
 
@@ -36,7 +37,10 @@ def close(given: Any, wanted: Any, most: float = 1e-4) -> bool:
     return bool(np.abs(given - wanted).max() <= most * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+KEPT = ["attention", "depthwise", "residual", "channels_last", "conv1d", "tokens"]
+
+
+@pytest.mark.parametrize("name", mostly_slow(FAMILIES, kept=KEPT))
 def test_a_memory_as_input(name: str, tmp_path: Path) -> None:
     if name == "attention" and torch.__version__ < (2, 10):
         pytest.skip(f"torch {torch.__version__} exports its attention for one batch size, without a memory, too")
@@ -84,7 +88,7 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("option", STATES)
+@pytest.mark.parametrize("option", mostly_slow(STATES, kept=["gated", "carried"]))
 def test_a_memory_as_state(option: str, tmp_path: Path) -> None:
     base, x = build("residual")
     aim, x = made("residual", shape=(2, 2, 3), **updates_for(base, x), **STATES[option])
@@ -137,6 +141,7 @@ def aim_from(aim: nn.Module, source: nn.Module, value: Tensor, x: Tensor) -> Ten
     return result
 
 
+@pytest.mark.slow
 def test_several_memories(tmp_path: Path) -> None:
     base, x = build("residual")
     configs = [
@@ -186,6 +191,7 @@ def test_the_set_in_use_is_exported(tmp_path: Path) -> None:
         aimgraph.export_onnx(aim, tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_values_as_input_need_sets_with_the_read_weights_of_the_file(tmp_path: Path) -> None:
     aim, x = made("residual")
     path = tmp_path / "model.onnx"
@@ -248,7 +254,12 @@ def test_half_precision(memory: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("memory", [None, "input", "inside"])
-@pytest.mark.parametrize("name", ["residual", "strided", "conv1d", "conv3d", "functions", "transposed2d"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        ["residual", "strided", "conv1d", "conv3d", "functions", "transposed2d"], kept=["strided", "functions"]
+    ),
+)
 def test_sizes_that_vary(name: str, memory: Any, tmp_path: Path) -> None:
     aim, x = made(name)
     if name in ("conv1d", "conv3d") and len(aimgraph.plan(aim).memories[0].reads) == 0:
@@ -311,6 +322,7 @@ def without_reads(aim: nn.Module) -> nn.Module:
     return made
 
 
+@pytest.mark.slow
 def test_what_has_no_memory_is_exported_if_that_is_said(tmp_path: Path) -> None:
     base, x = build("residual")
     aim = aimgraph.transform(base, x).eval()
@@ -324,6 +336,7 @@ def test_what_has_no_memory_is_exported_if_that_is_said(tmp_path: Path) -> None:
     assert aimgraph.export_onnx(nn.Sequential(aimgraph.fold(aim)), tmp_path / "m.onnx", x).memory == "constant"
 
 
+@pytest.mark.slow
 def test_an_opset_that_is_not_written_is_refused(tmp_path: Path) -> None:
     aim, x = made("residual")
     for opset in (18, 20):

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -297,6 +298,7 @@ def test_static_memory(recipe: Recipe, memory: dict[str, Any]) -> None:
         warn_if_known(error, recipe)
 
 
+@pytest.mark.slow
 @settings(SETTINGS, max_examples=15 * FUZZ)
 @given(recipe=recipes(), memory=MEMORIES)
 def test_concat_form(recipe: Recipe, memory: dict[str, Any]) -> None:

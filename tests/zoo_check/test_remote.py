@@ -79,6 +79,7 @@ def test_the_time_limit_holds_there_too() -> None:
     assert (row.status, row.reason) == (TIMEOUT, "not done after 3 s")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
 def test_a_lost_worker_loses_no_row(marker: Path) -> None:
     tasks = [task("small"), task("loses_its_worker"), task("Partly")]
