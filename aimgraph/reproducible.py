@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def _generators() -> list[tuple[str, Callable[[], Any], Callable[[Any], None]]]:
@@ -62,47 +62,10 @@ def seeded(seed: int = 0) -> Iterator[None]:
 @contextmanager
 def own_stream(name: str) -> Iterator[None]:
     """Random numbers that depend on `name` alone; the global state is as before afterwards."""
+    digest = hashlib.sha256(name.encode()).digest()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed_of(name))
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
         yield
-
-
-def draw_apart(modules: Iterable[tuple[str, nn.Module]]) -> set[str]:
-    """Let each module draw random numbers from a stream of its own, the same at every call, on the CPU.
-
-    Whatever is drawn around its calls is then what it is without them.
-
-    Args:
-        modules: (name, module) pairs; hooks are put on each.
-
-    Returns:
-        The names of those that have drawn any, as they come.
-    """
-    drawing: set[str] = set()
-    states: list[tuple[Tensor, Tensor]] = []
-
-    def hook(name: str, module: nn.Module) -> None:
-        def before(*_: Any) -> None:
-            outside = torch.get_rng_state()
-            torch.manual_seed(_seed_of(name))
-            states.append((outside, torch.get_rng_state()))
-
-        def after(*_: Any) -> None:
-            outside, start = states.pop()
-            if not torch.equal(torch.get_rng_state(), start):
-                drawing.add(name)
-            torch.set_rng_state(outside)
-
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after, always_call=True)
-
-    for name, module in modules:
-        hook(name, module)
-    return drawing
-
-
-def _seed_of(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 @contextmanager

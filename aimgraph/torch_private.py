@@ -30,7 +30,7 @@ from torch.nn.modules import module as nn_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _device, _python_dispatch, _pytree, checkpoint
 
-TESTED = ((2, 9), (2, 13), (2, 14))
+TESTED = ((2, 9), (2, 13), (2, 14), (2, 15))
 """Versions of torch with which all tests pass; `docs/compatibility.md` has the results."""
 
 

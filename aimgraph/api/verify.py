@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from aimgraph.api.controls import disable_memory, enable_memory
+from aimgraph.api.draw_apart import draw_apart
 from aimgraph.api.strip import strip
 from aimgraph.compiler.aim_paths import AIM, is_added, is_memory, is_read_path
 from aimgraph.copies import copy_module
@@ -26,7 +27,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import device_of, input_shapes
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, samples_for
-from aimgraph.reproducible import draw_apart, drawn_like, plain_attention, seeded
+from aimgraph.reproducible import drawn_like, plain_attention, seeded
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
 from aimgraph.user_code import told_error

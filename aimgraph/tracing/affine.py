@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from aimgraph.compiler.signature import Calls, Classified, FunctionCall
+from aimgraph.errors import PlanError
 from aimgraph.fake.tensors import fake_copy, quiet
 from aimgraph.runtime.layer_kinds import FUNCTIONS, AffineLayer, is_layer, kind_of
 from aimgraph.runtime.layers import given_to, stored_weight
@@ -26,6 +27,9 @@ def classify_layers(root: nn.Module) -> dict[nn.Module, Classified]:
 
     Asked once, before tracing: inside a trace a layer can't be run for itself. Layers that differ in
     nothing but their values are watched once.
+
+    Raises:
+        PlanError: All of their weights are elsewhere between calls.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     seen: dict[Any, Classified] = {}
@@ -36,6 +40,8 @@ def classify_layers(root: nn.Module) -> dict[nn.Module, Classified]:
             if key not in seen:
                 seen[key] = classify(module, mode)
             kinds[module] = seen[key]
+    if kinds and all(_brings_its_weight(layer) for layer in kinds):
+        raise PlanError(f"no layer has a weight of its own: {_path_of(root, next(iter(kinds)))}: {_OFFLOADED}")
     return kinds
 
 
@@ -61,11 +67,8 @@ def classify(layer: AffineLayer, mode: FakeTensorMode | None = None) -> Classifi
     if layer._forward_hooks:
         reason = "it has a forward hook, which may change its output: register it on the result instead"
         return Classified(name, affine=False, reason=reason)
-    if _is_replaced(layer) and stored_weight(layer).is_meta:
-        reason = (
-            "its forward is replaced and brings its weight, which is on the meta device: offload the result instead"
-        )
-        return Classified(name, affine=False, reason=reason)
+    if _brings_its_weight(layer):
+        return Classified(name, affine=False, reason=_OFFLOADED)
     if not _inherits_forward(layer):
         return _watch(layer, mode or FakeTensorMode(allow_non_fake_inputs=True))
     return Classified(name, affine=True, raw="weight" not in layer._parameters or bool(layer._forward_pre_hooks))
@@ -104,6 +107,18 @@ def _inherits_forward(layer: AffineLayer) -> bool:
     kind = kind_of(layer)
     inherits = all(getattr(type(layer), name, None) is getattr(kind.layer, name, None) for name in kind.methods)
     return inherits and not _is_replaced(layer)
+
+
+_OFFLOADED = "its forward is replaced and brings its weight, which is on the meta device: offload the result instead"
+
+
+def _brings_its_weight(layer: Any) -> bool:
+    return _is_replaced(layer) and stored_weight(layer).is_meta
+
+
+def _path_of(root: nn.Module, layer: nn.Module) -> str:
+    paths = {module: path for path, module in root.named_modules()}
+    return paths[layer]
 
 
 def _is_replaced(layer: AffineLayer) -> bool:
