@@ -117,7 +117,7 @@ def _brings_its_weight(layer: Any) -> bool:
 
 
 def _path_of(root: nn.Module, layer: nn.Module) -> str:
-    paths = {module: path for path, module in root.named_modules()}
+    paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
     return paths[layer]
 
 
