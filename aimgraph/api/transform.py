@@ -157,6 +157,8 @@ def _compile(
     check_base(model)
     inputs = resolve_inputs(model, example_inputs)
     outside = Outside(model, original)
+    for note in outside.notes():
+        warnings.warn(note, stacklevel=4)
     with outside.kept():
         program = build_program(model, inputs, configs, share=share, outside=outside, batches=batches)
         base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}

@@ -1,9 +1,7 @@
 """Is the transformed module what it claims to be? A report, check by check."""
 
 import io
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -21,13 +19,13 @@ from aimgraph.distance import dense, farthest, nan_count, not_numbers, real_numb
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, with_own_forwards
-from aimgraph.emit.record import record_of
+from aimgraph.emit.record import Record, record_of
 from aimgraph.errors import ExampleInputError, PlanError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import device_of, input_shapes
+from aimgraph.inputs.batch import device_of, example_batch, input_shapes
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, samples_for
-from aimgraph.reproducible import drawn_like, plain_attention, seeded
+from aimgraph.reproducible import deterministic, drawn_like, plain_attention, seeded
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
 from aimgraph.user_code import told_error
@@ -127,8 +125,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     base, aim = copy_module(base), _at_work(base, aim)
     drawing = draw_apart((name, one) for name, one in aim.named_modules() if is_memory(name))
     with plain_attention():  # on both sides: the fused form rounds differently
-        inputs = samples_for(base, given, device_of(base), record_of(aim).batches or BATCH_SIZES, record_of(aim).grad)
-        expected = _expected(base, inputs)
+        inputs, expected = _expected(base, given, record_of(aim))
         checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
         for train, wanted in expected.items():
@@ -138,7 +135,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         if zero:
             seen[True] = _run(aim, inputs, True)
             checks += [_outputs("output, with memory", expected[train], seen[train], train) for train in seen]
-            with _deterministic():
+            with deterministic():
                 checks.append(_gradients(base, aim, inputs))
         checks += [*_reads(base, aim, inputs), *_numbers(base, aim, expected, seen)]
         if drawing:
@@ -148,20 +145,28 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         return Report(tuple(checks), farthest(seen[False].outputs[first], expected[False].outputs[first])[0])
 
 
-def _expected(base: nn.Module, inputs: Samples) -> dict[bool, "_Seen"]:
-    """What the base gives in eval and in train mode.
+def _expected(base: nn.Module, given: Arguments, record: Record) -> tuple[Samples, dict[bool, "_Seen"]]:
+    """Inputs like those given, and what the base gives for them in eval and in train mode.
+
+    Where it runs on no others, the sizes are the example's and the next one: edges number the nodes of a graph.
 
     Raises:
         ExampleInputError: It does not run.
     """
-    try:
-        return {train: _run(base, inputs, train) for train in (False, True)}
-    except Exception as error:  # whatever the base's own code raises
-        raise ExampleInputError(
-            f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
-            f"{input_shapes(inputs.inputs)}, at batch sizes {list(inputs.sizes)}: {told_error(error)}; give verify "
-            "example inputs whose numbers it accepts"
-        ) from error
+    own = example_batch(given)
+    failed: dict[tuple[int, int], Exception] = {}
+    for sizes in [record.batches] if record.batches else [BATCH_SIZES, (own, own + 1)]:
+        inputs = samples_for(base, given, device_of(base), sizes, record.grad)
+        try:
+            return inputs, {train: _run(base, inputs, train) for train in (False, True)}
+        except Exception as raised:  # whatever the base's own code raises
+            failed[sizes] = raised
+    first, error = next(iter(failed.items()))
+    raise ExampleInputError(
+        f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
+        f"{input_shapes(given)}, at batch sizes {list(first)}: {told_error(error)}; give verify "
+        "example inputs whose numbers it accepts"
+    ) from error
 
 
 def _numbers(
@@ -255,11 +260,14 @@ def _run(module: nn.Module, inputs: Samples, train: bool, sizes: Iterable[int] =
 
 
 def _keys(base: nn.Module, aim: AimModule) -> Check:
+    given = base.state_dict()
     try:
-        result = copy_module(aim).load_state_dict(base.state_dict(), strict=False)
+        result = copy_module(aim).load_state_dict(given, strict=False)
+        plain = nn.Module.load_state_dict(copy_module(base), given, strict=False)  # without what its class makes of it
     except RuntimeError as error:  # of another shape: what one of them keeps as a buffer and the other does not
         return Check("base checkpoints load", False, " ".join(str(error).split()))
-    bad = [key for key in result.missing_keys if not is_added(key)] + result.unexpected_keys
+    new = [key for key in result.unexpected_keys if key not in plain.unexpected_keys]
+    bad = [key for key in result.missing_keys if not is_added(key)] + new
     seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
     return Check("base checkpoints load", not bad, seen)
 
@@ -350,23 +358,6 @@ def _at_work(base: nn.Module, aim: AimModule) -> AimModule:
         if name in own:
             own[name].requires_grad_(parameter.requires_grad)
     return module
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Sums in an order of their own are no difference: some backward passes add up in parallel."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    deterministic: Any = torch.utils.deterministic
-    fill = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        deterministic.fill_uninitialized_memory = fill
 
 
 def _is_zero(aim: AimModule) -> bool:

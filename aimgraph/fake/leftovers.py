@@ -8,12 +8,13 @@ would find a tensor without values.
 import copy
 import functools
 import sys
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from types import FunctionType
 from typing import Any
+from weakref import WeakSet
 
 from torch import fx, nn
 
@@ -33,6 +34,7 @@ class Outside:
 
     Attributes:
         foreign: Identity of a parameter or buffer of the original -> its name.
+        registries: Attributes of classes that hold modules of the model, as ``Leaky.instances``.
     """
 
     def __init__(self, root: nn.Module, original: nn.Module | None = None) -> None:
@@ -52,6 +54,16 @@ class Outside:
                 if isinstance(function, _Cached):
                     self.caches[id(function)] = function
         self.objects = _objects(root)
+        self.registries = _registries(self.classes, set((original or root).modules()))
+
+    def notes(self) -> list[str]:
+        """What a plan says of them."""
+        return [
+            f"{name} holds modules of the model that was given: what goes through it, as a reset of all states, does "
+            "not reach the result's (nor those of a copy.deepcopy): add the result's modules to it, or go through "
+            "aim.modules() instead"
+            for name in self.registries
+        ]
 
     def of_copy(self, root: nn.Module) -> "Outside":
         """The same of a copy of the module, which is of the same classes."""
@@ -76,6 +88,20 @@ class Outside:
                     cache.cache_clear()
             for owner, names in held:
                 _tidy(owner, names)
+
+
+def _registries(classes: Iterable[type], modules: set[nn.Module]) -> list[str]:
+    """Attributes of classes that list some of these modules."""
+    found = []
+    for kind in classes:
+        for name, value in list(vars(kind).items()):
+            items = value.values() if isinstance(value, Mapping) else value if isinstance(value, _LISTS) else ()
+            if any(isinstance(item, nn.Module) and item in modules for item in list(items)):
+                found.append(f"{kind.__name__}.{name}")
+    return found
+
+
+_LISTS = (list, tuple, set, frozenset, deque, WeakSet)
 
 
 def _is_users(name: str) -> bool:

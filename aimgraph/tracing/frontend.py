@@ -71,7 +71,8 @@ def build_program(
     bound_arguments(root, inputs)  # the same, where they don't fit the forward
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     given = None if batches is None else Batches(*batches)
-    found = _trace_around(root, kinds, inputs, Outside(root) if outside is None else outside.of_copy(root), given)
+    outside = Outside(root) if outside is None else outside
+    found = _trace_around(root, kinds, inputs, outside.of_copy(root), given)
     traced, observed, inputs = found.traced, found.observed, found.inputs
     graphs = traced.graphs
     signature = Signature(
@@ -90,7 +91,7 @@ def build_program(
         untrained=found.untrained,
     )
     parameters = sum(parameter.numel() for parameter in root.parameters())
-    notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque))
+    notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque), *outside.notes())
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
     return Program(root, graphs, kinds, found.runs, signature, configs, plan)
 

@@ -180,7 +180,8 @@ def _refuse_foreign(root: nn.Module, reached: dict[str, str]) -> None:
         raise PlanError(
             f"{place} keeps a function that holds on to layers or tensors of the model, and uses {name} of the model "
             "that was given, in a copy of it, too: a forward replaced by a closure or by torch.compile(part.forward), "
-            "a hook, or an attribute. Use what the function gets as self (a method, functools.partial(function, part)) "
+            "a hook, an attribute, or a list of its instances that a class keeps (snntorch's utils.reset: let that run "
+            "outside of the forward). Use what the function gets as self (a method, functools.partial(function, part)) "
             "and compile the result of the transform; or share the model's parameters with inplace=True"
         )
 

@@ -514,3 +514,48 @@ def test_reads_that_draw_random_numbers_leave_the_base_its_own() -> None:
 def plain() -> tuple[nn.Module, nn.Module]:
     base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.3))
     return base, aimgraph.transform(base, torch.randn(2, 3, 8, 8))
+
+
+class Neighbours(nn.Module):
+    """Every node gets its neighbours' mean: the batch is that of the nodes, which the edges number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.last(torch.zeros_like(x).index_add(0, edges[1], x[edges[0]]))
+
+
+def test_where_edges_number_the_nodes_the_examples_sizes_are_taken() -> None:
+    base, edges = Neighbours(), torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]])
+    aim = aimgraph.transform(base, (torch.randn(6, 5), edges))
+    report = aimgraph.verify(base, aim)
+    assert report.ok, report
+    assert "bit-identical at batch sizes [6, 7]" in str(report)
+    with torch.no_grad():
+        aim.first.weight[0, 0] += 1e-3
+    assert not aimgraph.verify(base, aim).ok
+
+
+class Described(nn.Module):
+    """Its checkpoints say how it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return super().state_dict(*args, **kwargs) | {"made_with": {"width": 3}}
+
+
+def test_what_a_class_adds_to_its_checkpoints_counts_as_no_difference() -> None:
+    base = Described()
+    aim = aimgraph.transform(base, torch.randn(2, 3))
+    assert aimgraph.verify(base, aim).ok
+    aim.linear.register_buffer("further", torch.zeros(1))
+    assert not aimgraph.verify(base, aim).ok

@@ -3,8 +3,10 @@
 import copy
 import functools
 import pickle
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -129,3 +131,27 @@ def test_weights_that_a_mode_merges_are_those_of_before() -> None:
         for module in (base, aim):
             assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
         assert not aim.get_submodule("0").merged
+
+
+class Listed(nn.Module):
+    """Knows all modules of its class, and resets them at once."""
+
+    instances: ClassVar[list[nn.Module]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.instances.append(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).relu()
+
+
+def test_lists_of_instances_are_told() -> None:
+    base, x = nn.Sequential(Listed(), nn.Linear(3, 2)), torch.randn(2, 3)
+    with pytest.warns(UserWarning, match=r"Listed\.instances holds modules of the model that was given") as warned:
+        aim = aimgraph.transform(base, x)
+    assert warned[0].filename == __file__
+    assert any("go through aim.modules() instead" in note for note in aimgraph.plan(aim).notes)
+    with warnings.catch_warnings(action="error"):
+        aimgraph.transform(copy.deepcopy(base), x)
