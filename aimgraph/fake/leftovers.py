@@ -9,12 +9,12 @@ import copy
 import functools
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from types import FunctionType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from torch import fx, nn
 
@@ -95,12 +95,14 @@ def _registries(classes: Iterable[type], modules: set[nn.Module]) -> list[str]:
     found = []
     for kind in classes:
         for name, value in list(vars(kind).items()):
-            items = value.values() if isinstance(value, Mapping) else value if isinstance(value, _LISTS) else ()
-            if any(isinstance(item, nn.Module) and item in modules for item in list(items)):
+            pairs = list(value.items()) if type(value) in _MAPPINGS else []
+            items = chain.from_iterable(pairs) if pairs else list(value) if type(value) in _LISTS else ()
+            if any(isinstance(item, nn.Module) and item in modules for item in items):
                 found.append(f"{kind.__name__}.{name}")
     return found
 
 
+_MAPPINGS = (dict, OrderedDict, WeakKeyDictionary, WeakValueDictionary)
 _LISTS = (list, tuple, set, frozenset, deque, WeakSet)
 
 

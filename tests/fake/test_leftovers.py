@@ -4,7 +4,9 @@ import copy
 import functools
 import pickle
 import warnings
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
 import torch
@@ -136,19 +138,28 @@ def test_weights_that_a_mode_merges_are_those_of_before() -> None:
 class Listed(nn.Module):
     """Knows all modules of its class, and resets them at once."""
 
-    instances: ClassVar[list[nn.Module]] = []
+    instances: Any = None
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 3)
-        self.instances.append(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x).relu()
 
 
-def test_lists_of_instances_are_told() -> None:
+LISTS: list[Callable[[nn.Module], Any]] = [
+    lambda module: [module],
+    lambda module: {"first": module},
+    lambda module: WeakSet([module]),
+    lambda module: WeakKeyDictionary({module: 0}),
+]
+
+
+@pytest.mark.parametrize("listing", LISTS)
+def test_lists_of_instances_are_told(listing: Callable[[nn.Module], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     base, x = nn.Sequential(Listed(), nn.Linear(3, 2)), torch.randn(2, 3)
+    monkeypatch.setattr(Listed, "instances", listing(base[0]))
     with pytest.warns(UserWarning, match=r"Listed\.instances holds modules of the model that was given") as warned:
         aim = aimgraph.transform(base, x)
     assert warned[0].filename == __file__
