@@ -205,7 +205,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
         return
     module, batch = _with_reads(aim) if _is_zero(aim) else aim, inputs.sizes[0]
     for train, name in names.items():
-        by_hand = eager_forward(copy_module(base).train(train), module, train=train)
+        by_hand = eager_forward(copy_module(base).train(train), copy_module(module).train(train), train=train)
         samples = [inputs.at(batch, seed=batch, device=device_of(base)) for _ in range(2)]
         expected = outputs(by_hand, samples[0], grad=inputs.grad)
         seen = outputs(copy_module(module).train(train), samples[1], grad=inputs.grad)

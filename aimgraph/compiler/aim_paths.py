@@ -33,7 +33,7 @@ def below_aim(path: str) -> str:
 
 def is_memory(path: str) -> bool:
     """Whether a path is of a memory, or of part of one: a source, read or update."""
-    return is_added(path) and not f"{path}.".startswith((f"{OPAQUE}.", f"{CONCAT}."))
+    return is_added(path) and not below_aim(path).startswith("_")
 
 
 def is_read_path(path: str) -> bool:

@@ -1,12 +1,13 @@
 """The operations that reach the tensors of a module, one by one."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from aimgraph.torch_private import FakeTensor, TorchDispatchMode, tree_leaves
+from aimgraph.torch_private import FakeTensor, TorchDispatchMode, operator_named, tree_leaves
 
 Source = tuple[int, int]
 """Which tensor: the number of the operation that gave it and its place there; `HELD` and its place among the tensors
@@ -37,7 +38,7 @@ class Operation(NamedTuple):
 
 
 class Recorder(TorchDispatchMode):
-    """Lists the operations on anything that comes from inputs, parameters or buffers.
+    """Lists the operations on anything that comes from inputs, parameters, buffers or random numbers.
 
     What a forward does to constants alone is done once, while tracing, and stands in no graph.
 
@@ -111,6 +112,7 @@ class Recorder(TorchDispatchMode):
         """Whether the forward whose operations end at `stop` goes on from what those before it have left.
 
         What comes from parameters and shapes alone may be kept between forwards: computing it again gives the same.
+        Random numbers may not: drawn again, they are others.
 
         Args:
             start: Where they begin.
@@ -125,13 +127,12 @@ class Recorder(TorchDispatchMode):
         return [operation[:3] for operation in fresh] != [operation[:3] for operation in last]
 
     def _varying(self, operations: list[Operation]) -> set[int]:
-        """The numbers of those operations on whose results the values of an input have influence."""
+        """The numbers of those operations on whose results the values of an input, or random ones, have influence."""
         varying: set[int] = set()
         for number, (name, _, _, sources) in enumerate(operations):
             taken = [source for source in sources if source is not None]
-            if name.startswith(_BY_SHAPE) or not any(
-                made in varying or (made == HELD and place >= self.held) for made, place in taken
-            ):
+            given = any(made in varying or (made == HELD and place >= self.held) for made, place in taken)
+            if name.startswith(_BY_SHAPE) or not (given or _is_drawn(name)):
                 continue
             varying.add(number)
             written = sources[0] if name.partition(".")[2].partition(".")[0].endswith("_") else None
@@ -149,7 +150,7 @@ class Recorder(TorchDispatchMode):
         if self.seen is not None:
             self.seen(given)
         sources = tuple(self.known.get(id(leaf)) for leaf in given if isinstance(leaf, Tensor))
-        if any(sources):
+        if any(sources) or torch.Tag.nondeterministic_seeded in func.tags:
             made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
             self.note(made, len(self.operations))
             constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
@@ -162,6 +163,12 @@ class Recorder(TorchDispatchMode):
         self.alive += made
         for place, tensor in enumerate(made, first):
             self.known.setdefault(id(tensor), (number, place))
+
+
+@cache
+def _is_drawn(name: str) -> bool:
+    """Whether an operation draws random numbers."""
+    return name != _VALUES and torch.Tag.nondeterministic_seeded in operator_named(name).tags
 
 
 _BATCH_NORM: Any = torch.ops.aten.native_batch_norm.default

@@ -500,7 +500,8 @@ def test_reads_that_draw_random_numbers_leave_the_base_its_own() -> None:
     base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.3), nn.Conv2d(4, 4, 3), nn.Dropout(0.3))
     aim = aimgraph.transform(base, torch.randn(2, 3, 8, 8), config=aimgraph.AimConfig(read=Dropped))
     state = torch.get_rng_state()
-    report = aimgraph.verify(base, aim)
+    assert aimgraph.verify(base, aim.eval()).ok
+    report = aimgraph.verify(base, aim.train())
     assert torch.equal(torch.get_rng_state(), state)
     assert report.ok, report
     said = next(check for check in report.checks if check.name == "random numbers of the memory")
@@ -559,3 +560,25 @@ def test_what_a_class_adds_to_its_checkpoints_counts_as_no_difference() -> None:
     assert aimgraph.verify(base, aim).ok
     aim.linear.register_buffer("further", torch.zeros(1))
     assert not aimgraph.verify(base, aim).ok
+
+
+class DrawnBySize(nn.Module):
+    """Draws a mask for each size of input, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None or self.mask.shape != x.shape:
+            self.mask = torch.rand_like(x)
+        return self.linear(x * self.mask)
+
+
+def test_the_base_draws_its_own_in_what_is_kept_as_one_call() -> None:
+    base = DrawnBySize()
+    aim = aimgraph.transform(base, torch.randn(2, 3))
+    report = aimgraph.verify(base, aim)
+    assert report.ok, report
+    assert not any("random numbers" in check.name for check in report.checks)

@@ -1,10 +1,13 @@
 """Models of which one forward leaves something to the next: a graph is called again before it is believed."""
 
 import copy
+import functools
+from functools import cached_property
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import aimgraph
 from tests.tracing.bases import X
@@ -217,6 +220,45 @@ _KEPT = [
 """Models of which no graph alone does what the forward does."""
 
 
+class _DrawnOnce(nn.Module):
+    """Keeps what it has drawn at its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.offset = nn.Linear(4, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.offset is None:
+            self.offset = torch.rand(4)
+        return self.mix(x) + self.offset
+
+
+class _DrawnOnceAsProperty(nn.Module):
+    """The same, by Python's means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    @cached_property
+    def offset(self) -> Tensor:
+        return F.dropout(torch.ones(4), 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) + self.offset
+
+
+class _DrawnAnew(nn.Module):
+    """Draws at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) + torch.rand(4)
+
+
 _TRACED = [_Around(_Neuron()), _Around(_Mean()), _Around(_Locked()), _Masked()]
 """Models whose state, if there is one, is that of a module which the graph calls."""
 
@@ -245,3 +287,34 @@ def test_only_what_resets_is_one_call() -> None:
     assert "what 0.1.part keeps from one call to the next is reset, set or read by the forward around it" in str(
         " ".join(plan.notes)
     )
+
+
+@functools.lru_cache
+def _drawn(count: int) -> Tensor:
+    return torch.rand(count)
+
+
+class _DrawnForAll(_DrawnAnew):
+    """Draws once per process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) + _drawn(x.shape[-1])
+
+
+@pytest.mark.parametrize("kind", [_DrawnOnce, _DrawnOnceAsProperty, _DrawnAnew])
+def test_random_numbers_are_drawn_as_often_as_the_forward_draws_them(kind: type[nn.Module]) -> None:
+    base = kind()
+    aim = aimgraph.transform(base, X)
+    seen = []
+    for module in (copy.deepcopy(base), aim):
+        torch.manual_seed(0)
+        seen.append([module(X) for _ in range(3)])
+    assert all(map(torch.equal, *seen))
+    assert torch.equal(seen[0][0], seen[0][1]) is (kind is not _DrawnAnew)
+    kept = [note for note in aimgraph.plan(aim).notes if "kept as one call" in note]
+    assert bool(kept) is (kind is not _DrawnAnew)
+
+
+def test_random_numbers_that_a_cache_outside_of_the_model_keeps_are_refused() -> None:
+    with pytest.raises(aimgraph.TraceError, match="does not do what its forward does"):
+        aimgraph.transform(_DrawnForAll(), X)
