@@ -36,6 +36,7 @@ from aimgraph.tracing.opaque import (
 )
 from aimgraph.tracing.refusal import refusal_of
 from aimgraph.tracing.shapes import canonical_inputs, check_one_sample
+from aimgraph.tracing.side_effects import kept_generators
 from aimgraph.tracing.trace import Traced, trace
 
 
@@ -72,7 +73,7 @@ def build_program(
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     given = None if batches is None else Batches(*batches)
     outside = Outside(root) if outside is None else outside
-    found = _trace_around(root, kinds, inputs, outside.of_copy(root), given)
+    found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given)
     traced, observed, inputs = found.traced, found.observed, found.inputs
     graphs = traced.graphs
     signature = Signature(

@@ -1,6 +1,9 @@
 """What a forward changes while it is traced: attributes, buffers, random states; and which modes it looks at."""
 
 import copy
+import io
+import random
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +57,26 @@ def kept_attributes(root: nn.Module, notes: list[str], setters: list[str]) -> It
                     now[key] = _restored(*old[key])
                 else:
                     del now[key]
+
+
+@contextmanager
+def kept_generators(root: nn.Module) -> Iterator[None]:
+    """Put back what modules draw from, and step through: the result goes on where the model that was given stands."""
+    kinds: list[Any] = [random.Random, torch.Generator, Iterator]
+    if "numpy" in sys.modules:
+        kinds += [sys.modules["numpy"].random.Generator, sys.modules["numpy"].random.RandomState]
+    memo: dict[int, Any] = {}  # what is shared stays shared
+    before = [
+        (module, key, copy.deepcopy(value, memo))
+        for module in root.modules()
+        for key, value in vars(module).items()
+        if isinstance(value, tuple(kinds)) and not isinstance(value, io.IOBase)
+    ]
+    try:
+        yield
+    finally:
+        for module, key, value in before:
+            vars(module)[key] = value
 
 
 def _not_kept(path: str, key: str) -> str:

@@ -2,8 +2,13 @@
 
 import copy
 import functools
+import itertools
+import random
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -318,3 +323,33 @@ def test_random_numbers_are_drawn_as_often_as_the_forward_draws_them(kind: type[
 def test_random_numbers_that_a_cache_outside_of_the_model_keeps_are_refused() -> None:
     with pytest.raises(aimgraph.TraceError, match="does not do what its forward does"):
         aimgraph.transform(_DrawnForAll(), X)
+
+
+class _Drawing(nn.Module):
+    """Scales by what it takes from a generator of its own."""
+
+    def __init__(self, source: Any, take: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.mix, self.source, self.take = nn.Linear(4, 4), source, take
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * self.take(self.source)
+
+
+SOURCES: list[tuple[Any, Callable[[Any], Any]]] = [
+    (random.Random(0), random.Random.random),
+    (np.random.default_rng(0), lambda source: source.random()),
+    (np.random.RandomState(0), lambda source: source.rand()),
+    (torch.Generator().manual_seed(0), lambda source: torch.rand(1, generator=source)),
+    (itertools.count(1), lambda source: float(next(source))),
+]
+
+
+@pytest.mark.parametrize(("source", "take"), SOURCES, ids=lambda value: type(value).__name__)
+def test_generators_of_a_models_own_go_on_where_they_stand(source: Any, take: Callable[[Any], Any]) -> None:
+    base = _Drawing(source, take)
+    aim, expected = aimgraph.transform(base, X), copy.deepcopy(base)
+    for _ in range(3):
+        wanted = expected(X)
+        assert torch.equal(aim(X), wanted)
+        assert torch.equal(base(X), wanted)
