@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):
         for number, (name, _, _, sources) in enumerate(operations):
             taken = [source for source in sources if source is not None]
             given = any(made in varying or (made == HELD and place >= self.held) for made, place in taken)
-            if name.startswith(_BY_SHAPE) or not (given or _is_drawn(name)):
+            if name.startswith(_BY_SHAPE) or not (given or (name != _VALUES and _is_drawn(operator_named(name)))):
                 continue
             varying.add(number)
             written = sources[0] if name.partition(".")[2].partition(".")[0].endswith("_") else None
@@ -150,7 +150,7 @@ class Recorder(TorchDispatchMode):
         if self.seen is not None:
             self.seen(given)
         sources = tuple(self.known.get(id(leaf)) for leaf in given if isinstance(leaf, Tensor))
-        if any(sources) or torch.Tag.nondeterministic_seeded in func.tags:
+        if any(sources) or _is_drawn(func):
             made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
             self.note(made, len(self.operations))
             constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
@@ -166,9 +166,13 @@ class Recorder(TorchDispatchMode):
 
 
 @cache
-def _is_drawn(name: str) -> bool:
-    """Whether an operation draws random numbers."""
-    return name != _VALUES and torch.Tag.nondeterministic_seeded in operator_named(name).tags
+def _is_drawn(operator: Any) -> bool:
+    """Whether an operator gives random numbers: attention and recurrent layers, too, have the tag, for their dropout."""
+    name = str(operator)
+    return torch.Tag.nondeterministic_seeded in operator.tags and not any(one in name for one in _WITH_DROPOUT)
+
+
+_WITH_DROPOUT = ("attention", "lstm", "gru", "rnn")
 
 
 _BATCH_NORM: Any = torch.ops.aten.native_batch_norm.default
