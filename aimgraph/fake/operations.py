@@ -150,7 +150,7 @@ class Recorder(TorchDispatchMode):
         if self.seen is not None:
             self.seen(given)
         sources = tuple(self.known.get(id(leaf)) for leaf in given if isinstance(leaf, Tensor))
-        if any(sources) or _is_drawn(func):
+        if any(sources) or (_is_drawn(func) and torch.Generator not in map(type, given)):  # ours have generators
             made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
             self.note(made, len(self.operations))
             constants = tuple(leaf for leaf in given if type(leaf) in _CONSTANTS)
@@ -167,7 +167,7 @@ class Recorder(TorchDispatchMode):
 
 @cache
 def _is_drawn(operator: Any) -> bool:
-    """Whether an operator gives random numbers: attention and recurrent layers, too, have the tag, for their dropout."""
+    """Whether an operator gives random numbers: attention and recurrent layers have the tag, too, for their dropout."""
     name = str(operator)
     return torch.Tag.nondeterministic_seeded in operator.tags and not any(one in name for one in _WITH_DROPOUT)
 
