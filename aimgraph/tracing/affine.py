@@ -41,7 +41,8 @@ def classify_layers(root: nn.Module) -> dict[nn.Module, Classified]:
                 seen[key] = classify(module, mode)
             kinds[module] = seen[key]
     if kinds and all(_brings_its_weight(layer) for layer in kinds):
-        raise PlanError(f"no layer has a weight of its own: {_path_of(root, next(iter(kinds)))}: {_OFFLOADED}")
+        first = next(path for path, module in root.named_modules() if module in kinds)
+        raise PlanError(f"no layer has a weight of its own: {first}: {_OFFLOADED}")
     return kinds
 
 
@@ -114,11 +115,6 @@ _OFFLOADED = "its forward is replaced and brings its weight, which is on the met
 
 def _brings_its_weight(layer: Any) -> bool:
     return _is_replaced(layer) and stored_weight(layer).is_meta
-
-
-def _path_of(root: nn.Module, layer: nn.Module) -> str:
-    paths: dict[nn.Module, str] = {module: path for path, module in root.named_modules()}
-    return paths[layer]
 
 
 def _is_replaced(layer: AffineLayer) -> bool:
