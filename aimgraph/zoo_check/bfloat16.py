@@ -1,7 +1,7 @@
 """bfloat16 autocast on processors without kernels for it.
 
-There torch's convolutions of that type take 50 times the time of those of float32, matrix products 13 times (measured
-on a processor with AVX2 only): whole networks would be compared for minutes.
+There torch's convolutions and matrix products of that type take many times as long as those of float32, and whole
+networks would be compared for minutes.
 """
 
 from collections.abc import Iterator
