@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from aimgraph.compiler.aim_paths import aim_path
 from aimgraph.compiler.graph_tools import insert_call, insert_input, output_shapes
@@ -147,7 +147,9 @@ def _expose(program: Program, name: str, what: Exposed) -> list[fx.Node]:
     """Give a graph a memory; the values of it that are to be given back."""
     graph, path = program.graphs[name], aim_path(what.memory)
     sources = [node for node in graph.nodes if node.target == f"{path}.source"]
-    given = insert_input(program, name, what.input, program.runs[name].values[sources[0]].new_empty(what.shape))
+    with torch.no_grad():
+        initial: Tensor = program.root.get_submodule(f"{path}.source")()
+    given = insert_input(program, name, what.input, initial.reshape(what.shape))
     given.meta[EXPOSED] = what
     if what.rows == "none":
         return _expose_carry(graph, path, given, program.root.get_submodule(f"{path}.carry").rate)

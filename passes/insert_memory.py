@@ -153,9 +153,9 @@ class _GraphInserter:
             )
             for (memory, name), calls in items.items()
         )
-        needs_values = self.program.signature.opaque[opaque].needs_values
+        item = self.program.signature.opaque[opaque]
         layers = layer_paths(root, self.program.kinds)
-        built = OpaqueCall(root, opaque, inside, layers, needs_values=needs_values)
+        built = OpaqueCall(root, opaque, inside, layers, needs_values=item.needs_values, reason=item.reason)
         node.target = put_or_share(root, f"{OPAQUE}.{opaque}", built, lambda one: one.reads == built.reads)
         node.args = ([self.sources[memory] for memory, _ in items], *node.args)
         node.meta[OPAQUE_READS] = [(memory, calls[0][1]) for (memory, _), calls in items.items()]

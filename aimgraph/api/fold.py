@@ -21,7 +21,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
-from aimgraph.inputs.batch import device_of, input_shapes, random_inputs
+from aimgraph.inputs.batch import batch_size, device_of, input_shapes, random_inputs
 from aimgraph.inputs.examples import recorded, resolve_inputs
 from aimgraph.passes import FOLDING
 from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, exposed_in
@@ -144,22 +144,13 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     record = record_of(root)
     mode = "train" if root.training else "eval"
     graph = plain_copy(root._graph)
-    device = device_of(root)
-    sample = random_inputs(inputs, 1, seed=0, device=device, own=True)
-    run = FakeRun(root, bound_arguments(root, sample), train=root.training, grad=record.grad)
-    with quiet(), Outside(root).kept():
-        try:
-            run.run(graph)
-        except AimgraphError:
-            raise
-        except Exception as error:  # whatever the base's own code raises on these inputs
-            raise _refusal(run, graph, inputs, error) from error
+    batch, sample, run = _first_run(root, graph, inputs)
     signature = Signature(
         model=record.base_class.__name__,
         placeholders={mode: graph_inputs(graph)},
         parameters=base_names(root),
         inputs=tuple(tuple(shape) for shape in input_shapes(inputs)),
-        batch=1,
+        batch=batch,
         moded=(),
         example=sample,
         grad=record.grad,
@@ -167,10 +158,32 @@ def program_of(root: AimModule, inputs: Arguments) -> Program:
     return Program(root, {mode: graph}, {}, {mode: run}, signature, (), record.plan, Stage.LOWERED)
 
 
+def _first_run(root: AimModule, graph: fx.Graph, inputs: Arguments) -> tuple[int, Arguments, FakeRun]:
+    """The least batch size at which a graph runs, such inputs, and what it gives on fake ones.
+
+    Tried are one sample, and as many as the example has: edges number the nodes of a graph.
+    """
+    record, device, refused = record_of(root), device_of(root), None
+    for batch in dict.fromkeys((1, *(record.batches or ()), batch_size(inputs))):
+        sample = random_inputs(inputs, batch, seed=0, device=device, own=True)
+        run = FakeRun(root, bound_arguments(root, sample), train=root.training, grad=record.grad)
+        with quiet(), Outside(root).kept():
+            try:
+                run.run(graph)
+            except AimgraphError:
+                raise
+            except Exception as error:  # whatever the base's own code raises on these inputs
+                refused = refused or _refusal(run, graph, inputs, error)
+                continue
+        return batch, sample, run
+    assert refused is not None
+    raise refused from refused.__context__
+
+
 def _refusal(run: FakeRun, graph: fx.Graph, inputs: Arguments, error: Exception) -> ExampleInputError:
     node = next(node for node in graph.nodes if node not in run.values)
     at = f" at {node.target}" if node.op == "call_module" else ""
     return ExampleInputError(
-        f"{record_of(run.root).base_class.__name__} does not run on one sample of inputs of shapes "
-        f"{input_shapes(inputs)}: {told_error(error)}{at}; give example_inputs of a size that it takes"
+        f"{record_of(run.root).base_class.__name__} runs neither on one sample nor on as many as the example has, of "
+        f"inputs of shapes {input_shapes(inputs)}: {told_error(error)}{at}; give example_inputs of a size that it takes"
     )

@@ -1,30 +1,29 @@
 """Is the transformed module what it claims to be? A report, check by check."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.draw_apart import draw_apart
+from aimgraph.api.report import Check, Report
 from aimgraph.api.strip import strip
 from aimgraph.compiler.aim_paths import AIM, is_added, is_memory, is_read_path
 from aimgraph.copies import copy_module
 from aimgraph.distance import dense, farthest, nan_count, not_numbers, real_numbers
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts, with_own_forwards
+from aimgraph.emit.parts import named_parts, tensors_named, with_own_forwards
+from aimgraph.emit.plain_state import own_state_dict, plain_state
 from aimgraph.emit.record import Record, record_of
-from aimgraph.errors import ExampleInputError, PlanError
+from aimgraph.errors import CheckpointError, ExampleInputError, PlanError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import device_of, example_batch, input_shapes
+from aimgraph.inputs.batch import device_of, input_shapes
 from aimgraph.inputs.examples import resolve_inputs
-from aimgraph.inputs.samples import Samples, samples_for
+from aimgraph.inputs.samples import Samples, samples_for, sizes_to_try
 from aimgraph.reproducible import deterministic, drawn_like, plain_attention, seeded
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
@@ -36,62 +35,6 @@ BATCH_SIZES = (2, 3)
 
 READ_STD = 0.05
 """Of the read weights that stand for trained ones, where all are zero."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One claim; true where it holds.
-
-    Attributes:
-        name: What it is about.
-        ok: Whether it holds, as far as it was looked at.
-        detail: What was seen.
-        compared: Whether there was anything to compare.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    compared: bool = True
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-
-@dataclass(frozen=True)
-class Report:
-    """All checks of one module; true where every claim holds.
-
-    Attributes:
-        checks: In the order they were made.
-        max_difference: Largest |aim - base| seen with memory, in eval mode.
-    """
-
-    checks: tuple[Check, ...]
-    max_difference: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether every claim holds."""
-        return all(check.ok for check in self.checks)
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-ready data."""
-        return asdict(self) | {"ok": self.ok}
-
-    def __str__(self) -> str:
-        """The report as a table."""
-        table = Table("check", "", "seen")
-        for check in self.checks:
-            seen = "ok" if check.compared else "-"
-            table.add_row(check.name, seen if check.ok else "FAILED", check.detail)
-        table.add_row("largest |aim - base|, with memory (eval)", "", f"{self.max_difference:.3g}")
-        text = io.StringIO()
-        Console(width=120, file=text, color_system=None).print(table)
-        return text.getvalue().rstrip("\n")
 
 
 def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Report:
@@ -126,7 +69,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     drawing = draw_apart((name, one) for name, one in aim.named_modules() if is_memory(name))
     with plain_attention():  # on both sides: the fused form rounds differently
         inputs, expected = _expected(base, given, record_of(aim))
-        checks = [_keys(base, aim), _weights(base, aim), _stripped(base, aim, inputs, expected[False])]
+        checks = [*_state(base, aim), _stripped(base, aim, inputs, expected[False])]
         disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
         for train, wanted in expected.items():
             sizes = inputs.sizes[:1] if zero else inputs.sizes  # with memory, both follow below
@@ -148,14 +91,13 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
 def _expected(base: nn.Module, given: Arguments, record: Record) -> tuple[Samples, dict[bool, "_Seen"]]:
     """Inputs like those given, and what the base gives for them in eval and in train mode.
 
-    Where it runs on no others, the sizes are the example's and the next one: edges number the nodes of a graph.
+    The sizes are the first of `sizes_to_try` at which it runs.
 
     Raises:
         ExampleInputError: It does not run.
     """
-    own = example_batch(given)
     failed: dict[tuple[int, int], Exception] = {}
-    for sizes in [record.batches] if record.batches else [BATCH_SIZES, (own, own + 1)]:
+    for sizes in sizes_to_try(given, record.batches, BATCH_SIZES):
         inputs = samples_for(base, given, device_of(base), sizes, record.grad)
         try:
             return inputs, {train: _run(base, inputs, train) for train in (False, True)}
@@ -173,8 +115,8 @@ def _numbers(
     base: nn.Module, aim: AimModule, expected: Mapping[bool, "_Seen"], seen: Mapping[bool, "_Seen"]
 ) -> Iterator[Check]:
     """Where there is not-a-number, which all comparisons take for equal to itself; nothing where there is none."""
-    name, state = "values are numbers", aim.state_dict()
-    added = ((key, value) for key, value in state.items() if is_added(key) and isinstance(value, Tensor))
+    name = "values are numbers"
+    added = ((key, value) for key, value in tensors_named(aim) if is_added(key))
     if held := not_numbers([*base.named_parameters(), *added]):
         yield Check(name, False, f"not-a-number in {', '.join(held[:3])}")
         return
@@ -259,22 +201,31 @@ def _run(module: nn.Module, inputs: Samples, train: bool, sizes: Iterable[int] =
     return seen
 
 
-def _keys(base: nn.Module, aim: AimModule) -> Check:
-    given = base.state_dict()
+def _state(base: nn.Module, aim: AimModule) -> Iterator[Check]:
+    """Does the result take the base's checkpoints, and hold its weights?"""
+    names = ("base checkpoints load", "base weights are unchanged")
+    try:
+        given, held = plain_state(base), plain_state(aim)
+    except CheckpointError as error:
+        yield from (Check(name, True, f"not compared: {error}", compared=False) for name in names)
+        return
+    yield _keys(names[0], base, aim, given)
+    different = _differing(given, held)
+    yield Check(names[1], not different, f"differ: {different[:3]}" if different else "all equal")
+
+
+def _keys(name: str, base: nn.Module, aim: AimModule, given: dict[str, Any]) -> Check:
     try:
         result = copy_module(aim).load_state_dict(given, strict=False)
         plain = nn.Module.load_state_dict(copy_module(base), given, strict=False)  # without what its class makes of it
     except RuntimeError as error:  # of another shape: what one of them keeps as a buffer and the other does not
-        return Check("base checkpoints load", False, " ".join(str(error).split()))
+        return Check(name, False, " ".join(str(error).split()))
     new = [key for key in result.unexpected_keys if key not in plain.unexpected_keys]
     bad = [key for key in result.missing_keys if not is_added(key)] + new
     seen = f"{len(result.missing_keys)} keys under {AIM}. are new" if not bad else f"mismatched: {bad[:3]}"
-    return Check("base checkpoints load", not bad, seen)
-
-
-def _weights(base: nn.Module, aim: AimModule) -> Check:
-    different = _differing(base.state_dict(), aim.state_dict())
-    return Check("base weights are unchanged", not different, f"differ: {different[:3]}" if different else "all equal")
+    if own := own_state_dict(base):
+        seen += f"; by torch's own names: load what {own} makes of them before the transform"
+    return Check(name, not bad, seen)
 
 
 def _stripped(base: nn.Module, aim: AimModule, inputs: Samples, expected: _Seen) -> Check:
@@ -316,14 +267,14 @@ def _backward(module: nn.Module, sample: Arguments) -> dict[str, Tensor | None] 
     """Name -> gradient of a copy's parameters after one pass in train mode, or why there are none."""
     module = copy_module(module).train()
     with seeded():  # the backward pass, too: a function's own may draw random numbers
-        output = module(*sample[0], **sample[1])
-        leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
-        if not leaves:
-            return "no output requires a gradient"
         try:
+            output = module(*sample[0], **sample[1])
+            leaves = [leaf for leaf in tensors_in(output) if leaf.requires_grad]
+            if not leaves:
+                return "no output requires a gradient"
             torch.autograd.backward([real_numbers(leaf).square().mean() for leaf in leaves])
-        except RuntimeError as error:  # torch's own word for what was overwritten before its gradient was taken
-            return str(error).partition("\n")[0]
+        except Exception as error:  # of a forward that runs without gradients only, or what was overwritten before
+            return told_error(error).partition("\n")[0]
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 

@@ -11,7 +11,8 @@ from aimgraph.checkpoint.entries import What, key_prefix
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import as_laid_out
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of
+from aimgraph.emit.parts import parts_of, tensors_named
+from aimgraph.emit.plain_state import plain_state
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import member
 from aimgraph.errors import CheckpointError
@@ -25,8 +26,8 @@ def named_parts(aim: nn.Module) -> dict[str, AimModule]:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a state dict."""
-    state = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    """The tensors of a state dict, by torch's own names."""
+    state = {key: value for key, value in plain_state(module).items() if isinstance(value, Tensor)}
     check_plain(state)
     return state
 
@@ -38,9 +39,9 @@ def tensors_of(
 
     Raises:
         CheckpointError: The state dict holds something else than tensors, where it is `strict`, or other than plain
-            ones.
+            ones; or it can't be had.
     """
-    state = aim.state_dict()
+    state = plain_state(aim)
     if strict and (other := [key for key, value in state.items() if not isinstance(value, Tensor)]):
         raise CheckpointError(
             f"{other[0]} of the base's state dict is a {type(state[other[0]]).__name__} and no tensor, which a "
@@ -125,14 +126,14 @@ def put_tensors(
     _adopt(aim, added, given)
     if held:  # a weight in concat form is put together there
         laid_out = {key: as_laid_out(tensor, wanted.get(key, tensor)) for key, tensor in given.items()}
-        aim.load_state_dict(laid_out if what == "all" else {**aim.state_dict(), **laid_out})
+        nn.Module.load_state_dict(aim, laid_out if what == "all" else {**plain_state(aim), **laid_out})
         return
     for path, part in parts.items():
         keys = {key: key_prefix(path) + key for site in record_of(part).concat_sites for key in site.keys}
         widened = {key: given.pop(whole) for key, whole in keys.items() if whole in given}
         if widened:
             part.load_state_dict(widened, strict=False)
-    live = _live(aim)
+    live = dict(tensors_named(aim, every_name=True))
     with torch.no_grad():
         for key, tensor in given.items():
             live[key].copy_(tensor)
@@ -142,7 +143,7 @@ def _for_set(
     place: Path, aim: nn.Module, parts: Mapping[str, AimModule], given: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
     """The values of a file by their keys in a set, without those that it shares."""
-    live, made = _live(aim), {}
+    live, made = dict(tensors_named(aim, every_name=True)), {}
     chosen = {name or record_of(part).chosen for part in parts.values()}
     for key, tensor in given.items():
         mine = in_set(key, parts, name)
@@ -158,11 +159,6 @@ def _for_set(
 
 def _adopt(aim: nn.Module, added: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Give the memories the dtypes of the file."""
-    live = _live(aim)
+    live = dict(tensors_named(aim, every_name=True))
     for key in added.keys() & given.keys() & live.keys():
         live[key].data = live[key].data.to(given[key].dtype)
-
-
-def _live(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers themselves."""
-    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))

@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aimgraph.api.fold import fold
+from aimgraph.api.report import Report
 from aimgraph.api.transform import plan, transform
-from aimgraph.api.verify import Report, verify
+from aimgraph.api.verify import verify
 from aimgraph.checkpoint.load import load
 from aimgraph.checkpoint.save import save as save_checkpoint
+from aimgraph.checkpoint.values import state_of
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import FILE, FOLDER, Asked, model_options, replaced
@@ -244,7 +246,7 @@ def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Repo
 def _save_state(aim: AimModule, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
-    save_file({key: value.detach().clone().contiguous() for key, value in aim.state_dict().items()}, str(draft))
+    save_file({key: value.detach().clone().contiguous() for key, value in state_of(aim).items()}, str(draft))
     draft.replace(path)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.compiler.aim_paths import is_added
+from aimgraph.emit.plain_state import plain_state
 from aimgraph.emit.record import record_of
 
 SAMPLED = 64
@@ -16,7 +17,7 @@ def samples_of(aim: nn.Module) -> dict[str, Tensor]:
     """Key of a parameter of the base -> some of its values."""
     base = [(name, one) for name, one in aim.named_parameters() if not is_added(name)]
     if record_of(aim).concat_sites:  # a state dict tells their own weights from those of reads
-        state = aim.state_dict()
+        state = plain_state(aim)
         base = [(name, state[name]) for name, _ in base]
     return {name: _sample(one) for name, one in base if _can_be_read(one)}
 
@@ -38,7 +39,7 @@ def trained(aim: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
             gradient count as trained.
     """
     wanted = {name: one for name, one in aim.named_parameters() if one.requires_grad}
-    state = aim.state_dict()
+    state = plain_state(aim)
     return [
         name
         for name, parameter in wanted.items()

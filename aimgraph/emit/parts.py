@@ -76,9 +76,13 @@ def refuse_offloaded(
             )
 
 
-def tensors_named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers."""
-    return chain(model.named_parameters(), model.named_buffers())
+def tensors_named(model: nn.Module, *, every_name: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers themselves, with their names; one that has several comes once, or under `every_name`.
+
+    Where a state dict has other keys, as for layers in concat form, these are the names of what the model holds.
+    """
+    once = not every_name
+    return chain(model.named_parameters(remove_duplicate=once), model.named_buffers(remove_duplicate=once))
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -140,7 +140,8 @@ def _add_opaque_calls(aim: nn.Module, name: str) -> None:
     for path, call in list(aim.get_submodule(AIM).named_modules()):
         if isinstance(call, OpaqueCall) and not path.startswith("sets."):
             reads = tuple(replace(read, read=own[id(read.read)], view=own[id(read.view)]) for read in call.reads)
-            made = OpaqueCall(call.aim_borrowed[0], call.path, reads, call.layers, needs_values=call.needs_values)
+            root, values, why = call.aim_borrowed[0], call.needs_values, call.reason
+            made = OpaqueCall(root, call.path, reads, call.layers, needs_values=values, reason=why)
             put_module(aim, f"{SETS}.{name}.{path}", made)
 
 

@@ -75,7 +75,8 @@ def fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         made = mode.from_tensor(leaf)
-        setattr(made, GIVEN, leaf)
+        if not isinstance(leaf, FakeTensor):
+            setattr(made, GIVEN, leaf)
         return made
 
     return tree_map(fake, inputs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import batch_size, random_inputs
+from aimgraph.inputs.batch import batch_size, example_batch, random_inputs
 from aimgraph.reproducible import has_numbers, seeded
 from aimgraph.torch_private import tree_leaves
 
@@ -75,6 +75,18 @@ def samples_for(
     if drawn and more > first and not runs(copy, grad, random_inputs(inputs, more, first)):
         drawn = not runs(copy, grad, random_inputs(inputs, more, first, own=True))  # it may be the batch size
     return Samples(inputs, runs=True, drawn=drawn, sizes=sizes, grad=grad)
+
+
+def sizes_to_try(inputs: Arguments, given: tuple[int, int] | None, usual: tuple[int, int]) -> list[tuple[int, int]]:
+    """Pairs of batch sizes at which a model may run.
+
+    Args:
+        inputs: The example. Edges number the nodes of a graph, so that its own size may be the only one.
+        given: The only pair, if there is one.
+        usual: The first pair otherwise.
+    """
+    own = example_batch(inputs)
+    return [given] if given else [usual, (own, own + 1), (own, 2 * own)]
 
 
 def runs(module: Callable[..., Any], grad: bool, sample: Arguments) -> bool:

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.verify import tensors_in
+from aimgraph.copies import copy_module
 from aimgraph.distance import farthest, largest
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
-from aimgraph.inputs.samples import Samples
+from aimgraph.inputs.batch import batch_size, device_of, input_shapes, random_inputs
+from aimgraph.inputs.samples import Samples, samples_for, sizes_to_try
 from aimgraph.onnx.file import BATCH_SIZES, arrays_of
 from aimgraph.onnx.prepare import Prepared, torch_steps
 from aimgraph.onnx.refuse import refuse_blank_outputs
 from aimgraph.torch_private import tree_leaves, tree_map
+from aimgraph.user_code import told_error
 
 STEPS = 3
 """Steps that are compared where a file has state."""
@@ -53,7 +57,7 @@ class Comparison:
 
     def example(self) -> tuple[Any, list[Tensor]]:
         """What torch returns for `random_inputs` of the last batch size, and the states after that."""
-        batch = BATCH_SIZES[-1]
+        batch = self.inputs.sizes[-1]
         with torch.no_grad():
             args, kwargs = self.inputs.at(batch, batch, self.device)
             if not self.states:
@@ -75,7 +79,7 @@ class Comparison:
 
     def unsteady(self) -> str:
         """What to say of a module that gives something else when it is called again; empty if it does not."""
-        sample = self.inputs.at(BATCH_SIZES[0], 0, self.device)
+        sample = self.inputs.at(self.inputs.sizes[0], 0, self.device)
         before = {name: buffer.clone() for name, buffer in self.aim.named_buffers()}
         with torch.no_grad():
             if not any(farthest(self._plain(sample), self._plain(sample))):
@@ -94,7 +98,7 @@ class Comparison:
     def _pairs(self, session: Any) -> Iterator[Pair]:
         pairs = self._steps if self.states else self._memories
         for one in (self.inputs, *self.others):
-            for batch in BATCH_SIZES:
+            for batch in self.inputs.sizes:
                 draw = partial(one.at, batch, device=self.device)
                 _check_batch(session.get_inputs(), arrays_of(draw(batch), half=self.half), batch)
                 yield from pairs(session, draw, batch)
@@ -155,6 +159,37 @@ class Comparison:
                     f"the sizes of input {item.name!r} can't vary: the base's own computation fixes them at "
                     f"{item.shape[2:]}; export without dynamic_size"
                 )
+
+
+def samples_of(aim: nn.Module, inputs: Arguments) -> Samples:
+    """Inputs like an example, at two batch sizes that a module takes: those that a file of it is compared at.
+
+    Args:
+        aim: In eval mode; a copy runs.
+        inputs: The example.
+
+    Raises:
+        ExportError: It runs at none that are tried.
+    """
+    device, batches = device_of(aim), record_of(aim).batches if isinstance(aim, AimModule) else None
+    failed: dict[tuple[int, int], Exception] = {}
+    for sizes in sizes_to_try(inputs, batches, BATCH_SIZES):
+        samples, module = samples_for(aim, inputs, device, sizes), copy_module(aim)
+        try:
+            with torch.no_grad():
+                for batch in sizes:
+                    args, kwargs = samples.at(batch, batch, device)
+                    module(*args, **kwargs)
+        except Exception as error:  # whatever the model's own code raises
+            failed[sizes] = error
+        else:
+            return samples
+    first, reason = next(iter(failed.items()))
+    raise ExportError(
+        f"the model does not run on random inputs like the example's, of shapes {input_shapes(inputs)}, at batch sizes "
+        f"{list(first)}: {told_error(reason)}; give example inputs whose numbers it accepts, or, for batch sizes that "
+        "it takes, aimgraph.transform(..., example_batches=...)"
+    ) from reason
 
 
 def load_session(path: Path) -> Any:

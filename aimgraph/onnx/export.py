@@ -28,17 +28,15 @@ from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, device_of
 from aimgraph.inputs.examples import resolve_inputs
-from aimgraph.inputs.samples import Samples, samples_for
-from aimgraph.onnx.compare import Comparison
-from aimgraph.onnx.file import BATCH_SIZES, TOLERANCES, add_metadata, name_ends, told
+from aimgraph.inputs.samples import Samples
+from aimgraph.onnx.compare import Comparison, samples_of
+from aimgraph.onnx.file import BATCH_SIZES, EXPORTED_AT, TOLERANCES, add_metadata, name_ends, told
 from aimgraph.onnx.names import name_outputs, names_of
 from aimgraph.onnx.prepare import Memory, Prepared, half, in_half, prepare
 from aimgraph.onnx.refuse import deciding_parts, refuse_not_numbers
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
 from aimgraph.torch_private import tree_map
-
-_EXPORTED_AT = 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def export_onnx(
         if optimize is None:
             optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).concat_sites)
         written = half(prepared) if float16 else prepared
-        samples = samples_for(aim, inputs, device_of(aim))
+        samples = samples_of(aim, inputs)
         program = _export(aim, written, samples, opset, optimize=optimize, dynamic_size=dynamic_size)
         check = Comparison(aim, prepared, samples, device_of(aim), half=float16, sizes=dynamic_size)
         _describe(program, written, samples, check, output_names)
@@ -178,7 +176,7 @@ def _compared(check: Comparison, prepared: Prepared, path: Path, draft: Path, to
     onnx.checker.check_model(str(draft))
     operators = dict(sorted(collections.Counter(node.op_type for node in model.graph.node).items()))
     size = sum(file.stat().st_size for file in draft.parent.iterdir())
-    seen = (BATCH_SIZES, difference, relative, prepared.memory, prepared.exposed, check.shapes)
+    seen = (check.inputs.sizes, difference, relative, prepared.memory, prepared.exposed, check.shapes)
     return OnnxReport(str(path), size, _opset_of(model), operators, *seen)
 
 
@@ -241,8 +239,9 @@ def _told(error: BaseException) -> str:
 
 def _run_exporter(prepared: Prepared, inputs: Samples, opset: int | None, *, optimize: bool, dynamic_size: bool) -> Any:
     module = prepared.module
-    args, kwargs = prepared.cast(inputs.at(_EXPORTED_AT, seed=0, device=device_of(module)))
-    given = tuple(prepared.example(item, _EXPORTED_AT) for item in prepared.exposed)
+    batch = EXPORTED_AT if inputs.sizes == BATCH_SIZES else inputs.sizes[0]
+    args, kwargs = prepared.cast(inputs.at(batch, seed=0, device=device_of(module)))
+    given = tuple(prepared.example(item, batch) for item in prepared.exposed)
     with quiet("torch.onnx", logging.ERROR), warnings.catch_warnings(action="ignore"), torch.no_grad():
         return torch.onnx.export(
             _Called(module) if has_hooks(module) else module,
@@ -291,4 +290,4 @@ def _dynamic_shapes(prepared: Prepared, inputs: Arguments, *, dynamic_size: bool
 
 
 def _needs_external_data(module: nn.Module) -> bool:
-    return bool(sum(tensor.nbytes for tensor in module.state_dict().values()) > 1_900_000_000)
+    return bool(sum(tensor.nbytes for _, tensor in tensors_named(module)) > 1_900_000_000)

@@ -20,7 +20,11 @@ from aimgraph.torch_private import tree_leaves
 from aimgraph.version import __version__
 
 BATCH_SIZES = (1, 3)
-"""Batch sizes at which the file is compared; neither is the one it is exported at."""
+"""Batch sizes at which the file is compared where the model takes them; neither is `EXPORTED_AT`."""
+
+
+EXPORTED_AT = 2
+"""The batch size that the exporter sees then; of others, it sees the first."""
 
 
 SAMPLED = 64
@@ -121,7 +125,7 @@ def _row_nodes(given: Any, batched: Any) -> list[Any]:
 
 def add_metadata(program: Any, prepared: Prepared, inputs: Samples, expected: list[dict[str, Any]]) -> None:
     """Say in the file what it is: plan, memories, their initial values, and what torch gives for some input."""
-    batch = BATCH_SIZES[-1]
+    batch = inputs.sizes[-1]
     drawn = {} if inputs.own else {"seed": batch}
     known = inputs.at(batch, batch) if inputs.own else recorded(inputs.inputs)
     data = {

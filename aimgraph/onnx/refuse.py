@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +9,7 @@ from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import nan_count, not_numbers
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts
+from aimgraph.emit.parts import named_parts, tensors_named
 from aimgraph.emit.record import record_of
 from aimgraph.emit.retrace import has_hooks
 from aimgraph.emit.set_names import member
@@ -21,6 +20,8 @@ from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import bound_arguments
 from aimgraph.inputs.batch import random_inputs
 from aimgraph.passes.expose_state import Kind
+from aimgraph.runtime.call_names import OPAQUE_BASE
+from aimgraph.runtime.opaque import OpaqueBase, OpaqueCall
 from aimgraph.runtime.state import lost_write
 from aimgraph.tracing.opaque import reason_of
 
@@ -115,8 +116,8 @@ def refuse_not_numbers(module: nn.Module) -> None:
 
 
 def _in_use(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a state dict, without those of memory sets that are not in use."""
-    state: dict[str, Any] = module.state_dict()
+    """The tensors of a module, without those of memory sets that are not in use."""
+    state = dict(tensors_named(module, every_name=True))
     unused: set[str] = set()
     for path, part in named_parts(module).items():
         prefix = f"{path}." if path else ""
@@ -124,7 +125,7 @@ def _in_use(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         default = {key for key in added if not key.startswith(f"{SETS}.")}
         used = {member(key, part, record_of(part).chosen) for key in default}
         unused |= {prefix + key for key in added - used}
-    return ((key, value) for key, value in state.items() if isinstance(value, Tensor) and key not in unused)
+    return ((key, value) for key, value in state.items() if key not in unused)
 
 
 def refuse_blank_outputs(module: nn.Module, outputs: Sequence[Tensor]) -> None:
@@ -143,10 +144,23 @@ def refuse_blank_outputs(module: nn.Module, outputs: Sequence[Tensor]) -> None:
             )
 
 
+def _named(call: OpaqueBase | OpaqueCall) -> str:
+    """A module that is one call, as a message names it."""
+    if call.path == OPAQUE_BASE:
+        return "the model"
+    return f"{call.path} ({type(call.aim_borrowed[0].get_submodule(call.path)).__name__})"
+
+
 def deciding_parts(module: nn.Module) -> str:
-    """A remark on the parts that decide by values, which an exporter can't follow; empty if none is known."""
-    said = ""
+    """A remark on the parts that decide by values, which an exporter can't follow; empty if none is known.
+
+    Parts that are one call for another reason are named, too.
+    """
+    said: list[str] = []
     for part in module.modules():
+        if isinstance(part, OpaqueBase | OpaqueCall):
+            what = "can't be followed without values" if part.needs_values else "can't be traced"
+            said.append(f"; {_named(part)} {what}: {part.reason}")
         if isinstance(part, AimModule | FoldedModule):
             inputs = record_of(part).inputs if isinstance(part, AimModule) else part._aim_inputs
             run = FakeRun(part, bound_arguments(part, random_inputs(inputs, 2, seed=0, own=True)))
@@ -154,5 +168,6 @@ def deciding_parts(module: nn.Module) -> str:
                 run.run(part._graph)
             for path, error in (run.on_values or {}).items():
                 kind = type(part.get_submodule(path)).__name__
-                said += f"; {path} ({kind}) can't be followed without values: {reason_of(error)}"
-    return said and f"{said}; let it compute with torch.where and masks, or export what is before and after it"
+                said.append(f"; {path} ({kind}) can't be followed without values: {reason_of(error)}")
+    told = "".join(dict.fromkeys(said))
+    return told and f"{told}; let it compute with torch.where and masks, or export what is before and after it"

@@ -1,7 +1,7 @@
 """The modules that a memory adds to a network, in a tree that names them by what they do."""
 
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 from typing import Any, TypeVar
 
 from torch import nn
@@ -60,10 +60,14 @@ def remove_module(root: nn.Module, path: str) -> None:
     parent, _, name = path.rpartition(".")
     owner, children = root.get_submodule(parent), root.get_submodule(path)._modules
     del owner._modules[name]
-    below = {key: child for key, child in children.items() if child is not None and child.state_dict()}
+    below = {key: child for key, child in children.items() if child is not None and _holds(child)}
     if below:
         owner.add_module(name, nn.Module())
         root.get_submodule(path)._modules.update(below)
+
+
+def _holds(module: nn.Module) -> bool:
+    return any(True for _ in chain(module.parameters(), module.buffers()))
 
 
 def free_name(name: str, fits: Callable[[str], bool], joint: str = "_") -> str:

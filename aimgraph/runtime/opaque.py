@@ -49,12 +49,15 @@ class OpaqueBase(nn.Module):
     Args:
         base: The base; it shares its modules and tensors with the emitted module, and is not registered here.
         needs_values: Whether its forward depends on values, so that shapes alone can't run it.
+        reason: Why it is one call.
     """
 
-    def __init__(self, base: nn.Module, *, needs_values: bool) -> None:
+    path = OPAQUE_BASE
+
+    def __init__(self, base: nn.Module, *, needs_values: bool, reason: str = "") -> None:
         super().__init__()
         self.aim_borrowed = (base,)
-        self.needs_values = needs_values
+        self.needs_values, self.reason = needs_values, reason
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the base's own forward gives."""
@@ -130,15 +133,23 @@ class OpaqueCall(nn.Module):
         reads: What is read inside it; one memory value each is given at a call.
         layers: Paths of the convolutions and linear layers whose calls count as theirs.
         needs_values: Whether its forward depends on values, so that shapes alone can't run it.
+        reason: Why it is one call.
     """
 
     def __init__(
-        self, root: nn.Module, path: str, reads: tuple[OpaqueRead, ...], layers: frozenset[str], *, needs_values: bool
+        self,
+        root: nn.Module,
+        path: str,
+        reads: tuple[OpaqueRead, ...],
+        layers: frozenset[str],
+        *,
+        needs_values: bool,
+        reason: str = "",
     ) -> None:
         super().__init__()
         self.reads, self.layers, self.path = reads, layers, path
         self.aim_borrowed = (root, tuple(part for read in reads for part in (read.read, read.view) if part is not None))
-        self.needs_values = needs_values
+        self.needs_values, self.reason = needs_values, reason
 
     def outside(self) -> Iterator[Tensor]:
         """The parameters and buffers of the model that are not the module's."""

@@ -85,7 +85,7 @@ def _keep_one(
     reason = known.reason if known is not None else reason_of(error)
     opaque[path] = Opaque(path, reason, needs_values)
     if not path:
-        put_module(root, OPAQUE_BASE, OpaqueBase(root, needs_values=needs_values))
+        put_module(root, OPAQUE_BASE, OpaqueBase(root, needs_values=needs_values, reason=reason))
     return True
 
 

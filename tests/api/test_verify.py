@@ -582,3 +582,34 @@ def test_the_base_draws_its_own_in_what_is_kept_as_one_call() -> None:
     report = aimgraph.verify(base, aim)
     assert report.ok, report
     assert not any("random numbers" in check.name for check in report.checks)
+
+
+class ThroughNumpy(nn.Module):
+    """Runs without gradients only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.from_numpy(np.tanh(self.first(x).numpy())))
+
+
+class IntoAnother(ThroughNumpy):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.second(torch.mul(h, 2, out=torch.empty_like(h)))
+
+
+@pytest.mark.parametrize("kind", [ThroughNumpy, IntoAnother])
+def test_a_base_that_runs_without_gradients_only_is_compared_without(kind: type[nn.Module]) -> None:
+    base = kind().eval()
+    aim = aimgraph.transform(base, torch.randn(2, 3))
+    report = aimgraph.verify(base, aim)
+    assert report.ok, report
+    (gradients,) = (check for check in report.checks if check.name == "gradients of the base")
+    assert not gradients.compared
+    assert "requires grad" in gradients.detail
+    with torch.no_grad():
+        aim.second.weight[0, 0] += 1  # type: ignore[index,operator]
+    assert not aimgraph.verify(base, aim).ok
