@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from aimgraph.errors import PlanError
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.call_names import OPAQUE_BASE, CallNames, Frame, WatchFunctions, first_input, input_name
 from aimgraph.runtime.function_read import FunctionRead, group_batch
@@ -285,10 +286,27 @@ class _Functions(WatchFunctions):
                 if rank != x.dim() and at_rank(shown, x, *axes) is None:
                     continue
                 term = read.read(fit(shown, x, *axes, name), *args, **kwargs)
+            except RuntimeError as error:
+                _check_types(name, read.read, x, error)
+                raise
             finally:
                 self.aside = False
             output = accumulate(output, group_batch(term, output) if call.grouped_batch else term)
         return output
+
+
+def _check_types(name: str, read: nn.Module, x: Tensor, error: RuntimeError) -> None:
+    """Name a site that is called in another type than its read weights have.
+
+    Raises:
+        PlanError: That is so.
+    """
+    kinds = {parameter.dtype for parameter in read.parameters()} - {x.dtype}
+    if kinds:
+        raise PlanError(
+            f"{name}: the forward calls it in {x.dtype}, and its read weights are {kinds.pop()}: give layers their "
+            f"types before the transform, not in the forward, or leave this one out: exclude=({name!r},)"
+        ) from error
 
 
 def _serves(read: OpaqueRead, call: OpaqueReadCall, weight: Tensor, groups: int) -> bool:

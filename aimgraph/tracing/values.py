@@ -20,6 +20,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.guards import QUESTIONS, guard
 from aimgraph.runtime.inplace import NAMES
+from aimgraph.runtime.layer_kinds import FUNCTIONS
 from aimgraph.torch_private import current_function_mode, function_mode_popped, storage_of, tree_leaves
 from aimgraph.user_code import asking_line
 
@@ -227,10 +228,12 @@ class ValueTracer(fx.Tracer):
         """Note what a node gives, or why that is not known.
 
         Raises:
-            TraceError: It is no call of a module, and puts an argument into other memory, as ``x.set_(y)`` does.
+            TraceError: It is no call of a module, and puts an argument into other memory, as ``x.set_(y)`` does, or
+                gives what a layer has returned another shape in place, as ``x.unsqueeze_(1)`` does.
         """
         given = _real([self.run.values.get(one) for one in node.all_input_nodes if node.op != "call_module"])
         places = [storage_of(tensor) for tensor in given]
+        shapes = [(tensor.shape, tensor.stride()) for tensor in given]
         try:
             self.run.values[node] = self.run.run_node(node)
         except Exception as error:  # whatever the base's own code raises; told where the value is needed
@@ -238,6 +241,14 @@ class ValueTracer(fx.Tracer):
             self.unknown[node] = next(first, error)
         if places != [storage_of(tensor) for tensor in given]:
             raise TraceError(f"the forward puts a tensor in the place of another by {target_name(node)}")
+        for tensor, (shape, stride) in zip(given, shapes, strict=True):
+            if (tensor.shape, tensor.stride()) != (shape, stride) and self._is_of_a_layer(tensor):
+                raise TraceError(f"the forward gives a layer's output another shape in place, by {target_name(node)}")
+
+    def _is_of_a_layer(self, tensor: Tensor) -> bool:
+        """Whether a layer or a function of one has returned this very tensor."""
+        made = (one for one in self.graph.nodes if one.op == "call_module" or one.target in FUNCTIONS)
+        return any(self.run.values.get(node) is tensor for node in made)
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:

@@ -365,6 +365,18 @@ class _Freezes(_Two):
         return self.head(self.mix(x))
 
 
+class _ReshapesInPlace(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        y.unsqueeze_(1)
+        return self.head(y).squeeze(1)
+
+
+class _ReshapesReluInPlace(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(x).relu_().unsqueeze_(1)).squeeze(1)
+
+
 class _Tags(_Two):
     def forward(self, x: Tensor) -> Tensor:
         y = self.mix(x)
@@ -399,6 +411,7 @@ class _ByStateDict(_Two):
 
 _CHANGED = (
     *(_NormalisesWeights, _Clamps, _Averaged, _ScalesBuffer, _SetsStorage, _Swaps, _AsksForGradients),
+    *(_ReshapesInPlace, _ReshapesReluInPlace),
     *(_DropsGradients, _Freezes, _Tags, _PlainInPlace, _PlainThroughView, _ByDictionary, _ByStateDict),
 )
 
@@ -433,3 +446,21 @@ def test_constants_of_the_forward_may_change() -> None:
     aim = aimgraph.transform(base, X, verify="full")
     assert aimgraph.plan(aim).fallback == 0
     assert aimgraph.verify(base, aim).ok
+
+
+class _ConvertsALayer(_Two):
+    """Computes a layer in double precision, and gives it back as it was."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix.double()(x.double()).float()
+        self.mix.float()
+        return self.head(y)
+
+
+def test_a_layer_that_a_forward_converts() -> None:
+    base = _ConvertsALayer().eval()
+    with pytest.raises(aimgraph.PlanError, match=r"^mix: the forward calls it in torch.float64.*exclude=\('mix',\)"):
+        aimgraph.transform(base, X)
+    aim = aimgraph.transform(base, X, exclude=("mix",), verify="full")
+    assert torch.equal(run(aim, X), run(base, X))
+    assert {parameter.dtype for parameter in base.parameters()} == {torch.float32}
