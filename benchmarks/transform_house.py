@@ -5,6 +5,9 @@ of other checkouts are measured in the same run: ``--root before --root .``. Eac
 one process for each network and for ``torch.export`` and each checkout. A process imports torch and torchvision, and
 aimgraph if it transforms, builds the network with its values, and measures a first call and then later ones, each on
 the wall clock and in CPU time, with the collector run before. What a call imports on its way is part of its time.
+
+``--every 30`` measures every thirtieth model of timm and torchvision instead, each once in a process for each checkout
+and round, with that checkout's own ``transform_time.py`` on the meta device.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=NETWORKS, help="repeat for several; all if none")
     parser.add_argument("--rounds", type=int, default=7, help="processes of each kind")
     parser.add_argument("--later", type=int, default=5, help="calls after the first one of a process")
+    parser.add_argument("--every", type=int, help="take every n-th model of the zoo instead")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "NETWORK"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -43,15 +48,19 @@ def main() -> None:
         print(json.dumps(measure(*given.measure, given.later)))
         return
     roots = [root.resolve() for root in given.root or [Path(__file__).parents[1]]]
-    found = rounds(roots, given.network or NETWORKS, given.rounds, given.later)
     import torch
 
     versions = {"torch": torch.__version__.split("+")[0], "python": platform.python_version()}
-    about = {"versions": versions, "threads": torch.get_num_threads(), "rounds": given.rounds, "later": given.later}
-    result = about | {"networks": {network: summary(times) for network, times in found.items()}}
+    about = {"versions": versions, "threads": torch.get_num_threads(), "rounds": given.rounds}
+    if given.every:
+        name, result = "transform_house_zoo.json", about | zoo(roots, given.every, given.rounds)
+    else:
+        found = rounds(roots, given.network or NETWORKS, given.rounds, given.later)
+        networks = {network: summary(times) for network, times in found.items()}
+        name, result = "transform_house.json", about | {"later": given.later, "networks": networks}
     given.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2)
-    (given.out / "transform_house.json").write_text(text + "\n")
+    (given.out / name).write_text(text + "\n")
     print(text)
 
 
@@ -68,6 +77,39 @@ def rounds(roots: list[Path], networks: Any, count: int, later: int) -> dict[str
             found[network][Path(what).name].append(json.loads(done.stdout.splitlines()[-1]))
         print(f"round {number + 1} of {count}", file=sys.stderr)
     return found
+
+
+def zoo(roots: list[Path], every: int, count: int) -> dict[str, Any]:
+    """Median seconds of a transform over models, for each checkout, and over those of the first checkout."""
+    draw, seconds = random.Random(0), {root.name: defaultdict(list) for root in roots}
+    for number in range(count):
+        for root in draw.sample(roots, len(roots)):
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, "benchmarks/transform_time.py", "--every", str(every), "--rounds", "2"]
+                path = {"PYTHONPATH": str(root)}
+                subprocess.run(
+                    [*command, "--out", folder], cwd=root, env=os.environ | path, stdout=subprocess.DEVNULL, check=True
+                )
+                rows = json.loads((Path(folder) / "transform_time.json").read_text())["rows"]
+            for row in rows:
+                if row["transform"]:
+                    seconds[root.name][row["name"]].append(row["transform"])
+        print(f"round {number + 1} of {count}", file=sys.stderr)
+    models = {root: {model: min(times) for model, times in found.items()} for root, found in seconds.items()}
+    both = sorted(set.intersection(*map(set, models.values())))
+    first = models[roots[0].name]
+    return {
+        "every": every,
+        "models": len(both),
+        "transformed": {root: len(found) for root, found in models.items()},
+        "median s": {root: round(statistics.median(found[one] for one in both), 3) for root, found in models.items()},
+        f"median over {roots[0].name}": {
+            root: round(statistics.median(found[one] / first[one] for one in both), 3)
+            for root, found in models.items()
+            if root != roots[0].name
+        },
+        "rows": {one: {root: found[one] for root, found in models.items()} for one in both},
+    }
 
 
 def measure(what: str, network: str, later: int) -> dict[str, Any]:
