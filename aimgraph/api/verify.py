@@ -19,11 +19,11 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, tensors_named, with_own_forwards
 from aimgraph.emit.plain_state import own_state_dict, plain_state
 from aimgraph.emit.record import Record, record_of
-from aimgraph.errors import CheckpointError, ExampleInputError, PlanError
+from aimgraph.errors import CheckpointError, PlanError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import device_of, input_shapes
+from aimgraph.inputs.batch import device_of
 from aimgraph.inputs.examples import resolve_inputs
-from aimgraph.inputs.samples import Samples, samples_for, sizes_to_try
+from aimgraph.inputs.samples import Samples, first_that_runs
 from aimgraph.reproducible import deterministic, drawn_like, plain_attention, seeded
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
@@ -89,26 +89,12 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
 
 
 def _expected(base: nn.Module, given: Arguments, record: Record) -> tuple[Samples, dict[bool, "_Seen"]]:
-    """Inputs like those given, and what the base gives for them in eval and in train mode.
+    """Inputs like those given, and what the base gives for them in eval and in train mode."""
 
-    The sizes are the first of `sizes_to_try` at which it runs.
+    def run(inputs: Samples) -> dict[bool, _Seen]:
+        return {train: _run(base, inputs, train) for train in (False, True)}
 
-    Raises:
-        ExampleInputError: It does not run.
-    """
-    failed: dict[tuple[int, int], Exception] = {}
-    for sizes in sizes_to_try(given, record.batches, BATCH_SIZES):
-        inputs = samples_for(base, given, device_of(base), sizes, record.grad)
-        try:
-            return inputs, {train: _run(base, inputs, train) for train in (False, True)}
-        except Exception as raised:  # whatever the base's own code raises
-            failed[sizes] = raised
-    first, error = next(iter(failed.items()))
-    raise ExampleInputError(
-        f"{type(base).__name__} itself does not run on random inputs like the example's, of shapes "
-        f"{input_shapes(given)}, at batch sizes {list(first)}: {told_error(error)}; give verify "
-        "example inputs whose numbers it accepts"
-    ) from error
+    return first_that_runs(base, given, run, given=record.batches, usual=BATCH_SIZES, grad=record.grad)
 
 
 def _numbers(

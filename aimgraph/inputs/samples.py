@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
+from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.arguments import Arguments
-from aimgraph.inputs.batch import batch_size, example_batch, random_inputs
+from aimgraph.inputs.batch import batch_size, device_of, example_batch, input_shapes, random_inputs
 from aimgraph.reproducible import has_numbers, seeded
 from aimgraph.torch_private import tree_leaves
+from aimgraph.user_code import told_error
+
+R = TypeVar("R")
 
 NUMBERS = 2**16
 """How many numbers are drawn for a further trial, of up to 64 samples: a few may be codes by chance."""
@@ -77,16 +81,42 @@ def samples_for(
     return Samples(inputs, runs=True, drawn=drawn, sizes=sizes, grad=grad)
 
 
-def sizes_to_try(inputs: Arguments, given: tuple[int, int] | None, usual: tuple[int, int]) -> list[tuple[int, int]]:
-    """Pairs of batch sizes at which a model may run.
+def first_that_runs(
+    module: nn.Module,
+    inputs: Arguments,
+    run: Callable[[Samples], R],
+    *,
+    given: tuple[int, int] | None,
+    usual: tuple[int, int],
+    grad: bool = False,
+) -> tuple[Samples, R]:
+    """Inputs like an example's at two batch sizes that a module takes, and what `run` makes of them.
 
     Args:
-        inputs: The example. Edges number the nodes of a graph, so that its own size may be the only one.
-        given: The only pair, if there is one.
-        usual: The first pair otherwise.
+        module: As for `samples_for`.
+        inputs: The example. Edges number the nodes of a graph, so that its own size and the next may be the only ones.
+        run: Runs the module on samples.
+        given: The only pair of sizes, if there is one.
+        usual: The first pair that is tried otherwise.
+        grad: As for `samples_for`.
+
+    Raises:
+        ExampleInputError: It runs at none of the sizes.
     """
     own = example_batch(inputs)
-    return [given] if given else [usual, (own, own + 1), (own, 2 * own)]
+    failed: dict[tuple[int, int], Exception] = {}
+    for sizes in [given] if given else [usual, (own, own + 1), (own, 2 * own)]:
+        samples = samples_for(module, inputs, device_of(module), sizes, grad)
+        try:
+            return samples, run(samples)
+        except Exception as raised:  # whatever the model's own code raises
+            failed[sizes] = raised
+    first, error = next(iter(failed.items()))
+    raise ExampleInputError(
+        f"the model itself does not run on random inputs like the example's, of shapes {input_shapes(inputs)}, at "
+        f"batch sizes {list(first)}: {told_error(error)}; give example inputs whose numbers it accepts, or "
+        "aimgraph.transform(..., example_batches=...) batch sizes that it takes"
+    ) from error
 
 
 def runs(module: Callable[..., Any], grad: bool, sample: Arguments) -> bool:

@@ -16,12 +16,11 @@ from aimgraph.emit.record import record_of
 from aimgraph.errors import ExportError
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, device_of, input_shapes, random_inputs
-from aimgraph.inputs.samples import Samples, samples_for, sizes_to_try
+from aimgraph.inputs.samples import Samples, first_that_runs
 from aimgraph.onnx.file import BATCH_SIZES, arrays_of
 from aimgraph.onnx.prepare import Prepared, torch_steps
 from aimgraph.onnx.refuse import refuse_blank_outputs
 from aimgraph.torch_private import tree_leaves, tree_map
-from aimgraph.user_code import told_error
 
 STEPS = 3
 """Steps that are compared where a file has state."""
@@ -169,27 +168,18 @@ def samples_of(aim: nn.Module, inputs: Arguments) -> Samples:
         inputs: The example.
 
     Raises:
-        ExportError: It runs at none that are tried.
+        ExampleInputError: It runs at none that are tried.
     """
-    device, batches = device_of(aim), record_of(aim).batches if isinstance(aim, AimModule) else None
-    failed: dict[tuple[int, int], Exception] = {}
-    for sizes in sizes_to_try(inputs, batches, BATCH_SIZES):
-        samples, module = samples_for(aim, inputs, device, sizes), copy_module(aim)
-        try:
-            with torch.no_grad():
-                for batch in sizes:
-                    args, kwargs = samples.at(batch, batch, device)
-                    module(*args, **kwargs)
-        except Exception as error:  # whatever the model's own code raises
-            failed[sizes] = error
-        else:
-            return samples
-    first, reason = next(iter(failed.items()))
-    raise ExportError(
-        f"the model does not run on random inputs like the example's, of shapes {input_shapes(inputs)}, at batch sizes "
-        f"{list(first)}: {told_error(reason)}; give example inputs whose numbers it accepts, or, for batch sizes that "
-        "it takes, aimgraph.transform(..., example_batches=...)"
-    ) from reason
+    batches = record_of(aim).batches if isinstance(aim, AimModule) else None
+
+    def run(samples: Samples) -> None:
+        module = copy_module(aim)
+        with torch.no_grad():
+            for batch in samples.sizes:
+                args, kwargs = samples.at(batch, batch, device_of(aim))
+                module(*args, **kwargs)
+
+    return first_that_runs(aim, inputs, run, given=batches, usual=BATCH_SIZES)[0]
 
 
 def load_session(path: Path) -> Any:

@@ -115,6 +115,7 @@ def export_onnx(
             and fields of a dataclass or named tuple, and otherwise ``output``, or ``output_0``, ``output_1``, ...
 
     Raises:
+        ExampleInputError: The module does not run on inputs like the example.
         ConfigError: `memory` is none of these, or `output_names` are not as many different names as there are outputs.
         ExportError: The exporter fails or writes another opset, a write of carried state would be lost, there is no
             memory, or none of the kind, memory sets have read weights of their own where values are an input, sizes

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.errors import ExportError
+from aimgraph.errors import ExampleInputError, ExportError
 from tests.nets import randomise
 
 
@@ -102,7 +102,9 @@ def test_a_model_that_runs_at_no_size_that_is_tried(tmp_path: Path) -> None:
 
     base = Never().eval()
     base.broken = True
-    with pytest.raises(ExportError, match=r"\[4, 6\].*batch sizes \[1, 3\]: the queue is gone; give example inputs"):
+    with pytest.raises(
+        ExampleInputError, match=r"\[4, 6\].*batch sizes \[1, 3\]: the queue is gone; give example inputs"
+    ):
         aimgraph.export_onnx(base, tmp_path / "a.onnx", torch.randn(4, 6), memory="none")
     assert not list(tmp_path.iterdir())
 
