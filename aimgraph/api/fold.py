@@ -184,6 +184,7 @@ def _refusal(run: FakeRun, graph: fx.Graph, inputs: Arguments, error: Exception)
     node = next(node for node in graph.nodes if node not in run.values)
     at = f" at {node.target}" if node.op == "call_module" else ""
     return ExampleInputError(
-        f"{record_of(run.root).base_class.__name__} runs neither on one sample nor on as many as the example has, of "
-        f"inputs of shapes {input_shapes(inputs)}: {told_error(error)}{at}; give example_inputs of a size that it takes"
+        f"{record_of(run.root).base_class.__name__} does not run on one sample of inputs of shapes "
+        f"{input_shapes(inputs)}, nor on as many as the example has: {told_error(error)}{at}; give example_inputs of a "
+        "size that it takes"
     )

@@ -81,7 +81,8 @@ def refit(aim: M, example_inputs: Any = None) -> M:
 def _refitted(aim: Any, example_inputs: Any) -> Any:
     record = record_of(aim)
     old = record.plan.memories
-    configs = [AimConfig(**(dict(one.config) | {"shape": one.shape, "within": None})) for one in old]
+    own = {"within": None, "lowering": "split"}  # no read is in concat form
+    configs = [AimConfig(**(dict(one.config) | own | {"shape": one.shape})) for one in old]
     inputs = record.inputs if example_inputs is None else example_inputs
     made: AimModule = transform(strip(aim), inputs, config=configs, inplace=True, example_batches=record.batches)
     for name, shares in record.sets.items():

@@ -16,8 +16,8 @@ from aimgraph.copies import copy_module
 from aimgraph.distance import dense, farthest, nan_count, not_numbers, real_numbers
 from aimgraph.emit.eager import eager_forward, why_not_eager
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts, tensors_named, with_own_forwards
-from aimgraph.emit.plain_state import own_state_dict, plain_state
+from aimgraph.emit.parts import named_parts, with_own_forwards
+from aimgraph.emit.plain_state import own_state_dict, plain_state, state_tensors
 from aimgraph.emit.record import Record, record_of
 from aimgraph.errors import CheckpointError, PlanError
 from aimgraph.inputs.arguments import Arguments
@@ -102,7 +102,7 @@ def _numbers(
 ) -> Iterator[Check]:
     """Where there is not-a-number, which all comparisons take for equal to itself; nothing where there is none."""
     name = "values are numbers"
-    added = ((key, value) for key, value in tensors_named(aim) if is_added(key))
+    added = ((key, value) for key, value in state_tensors(aim).items() if is_added(key))
     if held := not_numbers([*base.named_parameters(), *added]):
         yield Check(name, False, f"not-a-number in {', '.join(held[:3])}")
         return
@@ -268,7 +268,7 @@ def outputs(module: Callable[..., Any], sample: Arguments, *, grad: bool = False
     """The tensors that a module gives, from a fixed random state, detached."""
     with torch.set_grad_enabled(grad), seeded():
         output = module(*sample[0], **sample[1])
-    return [leaf.detach() for leaf in tensors_in(output)]
+    return [leaf.detach().clone() for leaf in tensors_in(output)]  # the next call may write what this one gave
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.copies import USUAL
+from aimgraph.emit.asked import another_argument, argument_of_another_kind, unlike
 from aimgraph.emit.bare import bare
 from aimgraph.emit.changed import run_told
 from aimgraph.emit.eager import eager_forward, why_not_eager
@@ -77,8 +78,8 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         pairs = (*zip(args, places, strict=True), *((kwargs[name], names[name]) for name in names))
         if all(other_kind(value, kind) is None for value, kind in pairs):
             return None
-    elif torch.compiler.is_compiling():  # what is passed in another way can't be bound by name there
-        return None
+    elif torch.compiler.is_compiling():
+        return unlike(record_of(aim).asked, args, kwargs)
     try:
         example, given = (bound_arguments(aim, inputs) for inputs in (record_of(aim).inputs, (args, kwargs)))
     except ExampleInputError:  # the forward itself says what is wrong with these
@@ -86,17 +87,9 @@ def _of_other_kind(aim: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     for name in given | example:
         found = other_kind(given.get(name, NOT_GIVEN), argument_kind(example.get(name, NOT_GIVEN)))
         if found is None and (name in given) != (name in example):
-            had = "did not have" if name in given else "had"
-            return GuardError(
-                f"the example inputs of the transform {had} the argument {name!r}, unlike this call, so there is no "
-                "graph: transform the model with example inputs that have the same arguments"
-            )
+            return another_argument(name, had=name in example)
         if found is not None:
-            return GuardError(
-                f"the argument {name!r} holds {found[0]} where it held {found[1]} in the example inputs of the "
-                "transform and was traced with these, so there is no graph: transform the model with example inputs of "
-                "this kind"
-            )
+            return argument_of_another_kind(name, found)
     return None
 
 

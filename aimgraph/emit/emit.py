@@ -8,6 +8,7 @@ from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import layer_paths
+from aimgraph.emit.asked import asked_of
 from aimgraph.emit.given import samples_of
 from aimgraph.emit.methods import may_tell
 from aimgraph.emit.module import AimModule
@@ -47,6 +48,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         other_passes=tuple(entry.name for entry in others if entry.modified),
         batches=batches if batches[1] > batches[0] + 1 else None,
         grad=program.signature.grad,
+        asked=asked_of(root, program.signature.example),
     )
     made = AimModule(root, record)
     record.given = samples_of(made)

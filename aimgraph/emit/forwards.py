@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.emit.changed import run_told
 from aimgraph.emit.dispatch import dispatch
 from aimgraph.emit.record import record_of
 from aimgraph.emit.retrace import retraced, tracer_of
@@ -32,10 +31,6 @@ def _around(call: Callable[..., Any]) -> Callable[..., Any]:
 
 dispatched = _around(dispatch)
 """A forward that has the base's own stand in for it where the inputs lead elsewhere."""
-
-
-told = _around(run_told)
-"""A forward that says which layers were changed, where it fails for that."""
 
 
 @_around

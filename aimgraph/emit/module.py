@@ -15,7 +15,7 @@ from aimgraph.compiler.aim_paths import AIM, DEFAULT
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
-from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, told, without_concat
+from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, without_concat
 from aimgraph.emit.methods import member_of_the_base
 from aimgraph.emit.one_forward import named_forward, one_forward, open_signature
 from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, IN_USE, MODULE_DICTS, Compiled, Record
@@ -92,11 +92,8 @@ class AimModule(fx.GraphModule):
                 forward = mode_checked(forward)
             if any(node.target is enter_context for node in self._graph.nodes):
                 forward = contexts_closed(forward)
-            if not any(node.op == "call_module" and node.target == OPAQUE_BASE for node in self._graph.nodes):
-                decides = any(node.target in (guard, constant) for node in self._graph.nodes)
-                forward = dispatched(forward, decides=decides)
-            else:
-                forward = told(forward)
+            decides = any(node.target in (guard, constant) for node in self._graph.nodes)
+            forward = dispatched(forward, decides=decides)
             record.eager.clear()
             if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
                 record.forget_sets()

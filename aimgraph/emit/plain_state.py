@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from aimgraph.emit.parts import tensors_named
 from aimgraph.errors import CheckpointError
 from aimgraph.user_code import place_of
 
@@ -22,6 +23,19 @@ def plain_state(module: nn.Module) -> dict[str, Any]:
             f"the state dict of {type(module).__name__} can't be had: {told}; "
             "let that method give what torch's does, or keep the parameters and buffers by your own means"
         ) from error
+
+
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module by their names, and by the keys of its state dict where that can be had.
+
+    Read weights in concat form, which are part of another tensor, have such keys.
+    """
+    held = dict(tensors_named(module, every_name=True))
+    try:
+        state = plain_state(module)
+    except CheckpointError:
+        return held
+    return held | {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def own_state_dict(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.compiler.graph_data import dump_graph, load_graph, plain_copy
+from aimgraph.emit.asked import Asked
 from aimgraph.emit.frozen import Stopped
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.planning.plan import Plan
@@ -99,6 +100,7 @@ class Record:
         eager: Graph and sizes of inputs -> what the graph says where the base runs in its place; else None.
         told: The questions of guards that have been reported to the user.
         kinds: Of the example inputs, (args, kwargs).
+        asked: What the example inputs are by name.
         sets: Memory set besides the default one -> whether it shares that one's read weights.
         shared_reads: Parameters of the default set that required gradients before others shared them.
         chosen: The set in use.
@@ -133,6 +135,7 @@ class Record:
     eager: dict[Any, GuardError | None] = field(default_factory=dict, compare=False)
     told: set[str] = field(default_factory=set, compare=False)
     kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
+    asked: Asked = field(default_factory=Asked, compare=False)
     sets: dict[str, bool] = field(default_factory=dict)
     shared_reads: frozenset[str] = frozenset()
     chosen: str = DEFAULT

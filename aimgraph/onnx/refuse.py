@@ -9,7 +9,8 @@ from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import nan_count, not_numbers
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts, tensors_named
+from aimgraph.emit.parts import named_parts
+from aimgraph.emit.plain_state import state_tensors
 from aimgraph.emit.record import record_of
 from aimgraph.emit.retrace import has_hooks
 from aimgraph.emit.set_names import member
@@ -117,7 +118,7 @@ def refuse_not_numbers(module: nn.Module) -> None:
 
 def _in_use(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a module, without those of memory sets that are not in use."""
-    state = dict(tensors_named(module, every_name=True))
+    state = state_tensors(module)
     unused: set[str] = set()
     for path, part in named_parts(module).items():
         prefix = f"{path}." if path else ""

@@ -5,7 +5,7 @@ is a generator around the call.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -36,16 +36,25 @@ def checkpointed_as(wrap: Callable[[Function], Function], values: list[Tensor]) 
 
 
 @contextmanager
-def checkpoints_entered(seen: Callable[[], None]) -> Iterator[None]:
-    """Run what is checkpointed as if it were not; call `seen` each time, and where hooks take what is saved."""
+def checkpoints_entered(
+    seen: Callable[[], None], region: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[None]:
+    """Run what is checkpointed as if it were not.
+
+    Args:
+        seen: Called each time, and where hooks take what is saved.
+        region: Made each time; what is checkpointed runs in it.
+    """
 
     def enter(function: Function, _preserved: bool, *args: Any) -> Any:
         seen()
-        return function(*args)
+        with region():
+            return function(*args)
 
     def around(*_: Any, **__: Any) -> Iterator[None]:
         seen()
-        yield
+        with region():
+            yield
 
     def hooked(enter_hooks: Function) -> Function:
         def call(context: Any) -> Any:

@@ -34,6 +34,7 @@ from aimgraph.tracing.opaque import (
     other_batches,
     wants_values,
 )
+from aimgraph.tracing.recomputed import written_again
 from aimgraph.tracing.refusal import refusal_of
 from aimgraph.tracing.shapes import canonical_inputs, check_one_sample
 from aimgraph.tracing.side_effects import kept_generators
@@ -153,6 +154,9 @@ def _trace_around(
         if failed is not None:
             if not keep_as_call(root, opaque, failed.calls.failed or "", failed.error, needs_values=True):
                 raise refusal_of(root, inputs, sample, failed.error)
+            continue
+        if again := written_again(chain.from_iterable(seen.recomputed for seen in observed.values())):
+            keep_as_call(root, opaque, *again, needs_values=False)
             continue
         if sliced := with_other_weights(root, kinds, (seen.calls for seen in observed.values())):
             kinds |= sliced

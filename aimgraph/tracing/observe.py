@@ -18,6 +18,7 @@ from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.reproducible import kept_randomness, plain_attention
 from aimgraph.runtime.opaque import base_alone
 from aimgraph.tracing.keeps_nothing import keeps_nothing
+from aimgraph.tracing.recomputed import recomputations_watched
 from aimgraph.tracing.watch_calls import WatchCalls, names_in
 from aimgraph.user_code import asking_line
 
@@ -32,6 +33,7 @@ class Observed:
         error: Why the forward does not run on fake tensors, if it doesn't; there is nothing else then.
         repeats: Whether the next forward on the same inputs was seen to do the same, and takes nothing from this one.
         keeps_nothing: Whether no code that it runs could leave anything to the next one.
+        recomputed: Paths of modules that checkpoint something that writes buffers.
     """
 
     operations: list[Operation]
@@ -39,6 +41,7 @@ class Observed:
     error: Exception | None = None
     repeats: bool = False
     keeps_nothing: bool = False
+    recomputed: tuple[str, ...] = ()
 
 
 MODES = ("train", "eval")
@@ -157,15 +160,16 @@ class Forwards:
         self.names = names_in(self.copy, self.ours, self.opaque_paths)
         watch, start = WatchCalls(self.names, run), len(recorder.operations)
         error: Exception | None = None
+        again: dict[str, None] = {}
         try:
-            with watch, recorder, base_alone(self.copy):
+            with watch, recorder, base_alone(self.copy), recomputations_watched(self.copy, recorder, self.names, again):
                 self.copy.forward(*args, **kwargs)
         except Exception as raised:  # any code may stand in a forward; told where the answer is needed
             error = raised
         _refuse_foreign(faker.root, self.reached)
         if error is not None:
             return Observed([], Calls(failed=watch.calls.failed or ""), error)
-        return Observed(recorder.since(start), watch.calls)
+        return Observed(recorder.since(start), watch.calls, recomputed=tuple(again))
 
 
 def _refuse_foreign(root: nn.Module, reached: dict[str, str]) -> None:

@@ -156,11 +156,25 @@ def fit(view: Tensor, like: Tensor, channel_axis: int, batch_axis: int | None, s
         view, channel_axis, batch_axis = made
     if view.dtype != like.dtype or view.device != like.device:
         view = view.to(like)
-    axes = [axis for axis in range(like.dim()) if axis not in (channel_axis, batch_axis)]
-    grid = [like.shape[axis] for axis in axes]
-    if not same_sizes([view.shape[axis] for axis in axes], grid):
+    axes = list(range(like.dim()))
+    for axis in (channel_axis, batch_axis):
+        if axis is not None:
+            axes.remove(axis)
+    grid = _sizes(like, axes)
+    if not same_sizes(_sizes(view, axes), grid):
         view = _resampled(view, axes, grid, channel_axis, batch_axis)
     return _laid_out(view, like, channel_axis)
+
+
+def _sizes(tensor: Tensor, axes: list[int]) -> list[int]:
+    """Some sizes of a tensor.
+
+    No comprehension: torch.compile takes what one closes over from another call of the function that it is in.
+    """
+    found = []
+    for axis in axes:
+        found.append(tensor.shape[axis])  # noqa: PERF401
+    return found
 
 
 def _resampled(view: Tensor, axes: list[int], grid: list[int], channel_axis: int, batch_axis: int | None) -> Tensor:
@@ -179,7 +193,10 @@ def _resampled(view: Tensor, axes: list[int], grid: list[int], channel_axis: int
     moved = view.permute(order) if batch_axis is not None else view.permute(order).unsqueeze(0)
     moved = F.interpolate(moved, size=grid, mode=_INTERPOLATION[len(axes)], align_corners=False)
     moved = moved if batch_axis is not None else moved.squeeze(0)
-    return moved.permute([order.index(axis) for axis in range(view.dim())])
+    back = [0] * len(order)
+    for place, axis in enumerate(order):
+        back[axis] = place
+    return moved.permute(back)
 
 
 def at_rank(
