@@ -5,6 +5,7 @@ import sys
 import traceback
 
 import torch
+from torch import nn
 
 
 def place_of(error: BaseException) -> str:
@@ -21,6 +22,12 @@ def told_error(error: BaseException | None) -> str:
     """What `error` says; its class and its place where it says nothing, as a failed ``assert``."""
     said = str(error).strip()
     return said if said or error is None else f"{type(error).__name__}{place_of(error)}"
+
+
+def told_pre_hooks(module: nn.Module) -> str:
+    """Names of the hooks that see, and may change, the arguments of a module's forward; empty if there are none."""
+    hooks = module._forward_pre_hooks.values()
+    return ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
 
 
 def asking_line() -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from aimgraph.compiler.graph_data import plain_copy
@@ -28,7 +29,8 @@ from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, exposed_in
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.runtime.bias_map import BiasMap
-from aimgraph.user_code import told_error
+from aimgraph.runtime.guards import GuardError
+from aimgraph.user_code import told_error, told_pre_hooks
 
 
 def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = False) -> nn.Module:
@@ -110,7 +112,25 @@ def _folded(aim: AimModule, example_inputs: Any, fuse_batchnorm: bool) -> Folded
     root, program = _folded_program(aim, inputs, folding(fuse_batchnorm))
     graph = plain_copy(next(iter(program.graphs.values())))
     made = FoldedModule(root, graph, record.base_class.__name__, _folds(program), recorded(inputs))
-    return keep_hooks(made, root)
+    return _with_same_arguments(keep_hooks(made, root), inputs)
+
+
+def _with_same_arguments(folded: FoldedModule, inputs: Arguments) -> FoldedModule:
+    """A folded module whose hooks give its forward what its graph is for.
+
+    Raises:
+        ExampleInputError: They give it other arguments.
+    """
+    if hooks := told_pre_hooks(folded):
+        args, kwargs = random_inputs(inputs, batch_size(inputs), seed=0, device=device_of(folded), own=True)
+        try:
+            with torch.no_grad():
+                copy_module(folded)(*args, **kwargs)
+        except GuardError as error:
+            raise ExampleInputError(
+                f"hooks around the forward ({hooks}) give it other arguments than the example inputs: {error}"
+            ) from error
+    return folded
 
 
 def _folded_program(aim: AimModule, inputs: Arguments, passes: tuple[Pass, ...]) -> tuple[AimModule, Program]:

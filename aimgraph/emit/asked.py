@@ -44,6 +44,8 @@ def asked_of(root: nn.Module, inputs: Arguments) -> Asked:
 
 def unlike(asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GuardError | None:
     """What there is to say of a call whose arguments are not those of the example inputs; None if they are."""
+    if len(args) > len(asked.places):
+        return another_argument(f"number {len(args)}", had=False)
     given = {**dict(zip(asked.places, args, strict=False)), **kwargs}
     for name in asked.needed:
         if name not in given:

@@ -7,7 +7,7 @@ from torch import fx, nn
 from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.program import Program
-from aimgraph.compiler.signature import layer_paths
+from aimgraph.compiler.signature import Signature, layer_paths
 from aimgraph.emit.asked import asked_of
 from aimgraph.emit.given import samples_of
 from aimgraph.emit.methods import may_tell
@@ -33,7 +33,6 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
     notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(gone)}",) if gone else ()
     others = tuple(entry for entry in program.history if entry.name not in _OF_MEMORY)
     notes += tuple(f"{entry.name} left {item.path}: {item.reason}" for entry in others for item in entry.skipped)
-    batches = program.signature.batch, program.signature.second
     record = Record(
         plan=replace(program.plan, notes=program.plan.notes + notes),
         base_class=kind,
@@ -46,13 +45,18 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
         other_passes=tuple(entry.name for entry in others if entry.modified),
-        batches=batches if batches[1] > batches[0] + 1 else None,
+        batches=_other_batches(program.signature),
         grad=program.signature.grad,
         asked=asked_of(root, program.signature.example),
     )
     made = AimModule(root, record)
     record.given = samples_of(made)
     return made
+
+
+def _other_batches(signature: Signature) -> tuple[int, int] | None:
+    """The batch sizes that a base was looked at, where they are others than one and the next."""
+    return (signature.batch, signature.second) if signature.second > signature.batch + 1 else None
 
 
 def _held_modes(root: nn.Module) -> dict[bool, tuple[str, ...]]:

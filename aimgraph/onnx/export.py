@@ -36,7 +36,9 @@ from aimgraph.onnx.prepare import Memory, Prepared, half, in_half, prepare
 from aimgraph.onnx.refuse import deciding_parts, refuse_not_numbers
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
+from aimgraph.runtime.guards import GuardError
 from aimgraph.torch_private import tree_map
+from aimgraph.user_code import told_pre_hooks
 
 
 @dataclass(frozen=True)
@@ -228,14 +230,21 @@ def _export(
                     f"the exporter can't export the base alone either, so memory is not the cause: {_told(limit)}"
                     f"{deciding_parts(aim)}"
                 ) from error
+        hooks = told_pre_hooks(aim) if isinstance(_cause(error), GuardError) else ""
+        reason += f"; hooks around its forward ({hooks}) give it other arguments" if hooks else ""
         raise ExportError(f"the exporter failed: {reason}{deciding_parts(aim)}") from error
 
 
 def _told(error: BaseException) -> str:
     """The first line of what led to the exporter's error, whose own first line only says which of its steps failed."""
+    error = _cause(error)
+    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().split("\n")[0] or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().split("\n")[0] or type(error).__name__
+    return error
 
 
 def _run_exporter(prepared: Prepared, inputs: Samples, opset: int | None, *, optimize: bool, dynamic_size: bool) -> Any:

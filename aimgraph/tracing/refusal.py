@@ -12,7 +12,7 @@ from aimgraph.inputs.samples import runs
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.opaque import reason_of, wants_values
 from aimgraph.tracing.shapes import shapes_of
-from aimgraph.user_code import told_error
+from aimgraph.user_code import told_error, told_pre_hooks
 
 
 def refusal_of(root: nn.Module, inputs: Arguments, sample: Arguments, error: Exception | None) -> AimgraphError:
@@ -33,6 +33,11 @@ def refusal_of(root: nn.Module, inputs: Arguments, sample: Arguments, error: Exc
     shapes = [list(shape) for shape in shapes_of(sample)]
     at = f"inputs of shapes {shapes} at batch size {batch_size(sample)} (the first dimension is taken as the batch)"
     told = f"{told_error(error)}{hidden_tensors(sample)}"
+    if hooks := told_pre_hooks(root):
+        return ExampleInputError(
+            f"{name} does not run on {at}: {told}. Its hooks ({hooks}) may give its forward other arguments than those "
+            "of a call: give the forward's own as example inputs"
+        )
     if remedy := _types(root, sample):
         return ExampleInputError(f"{name} does not run on {at}: {told}. {remedy}")
     if apart := _apart(root, inputs, batch_size(sample)):

@@ -203,3 +203,43 @@ def test_a_layer_whose_weights_are_offloaded_is_named(what: str, tmp_path: Path)
     accelerate.hooks.remove_hook_from_submodules(aim)
     assert not path.exists()
     assert torch.allclose(aimgraph.fold(aim)(x), expected, atol=1e-6)
+
+
+def with_scale(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    del module
+    return args, {**kwargs, "scale": 2.0}
+
+
+class One(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.linear(x) * scale
+
+
+class Unset(One):
+    def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
+        return self.linear(x) * scale
+
+
+@pytest.mark.parametrize("kind", [One, Unset])
+def test_hooks_that_give_a_forward_other_arguments(kind: type[nn.Module], tmp_path: Path) -> None:
+    base, x = kind().eval(), torch.randn(3, 4)
+    base.register_forward_pre_hook(with_scale, with_kwargs=True)
+    if kind is Unset:
+        wanted = r"Its hooks \(with_scale\) may give .* give the forward's own"
+        with pytest.raises(aimgraph.ExampleInputError, match=wanted):
+            aimgraph.transform(base, x)
+    else:
+        aim = aimgraph.transform(base, x).eval()
+        with pytest.warns(UserWarning, match=r"'scale' was 1.0"):
+            assert torch.equal(aim(x), base(x))
+        with pytest.raises(aimgraph.ExampleInputError, match=r"hooks around the forward \(with_scale\) give .*'scale'"):
+            aimgraph.fold(aim)
+        with pytest.raises(aimgraph.ExportError, match=r"hooks around its forward \(with_scale\) give it other"):
+            aimgraph.export_onnx(aim, tmp_path / "model.onnx")
+    aim = randomise(aimgraph.transform(base, {"x": x, "scale": 3.0})).eval()
+    torch.testing.assert_close(aimgraph.fold(aim)(x), aim(x))
+    assert aimgraph.export_onnx(aim, tmp_path / "model.onnx").relative_difference < 1e-5

@@ -238,3 +238,25 @@ def test_what_cannot_be_refitted_is_refused() -> None:
         aimgraph.refit(aim)
     with pytest.raises(aimgraph.PlanError, match="has no memory"):
         aimgraph.refit(Net())
+
+
+class Deciding(nn.Module):
+    """One call as a whole, which has no concat form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.head(h + 1 if float(h.detach().sum()) > 1e9 else h)
+
+
+def test_refit_where_concat_was_asked_for_and_nothing_has_it() -> None:
+    x = torch.randn(4, 3)
+    aim = randomise(aimgraph.transform(Deciding(), x, lowering="concat")).eval()
+    assert torch.equal(aimgraph.refit(aim)(x), aim(x))
+    aim.head = nn.Linear(4, 5)
+    made = aimgraph.refit(aim)
+    assert made(x).shape == (4, 5)
+    assert aimgraph.plan(made).memories[0].config.lowering == "concat"

@@ -613,3 +613,22 @@ def test_a_base_that_runs_without_gradients_only_is_compared_without(kind: type[
     with torch.no_grad():
         aim.second.weight[0, 0] += 1  # type: ignore[index,operator]
     assert not aimgraph.verify(base, aim).ok
+
+
+class Counting(nn.Module):
+    """Gives its own count of calls, a buffer that it writes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.add_(1)  # type: ignore[operator]
+        return self.linear(x), self.calls
+
+
+def test_an_output_that_the_next_call_writes_is_compared_as_it_was() -> None:
+    base = Counting()
+    report = aimgraph.verify(base, aimgraph.transform(base, torch.randn(2, 3)))
+    assert report.ok, report

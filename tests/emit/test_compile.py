@@ -1,5 +1,6 @@
 """torch.compile takes every form as one graph, and no second one for another batch size."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -130,3 +131,68 @@ def test_only_the_sets_of_a_batch_get_gradients_where_they_are_compiled() -> Non
         grad = given[name]
         assert grad is not None
         torch.testing.assert_close(grad, aim.get_parameter(f"aim.sets.{name}.memory.source.value").grad)
+
+
+class Scanning(nn.Module):
+    """Layers with channels in other dimensions, and a loop over the third one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv1d(4, 4, 3, padding=1), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.linear(self.conv(x.transpose(1, 2)).transpose(1, 2))
+        return torch.stack([h[:, i] for i in range(x.shape[1])], 1)
+
+
+def test_lengths_that_come_and_go() -> None:
+    aim = randomise(aimgraph.transform(Scanning(), torch.randn(4, 6, 4))).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(aim, backend="eager")
+    with torch.no_grad():
+        for shape in ((4, 6, 4), (2, 6, 4), (2, 3, 4), (4, 6, 4), (4, 8, 4)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(compiled(x), aim(x))
+
+
+class Optional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *more: Tensor, **options: Any) -> Tensor:
+        h = self.first(x)
+        h = h if mask is None else h * mask
+        for one in more:
+            h = h + one
+        return self.last(h if options.get("shift") is None else h + options["shift"])
+
+
+ROW, MASK = torch.linspace(-1, 1, 16).reshape(4, 4), torch.linspace(0, 1, 32).reshape(4, 8)
+EXAMPLES: dict[str, Any] = {
+    "by keyword": {"x": ROW, "mask": MASK},
+    "by position": (ROW, MASK),
+    "one more": (ROW, MASK, MASK),
+    "open": {"x": ROW, "shift": MASK},
+}
+CALLED: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {
+    "left out": ((ROW,), {}),
+    "left out by keyword": ((), {"x": ROW}),
+    "position": ((ROW, MASK), {}),
+    "keyword": ((ROW,), {"mask": MASK}),
+    "none": ((ROW,), {"mask": None}),
+    "one more": ((ROW, MASK, MASK), {}),
+    "open": ((ROW,), {"shift": MASK}),
+    "unknown": ((ROW, MASK), {"other": 3}),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_arguments_that_are_passed_in_another_way_or_left_out(example: str) -> None:
+    base = Optional().eval()
+    aim = aimgraph.transform(base, EXAMPLES[example]).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the base's own forward runs
+        for name, (args, kwargs) in CALLED.items():
+            torch._dynamo.reset()
+            assert torch.equal(torch.compile(aim, backend="eager")(*args, **kwargs), base(*args, **kwargs)), name

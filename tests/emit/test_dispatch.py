@@ -214,3 +214,27 @@ def test_complex_features_of_another_size() -> None:
     x = torch.randn(2, 2, 20)
     assert torch.equal(aim(x), base(x))
     assert randomise(aim)(x).isfinite().all()
+
+
+class Flagged(nn.Module):
+    """One call as a whole, with a tuple as a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, flags: tuple[bool, ...] = (True, False)) -> Tensor:
+        h = self.linear(x)
+        if float(h.detach().sum()) > 1e9:
+            h = h + 1
+        return h.relu() if flags[0] else h
+
+
+def test_a_disabled_memory_takes_what_an_enabled_one_takes() -> None:
+    base = Flagged().eval()
+    aim = randomise(aimgraph.transform(base, ROWS)).eval()
+    with pytest.warns(UserWarning, match="'flags' was left at its default"):
+        assert not torch.equal(aim(ROWS, flags=(False,)), base(ROWS, flags=(False,)))
+    with aimgraph.disable_memory(aim):
+        assert torch.equal(aim(ROWS, flags=(False,)), base(ROWS, flags=(False,)))
+        assert torch.equal(aim(ROWS), base(ROWS))
