@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from aimgraph.cli.main import cli
+from aimgraph.cli.main import cli, main
 from aimgraph.onnx.session import MemorySession
 
 MODULE = """
@@ -222,10 +223,29 @@ def test_config_file_and_presets(folder: Path) -> None:
         (("plan", "usernet:plain", "--input", "2x3"), 3, "no convolution or linear layer"),
     ],
 )
-def test_exit_codes_and_messages(arguments: tuple[str, ...], code: int, message: str, folder: Path) -> None:
-    done = shell(*arguments, cwd=folder)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
+def test_exit_codes_and_messages(
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # it sets its own
+    monkeypatch.setattr(sys, "argv", ["aimgraph", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    seen = capsys.readouterr()
+    assert ended.value.code == code, seen.err
+    assert message in seen.err
+    assert "Traceback" not in seen.err
+    assert not seen.out
+
+
+def test_a_process_ends_with_that_code(folder: Path) -> None:
+    done = shell("plan", "usernet:nat", cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert "usernet has no 'nat'; did you mean net" in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout
 

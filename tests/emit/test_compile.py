@@ -10,6 +10,7 @@ import torch._dynamo.testing
 from torch import Tensor, nn
 
 import aimgraph
+from tests.marks import mostly_slow
 from tests.nets import randomise
 
 X, OTHER = torch.randn(4, 3, 16, 16), torch.randn(6, 3, 16, 16)
@@ -52,7 +53,7 @@ def compiled(module: nn.Module, backend: str = "aot_eager") -> tuple[Any, Any]:
     return torch.compile(module, fullgraph=True, dynamic=True, backend=counter), counter
 
 
-@pytest.mark.parametrize("form", [*FORMS, *FOLDED])
+@pytest.mark.parametrize("form", mostly_slow([*FORMS, *FOLDED], kept=["split, state", "concat, static", "folded"]))
 def test_one_graph_for_every_batch_in_eval_mode(form: str) -> None:
     module = (FORMS | FOLDED)[form]().eval()
     run, counter = compiled(module)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import aimgraph
+from tests.marks import mostly_slow
 from tests.nets import NETS, build, gradients, randomise, run, updates_for
 
 TOLERANCE = 1e-9
@@ -32,7 +33,7 @@ def both_forms(name: str, **options: object) -> tuple[nn.Module, nn.Module, torc
     return split, concat, x
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", mostly_slow(OPTIONS, kept=["reshape", "resize_updates", "state"]))
 @pytest.mark.parametrize("name", NETS)
 def test_outputs_and_gradients_agree(name: str, option: str) -> None:
     split, concat, x = both_forms(name, **OPTIONS[option])

@@ -32,7 +32,9 @@ def test_planned_parameters_are_the_real_ones(name: str, options: dict[str, obje
 
 
 @pytest.mark.parametrize("budget", mostly_slow([0.003, 0.0126, 0.05, 0.3, 2.0], kept=[0.0126]))
-@pytest.mark.parametrize("name", ["residual", "tokens", "conv3d", "conv1d", "linear"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["residual", "tokens", "conv3d", "conv1d", "linear"], kept=["tokens", "conv1d", "linear"])
+)
 @pytest.mark.parametrize("updates", [None, "stages"])
 def test_the_budget_is_solved_exactly(name: str, budget: float, updates: str | None) -> None:
     """Exhaustive search: the most channels that fit, on the smallest grid of more than one position."""

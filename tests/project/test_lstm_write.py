@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.runtime.specs import PARTS
+from tests.marks import mostly_slow
 from tests.nets import build, randomise
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lstm_write.py"
@@ -91,7 +92,7 @@ def test_what_it_writes_is_not_folded() -> None:
     torch.testing.assert_close(folded(x), aim(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", mostly_slow(WAYS, kept=["gated"]))
 @pytest.mark.parametrize("memory", ["constant", "state"])
 def test_onnxruntime_agrees(tmp_path: Path, way: str, memory: Any) -> None:
     _, aim, _ = made(**WAYS[way])

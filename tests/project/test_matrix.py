@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import aimgraph
+from tests.marks import mostly_slow
 from tests.nets import randomise
 
 
@@ -278,6 +279,9 @@ THEIRS: dict[str, Callable[[Case, nn.Module], None]] = {
     "symbolic_trace": _symbolic_trace,
 }
 
+_ALIKE = ("export_onnx, memory state", "export_onnx, memory inside")
+"""What goes the way of another one for most of its length."""
+
 KEEPS = "torch itself gives something else when the same inputs come again"
 REFUSED: dict[tuple[str, str], str] = {
     ("residual", "merge"): "2 of 3 layers read what no bias can hold",
@@ -303,7 +307,7 @@ TORCH_ALONE: dict[tuple[str, str], str] = {
 """What torch does for the base and not for what is transformed, and what is said."""
 
 
-@pytest.mark.parametrize("function", OURS)
+@pytest.mark.parametrize("function", mostly_slow(OURS, kept=[one for one in OURS if one not in _ALIKE]))
 @pytest.mark.parametrize("name", MODELS)
 def test_what_aimgraph_does(name: str, function: str, tmp_path: Path) -> None:
     case = _case(name, tmp_path)
