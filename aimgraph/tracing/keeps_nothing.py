@@ -8,6 +8,7 @@ import dis
 import enum
 import functools
 import itertools
+import logging
 import sys
 import sysconfig
 import types
@@ -43,7 +44,8 @@ _FRESH = ("BUILD_LIST", "BUILD_MAP", "BUILD_SET", "LIST_EXTEND", "DICT_UPDATE", 
 
 _CONSTANTS = (
     *(Tensor, nn.Module, torch.dtype, torch.device, torch.memory_format, torch.layout, types.BuiltinFunctionType),
-    *(types.MethodDescriptorType, types.WrapperDescriptorType, type(NotImplemented), complex, bytes, enum.Enum, range),
+    *(types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType, type(NotImplemented)),
+    *(complex, bytes, range, logging.Logger),
 )
 """Types of values in which nothing is kept; modules are looked at by their classes."""
 
@@ -109,6 +111,10 @@ class _Walk:
             return list(value)
         if type(value) is dict:
             return list(value.values())
+        if isinstance(value, enum.EnumMeta):  # its methods; the members are constants
+            return [one for one in vars(value).values() if not isinstance(one, value)]
+        if isinstance(value, enum.Enum):
+            return [type(value)]
         if not isinstance(value, types.FunctionType):
             return None
         found = _looked_at(value.__code__)

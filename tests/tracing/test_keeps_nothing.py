@@ -1,8 +1,10 @@
 """Whether code could leave something to the next forward is told by the code; where it can't be told, it could."""
 
+import enum
 import functools
 import importlib
 import itertools
+import logging
 import sys
 from collections import Counter, deque
 from pathlib import Path
@@ -171,10 +173,42 @@ class Callable:
         return x
 
 
+class Layout(enum.Enum):
+    """As timm has one: nothing but names."""
+
+    FIRST = "NCHW"
+    LAST = "NHWC"
+
+    @property
+    def is_last(self) -> bool:
+        return self is Layout.LAST
+
+
+class Calls(enum.Enum):
+    """Remembers in a method."""
+
+    ONE = 1
+
+    def count(self, x: Tensor) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return x * self.calls
+
+
+class Laid(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        if Layout("NHWC").is_last and self.held is not None:
+            _LOGGER.debug("laid out as %s", self.held)
+        return self.mix(x)
+
+
+_LOGGER = logging.getLogger(__name__)
+
+
 KEEPING = [
     *(Attribute(), OfAPart(), Item(), InAMethod(), Alias(), Global(), Default(), Property(), Inner(), Named()),
     *(Held(counter()), Held(Callable()), Held(functools.partial(counter())), Held((counter(),)), Remembered()),
     *(Iterated(itertools.count()), Pure(deque()), Pure(Counter()), Pure({"a": [Callable()]})),
+    *(Pure(Calls.ONE), Pure(Calls)),
 ]
 
 
@@ -193,10 +227,15 @@ def test_so_are_hooks_and_replaced_forwards() -> None:
 
 
 @pytest.mark.parametrize(
-    "held", [None, F.relu, helper, functools.partial(helper), {"a": (1, "b")}, nn.ReLU, torch.float]
+    "held",
+    [None, F.relu, helper, functools.partial(helper), {"a": (1, "b")}, nn.ReLU, torch.float, Layout.LAST, Layout],
 )
 def test_plain_code_keeps_nothing(held: Any) -> None:
     assert keeps_nothing(nn.Sequential(Pure(held), nn.BatchNorm2d(3)))
+
+
+def test_a_choice_of_names_and_a_log_keep_nothing() -> None:
+    assert keeps_nothing(Laid(Layout.FIRST))
 
 
 @pytest.mark.parametrize("name", ["linear", "residual", "conv1d", "tokens"])
@@ -205,7 +244,9 @@ def test_usual_networks_keep_nothing(name: str) -> None:
     assert keeps_nothing(build(name)[0])
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/vit_b_16", "timm/resnet18", "zoo/mlp"])
+@pytest.mark.parametrize(
+    "name", ["torchvision/resnet18", "torchvision/vit_b_16", "timm/resnet18", "timm/vit_tiny_patch16_224", "zoo/mlp"]
+)
 def test_so_do_those_of_the_libraries(name: str) -> None:
     with torch.device("meta"):
         assert keeps_nothing(load_model(name))
