@@ -11,6 +11,7 @@ from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.compiler.signature import Signature, base_names, graph_inputs
 from aimgraph.copies import copy_module
+from aimgraph.emit.changed import refuse_changed
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule, Folds, keep_hooks
 from aimgraph.emit.module import AimModule
@@ -138,6 +139,7 @@ def _folded_program(aim: AimModule, inputs: Arguments, passes: tuple[Pass, ...])
     refuse_concat(aim, "fold can't tell what layers read from what they compute")
     if not record.enabled:
         raise ConfigError("the memory is disabled: call aimgraph.enable_memory first, or aimgraph.strip for the base")
+    refuse_changed(aim)
     root = settled(aim).eval()
     return root, Pipeline(passes).run(program_of(root, inputs)).program
 

@@ -15,6 +15,7 @@ from aimgraph.checkpoint.spec import BaseEntry, PartEntry, SetEntry
 from aimgraph.checkpoint.tensor_files import write_files
 from aimgraph.checkpoint.values import in_set, named_parts, of_sets, tensors_of, trainable_of
 from aimgraph.compiler.aim_paths import DEFAULT
+from aimgraph.emit.changed import refuse_changed
 from aimgraph.emit.given import trained
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import refuse_offloaded
@@ -47,7 +48,7 @@ def save(
         The folder.
 
     Raises:
-        PlanError: `aim` was not transformed.
+        PlanError: `aim` was not transformed, or a layer was changed after that.
         ConfigError: `what` is none of these, or there is no such memory set, or a source, read or block is a factory
             that is not registered.
         CheckpointError: A value is not a number, a submodule is wrapped, passes of your own have changed the model, it
@@ -57,7 +58,7 @@ def save(
         raise ConfigError(f'what={what!r}: save takes what="memory", what="trainable" or what="all"')
     aim = unwrapped(aim)
     parts = named_parts(aim)
-    _refuse_other_passes(parts.values())
+    _refuse_unloadable(parts.values())
     added, base = tensors_of(aim, parts, strict=what == "all")
     if memory_set is not None:
         for part in parts.values():
@@ -79,9 +80,10 @@ def save(
     return Path(folder)
 
 
-def _refuse_other_passes(parts: Iterable[AimModule]) -> None:
-    """Refuse models of which a checkpoint would hold a part, or nothing."""
+def _refuse_unloadable(parts: Iterable[AimModule]) -> None:
+    """Refuse models of which a checkpoint would hold a part, or nothing, or what can't be loaded."""
     for part in parts:
+        refuse_changed(part)
         if others := record_of(part).other_passes:
             raise CheckpointError(
                 f"a checkpoint holds memories, and this model was also changed by {', '.join(others)}: save its "

@@ -98,6 +98,7 @@ class Record:
         shared: Whether a copy has the same graphs.
         given_out: Whether somebody may hold a graph, and change it.
         eager: Graph and sizes of inputs -> what the graph says where the base runs in its place; else None.
+        standing: The layers that read and where they are registered, as they were when that was last looked at.
         told: The questions of guards that have been reported to the user.
         kinds: Of the example inputs, (args, kwargs).
         asked: What the example inputs are by name.
@@ -133,6 +134,7 @@ class Record:
     shared: bool = field(default=False, compare=False)
     given_out: bool = field(default=False, compare=False)
     eager: dict[Any, GuardError | None] = field(default_factory=dict, compare=False)
+    standing: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     told: set[str] = field(default_factory=set, compare=False)
     kinds: tuple[tuple[Kind, ...], dict[str, Kind]] = field(default=((), {}), compare=False)
     asked: Asked = field(default_factory=Asked, compare=False)
@@ -153,7 +155,15 @@ class Record:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        state |= {"compiled": {}, "running": None, "shared": False, "given_out": False, "eager": {}, "told": set()}
+        state |= {
+            "compiled": {},
+            "running": None,
+            "shared": False,
+            "given_out": False,
+            "eager": {},
+            "told": set(),
+            "standing": (),
+        }
         del state["checkpointed"]
         return state | {"graphs": {name: dump_graph(graph) for name, graph in self.graphs.items()}}
 
@@ -193,7 +203,9 @@ class Record:
     def copy(self) -> "Record":
         """One with the same graphs, which nobody can change, or with graphs of its own."""
         if self.given_out:
-            return copy.copy(self)
+            made = copy.copy(self)
+            made.standing = ()
+            return made
         self.shared = True
         for graph in self.graphs.values():
             graph.owning_module = None  # it would live as long as any copy
@@ -203,6 +215,7 @@ class Record:
             sets=dict(self.sets),
             compiled={name: made.copy() for name, made in self.compiled.items()},
             eager=dict(self.eager),
+            standing=(),
             checkpointed=WeakKeyDictionary(),
         )
 

@@ -260,3 +260,70 @@ def test_refit_where_concat_was_asked_for_and_nothing_has_it() -> None:
     made = aimgraph.refit(aim)
     assert made(x).shape == (4, 5)
     assert aimgraph.plan(made).memories[0].config.lowering == "concat"
+
+
+class Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+def _dilate(aim: Any) -> None:
+    aim.conv.dilation, aim.conv.padding = (2, 2), (2, 2)
+
+
+def _replace_weight(aim: Any) -> None:
+    aim.head.weight, aim.head.bias = nn.Parameter(torch.randn(7, 4)), nn.Parameter(torch.randn(7))
+
+
+FITTING: dict[str, tuple[Callable[[Any], None], str]] = {
+    "more outputs than one": (lambda aim: setattr(aim, "head", nn.Linear(4, 7)), "head has outputs 7 and had 1"),
+    "dilation": (
+        lambda aim: setattr(aim, "conv", nn.Conv2d(3, 4, 3, padding=2, dilation=2)),
+        r"conv has padding \(2, 2\) and had \(1, 1\), dilation",
+    ),
+    "kernel": (lambda aim: setattr(aim, "conv", nn.Conv2d(3, 4, 5, padding=2)), r"conv has kernel \(5, 5\) and had"),
+    "padding": (
+        lambda aim: setattr(aim, "conv", nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")),
+        "conv has padding_mode circular",
+    ),
+    "attributes": (_dilate, r"conv has padding \(2, 2\) and had \(1, 1\), dilation"),
+    "weight": (_replace_weight, r"head has weight \[7, 4\] and had \[1, 4\]"),
+}
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("name", FITTING)
+def test_a_change_after_which_all_shapes_fit_is_refused_everywhere(name: str, called: bool, tmp_path: Any) -> None:
+    change, said = FITTING[name]
+    aim = randomise(aimgraph.transform(Regression().eval(), X)).eval()
+    if called:
+        aim(X)
+    change(aim)
+    for function in (
+        lambda: aim(X),
+        lambda: copy.deepcopy(aim)(X),
+        lambda: aimgraph.fold(aim),
+        lambda: aimgraph.merge(aim, partial=True),
+        lambda: aimgraph.save(aim, tmp_path / "all", what="all"),
+        lambda: aimgraph.export_onnx(aim, tmp_path / "model.onnx"),
+    ):
+        with pytest.raises(aimgraph.PlanError, match=rf"{said}.*aimgraph\.refit\(aim\)"):
+            function()
+    assert not list(tmp_path.iterdir())
+    if name != "weight":  # whose layer contradicts itself
+        assert aimgraph.refit(aim)(X).shape == aimgraph.strip(aim)(X).shape
+
+
+def test_a_layer_of_the_same_outputs_and_options_reads_as_before() -> None:
+    aim = randomise(aimgraph.transform(Regression().eval(), X)).eval()
+    wanted = aim(X)
+    for _ in range(2):
+        aim.conv = copy.deepcopy(aim.conv)
+        assert torch.equal(aim(X), wanted)
+    aim.conv = nn.Sequential(aim.conv)  # what wraps a layer may call it as before
+    assert torch.equal(aim(X), wanted)
