@@ -15,7 +15,7 @@ from aimgraph.emit.changed import refuse_changed
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.folded_module import FoldedModule, Folds, keep_hooks
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of, refuse_offloaded, replace_module, tensors_named, with_own_forwards
+from aimgraph.emit.parts import parts_of, refuse_offloaded, replace_part, tensors_named, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
 from aimgraph.errors import AimgraphError, ConfigError, ExampleInputError
@@ -67,7 +67,7 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
         raise ConfigError(f"example_inputs can't fit {len(parts)} transformed parts: fold them one by one")
     whole = copy_module(aim)
     for part in parts_of(whole):
-        replace_module(whole, part, _folded(part, example_inputs, fuse_batchnorm))
+        replace_part(whole, part, _folded(part, example_inputs, fuse_batchnorm))
     return whole
 
 

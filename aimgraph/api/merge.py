@@ -10,7 +10,7 @@ from aimgraph.api.fold import fold
 from aimgraph.api.strip import strip
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts, parts_of, replace_module
+from aimgraph.emit.parts import named_parts, parts_of, replace_part
 from aimgraph.emit.record import record_of
 from aimgraph.errors import PlanError
 
@@ -55,7 +55,7 @@ def merge(aim: nn.Module, *, partial: bool = False) -> Merged:
         found: dict[str, Merged] = {}
         for path, part in named_parts(whole).items():
             found[path] = _merged(part)
-            replace_module(whole, part, found[path].model)
+            replace_part(whole, part, found[path].model)
         made = Merged(
             whole,
             tuple(f"{path}.{name}" for path, one in found.items() for name in one.biases),

@@ -18,7 +18,7 @@ from aimgraph.copies import copy_module
 from aimgraph.emit.changed import changed_sites
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import parts_of, replace_module
+from aimgraph.emit.parts import parts_of, replace_part
 from aimgraph.emit.record import record_of
 from aimgraph.emit.sets import add_set
 from aimgraph.errors import ConfigError, PlanError
@@ -74,7 +74,7 @@ def refit(aim: M, example_inputs: Any = None) -> M:
         return made
     whole = copy_module(aim)
     for part in parts_of(whole):
-        replace_module(whole, part, _refitted(part, example_inputs))
+        replace_part(whole, part, _refitted(part, example_inputs))
     return whole
 
 

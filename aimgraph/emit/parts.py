@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
@@ -22,6 +23,20 @@ def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new
+
+
+def replace_part(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put what was made of a part in its place; parameters that the rest of the model shares with it stay shared.
+
+    Those that have other values now, as a weight with batch normalisation in it, are the part's own.
+    """
+    replace_module(root, old, new)
+    held, shared = dict(old.named_parameters(remove_duplicate=False)), {id(one) for one in root.parameters()}
+    for name, made in list(new.named_parameters(remove_duplicate=False)):
+        was = held.get(name)
+        if was is not None and id(was) in shared and was.shape == made.shape and torch.equal(was, made):
+            owner, _, last = name.rpartition(".")
+            new.get_submodule(owner)._parameters[last] = was
 
 
 def parts_of(aim: Any) -> list[AimModule]:

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -122,3 +124,45 @@ def test_a_quantised_layer_is_refused_and_a_dynamic_one_is_listed() -> None:
     assert [site.path for site in plan.sites] == ["0"]
     assert {item.path: item.reason.partition(":")[0] for item in plan.skipped} == {"2": "quantised"}
     assert torch.equal(run(base, X), run(aim, X))
+
+
+class Tied(nn.Module):
+    """Its decoder has the weight of a layer of its encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+        self.between, self.decoder = nn.Linear(3, 6), nn.Linear(6, 12)
+        self.decoder.weight = self.encoder[0].weight  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.between(self.encoder(x)))
+
+
+MADE: dict[str, Callable[[nn.Module], Any]] = {
+    "transform": lambda aim: aim,
+    "refit": aimgraph.refit,
+    "strip": aimgraph.strip,
+    "fold": aimgraph.fold,
+    "merge": lambda aim: aimgraph.merge(aim, partial=True).model,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_a_part_shares_with_the_rest_stays_shared(name: str) -> None:
+    base, x = Tied(), torch.randn(4, 6)
+    made: Any = MADE[name](aimgraph.transform(base, x, within="encoder"))
+    assert made.decoder.weight is made.encoder.get_parameter("0.weight")
+    assert made.decoder.weight is not base.decoder.weight
+    for module in (base, made):
+        wanted = [one for key, one in module.named_parameters() if ".aim." not in key and one.requires_grad]
+        optimiser = torch.optim.SGD(wanted, 0.1)
+        for _ in range(0 if name == "fold" else 3):  # which is for inference
+            optimiser.zero_grad()
+            module(x).square().sum().backward()
+            optimiser.step()
+    torch.testing.assert_close(
+        made.eval()(x), base.eval()(x), rtol=0, atol=0 if name not in ("fold", "merge") else 1e-5
+    )
