@@ -30,6 +30,7 @@ from aimgraph.passes.expose_state import Exposed, ExposeState, Kind, exposed_in
 from aimgraph.passes.fold_batchnorm import FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory
 from aimgraph.runtime.bias_map import BiasMap
+from aimgraph.runtime.given import given_module
 from aimgraph.runtime.guards import GuardError
 from aimgraph.user_code import told_error, told_pre_hooks
 
@@ -58,6 +59,7 @@ def fold(aim: nn.Module, example_inputs: Any = None, *, fuse_batchnorm: bool = F
             or a weight is offloaded to the meta device.
         ExampleInputError: It does not run on the example inputs.
     """
+    given_module(aim, "fold")
     refuse_offloaded(tensors_named(aim), "fold")
     aim = with_own_forwards(aim)
     if isinstance(aim, AimModule):

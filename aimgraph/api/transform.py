@@ -25,6 +25,7 @@ from aimgraph.fake.leftovers import Outside
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.planning.plan import Plan
+from aimgraph.runtime.given import given_path
 from aimgraph.torch_private import warn_if_untested
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.frontend import build_program, clone
@@ -90,7 +91,9 @@ def transform(
         raise ConfigError(
             'inplace=True shares the parameters of the model, and lowering="concat" needs wider ones: use "split"'
         )
-    watches = (*watch, *([dump_to(Path(dump))] if dump is not None else []))
+    if not isinstance(watch, Iterable) or not all(map(callable, watch)):
+        raise ConfigError(f"watch={watch!r}: give a list of functions, each called as watch(pass, program)")
+    watches = (*watch, *([dump_to(given_path(dump, "dump"))] if dump is not None else []))
     asked = (*PLANNING, *EMITTING) if passes is None else passes if isinstance(passes, Sequence) else (passes,)
     pipeline = Pipeline(tuple(asked), verify, watches)
     _check_sequence(pipeline, {*overrides, *(["config"] if config else [])} - {"within"})
@@ -190,11 +193,14 @@ def plan(
     """
     if inplace is not None:
         warnings.warn("plan(inplace=) does nothing, as a plan changes nothing: leave it out", stacklevel=2)
-    made = list(named_parts(model).values()) if not overrides else []
+    not_a_model = not isinstance(model, nn.Module)
+    made = list(named_parts(model).values()) if not (overrides or not_a_model) else []
     if len(made) == 1 and config is None:
         return record_of(made[0]).plan
     configs, batches = _configs(config, overrides), _batches(example_batches)
     within, original = _within(configs), model
+    if not_a_model:
+        check_base(model)
     if within is not None:
         part = submodule(model, within)
         check_wrapped(model)

@@ -25,6 +25,7 @@ from aimgraph.inputs.batch import device_of
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, first_that_runs
 from aimgraph.reproducible import deterministic, drawn_like, plain_attention, seeded
+from aimgraph.runtime.given import given_module
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
 from aimgraph.user_code import told_error
@@ -59,6 +60,8 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
         PlanError: `aim` was not transformed, not from `base`, or has no values.
         ExampleInputError: `base` does not run on random values in place of the example inputs.
     """
+    given_module(base, "verify(base, aim)")
+    given_module(aim, "verify(base, aim)")
     aim = with_own_forwards(aim)
     if not isinstance(aim, AimModule):
         return _verify_parts(base, aim, example_inputs)

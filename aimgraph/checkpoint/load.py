@@ -30,6 +30,7 @@ from aimgraph.emit.set_names import check_known
 from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_from_json
+from aimgraph.runtime.given import given_path
 from aimgraph.runtime.specs import PARTS, Factory
 from aimgraph.tracing.wrapped import held_by, unwrapped
 
@@ -60,7 +61,9 @@ def load(
             invalid, or made with another base; nothing is changed.
     """
     _check_arguments(folder, base)
-    place = Path(folder)
+    if components is not None and not (isinstance(components, Mapping) and all(map(callable, components.values()))):
+        raise ConfigError(f"components={components!r}: give a dict, name -> factory")
+    place = given_path(folder, "the folder of a checkpoint")
     spec = read_spec(place)
     present = fingerprint(state_of(base))
     check_base(place, spec, present)
@@ -106,7 +109,9 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: s
         CheckpointError: The files are missing, damaged or invalid, or made with another base or with other options, or
             hold other read weights than those that a set shares; nothing is changed.
     """
-    place, aim = Path(folder), unwrapped(aim)
+    if not isinstance(aim, nn.Module):
+        raise ConfigError("load_memory(aim, folder) takes the transformed model first, then the folder of a checkpoint")
+    place, aim = given_path(folder, "the folder of a checkpoint"), unwrapped(aim)
     spec = read_spec(place)
     parts = named_parts(aim)
     for part in parts.values():

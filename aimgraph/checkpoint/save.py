@@ -23,6 +23,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known
 from aimgraph.errors import CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_to_json
+from aimgraph.runtime.given import given_path
 from aimgraph.tracing.wrapped import unwrapped
 from aimgraph.version import __version__
 
@@ -54,6 +55,7 @@ def save(
         CheckpointError: A value is not a number, a submodule is wrapped, passes of your own have changed the model, it
             has no memory, or the files can't be written.
     """
+    place = given_path(folder, "the folder of a checkpoint")
     if what not in get_args(What):
         raise ConfigError(f'what={what!r}: save takes what="memory", what="trainable" or what="all"')
     aim = unwrapped(aim)
@@ -67,7 +69,7 @@ def save(
     tensors = {"memory": {}, "trainable": trainable_of(aim, base), "all": base}[what] | added
     refuse_offloaded(tensors.items(), "save", CheckpointError)
     if what == "memory":
-        _tell_of_the_trained(aim, parts, base, Path(folder))
+        _tell_of_the_trained(aim, parts, base, place)
     kind = record_of(aim).base_class if isinstance(aim, AimModule) else type(aim)
     about = {
         "aimgraph": __version__,
@@ -76,8 +78,8 @@ def save(
         "base": BaseEntry(name=kind.__name__, layers=fingerprint(base)),
         "parts": tuple(_part_entry(path, part, whole=memory_set is None) for path, part in parts.items()),
     }
-    write_files(Path(folder), tensors, about)
-    return Path(folder)
+    write_files(place, tensors, about)
+    return place
 
 
 def _refuse_unloadable(parts: Iterable[AimModule]) -> None:

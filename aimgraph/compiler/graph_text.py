@@ -7,13 +7,16 @@ from torch import fx
 from aimgraph.compiler.node_keys import VALUE
 from aimgraph.compiler.pipeline import Watch
 from aimgraph.compiler.program import Pass, Program
+from aimgraph.errors import ConfigError
+from aimgraph.runtime.given import written_to
 
 
 def dump_to(folder: Path) -> Watch:
     """A watch that writes every graph after every pass to ``NN-pass-name[.mode].txt``."""
 
     def write(step: Pass, program: Program) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with written_to(folder, ConfigError):
+            folder.mkdir(parents=True, exist_ok=True)
         number = len(program.history)
         for name, graph in program.graphs.items():
             mode = "" if name == "both" else f".{name}"

@@ -142,7 +142,9 @@ def _changed(aim: nn.Module) -> Iterator[tuple[str, str]]:
         for read in memory.reads:
             if read.function or read.lowering == "concat":
                 continue
-            layer, made = submodule_at(aim, read.site), aim.get_submodule(aim_path(memory.name, "reads", read.name))
+            layer, made = submodule_at(aim, read.site), submodule_at(aim, aim_path(memory.name, "reads", read.name))
+            if made is None:
+                continue
             if layer is None:
                 yield read.site, "is not there any more"
             elif not is_layer(layer) or kind_of(layer) is not kind_of(made):

@@ -43,8 +43,16 @@ def parts_of(aim: Any) -> list[AimModule]:
     """The transformed parts of a model; the model itself, if it is one."""
     found = named_parts(aim) if isinstance(aim, nn.Module) else {}
     if not found:
-        raise PlanError(f"this {type(aim).__name__} has no memory: it is not the result of aimgraph.transform")
+        folded = ": it was folded, and this needs what it was folded from" if is_folded(aim) else ""
+        raise PlanError(
+            f"this {type(aim).__name__} has no memory{folded or ': it is not the result of aimgraph.transform'}"
+        )
     return list(found.values())
+
+
+def is_folded(model: Any) -> bool:
+    """Whether `aimgraph.fold` gave a model, or a part of it."""
+    return isinstance(model, nn.Module) and any(hasattr(one, "_aim_inputs") for one in model.modules())
 
 
 def named_parts(model: nn.Module) -> dict[str, AimModule]:

@@ -68,6 +68,8 @@ class InUse(nn.Module):
 def put_in_use(aim: nn.Module, names: str | Sequence[str]) -> None:
     """Note which set, or which set for each sample, is in use from now on."""
     record = record_of(aim)
+    if not isinstance(names, Sequence):
+        raise ConfigError(f"{names!r} is no name of a memory set, and no list of names, one for every sample")
     check_known(record, [names] if isinstance(names, str) else names)
     if not names:
         raise ConfigError("using() takes the name of a memory set, or one for every sample of the batch: none is given")

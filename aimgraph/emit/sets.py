@@ -68,7 +68,7 @@ def _freeze_reads(aim: nn.Module) -> None:
 
 
 def _check_name(name: str, taken: Sequence[str]) -> None:
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"memory set {name!r}: a set's name is a letter followed by letters, digits or '_'")
     if hasattr(nn.Module(), name):
         raise ConfigError(f"memory set {name!r}: every torch.nn.Module has a member of that name")

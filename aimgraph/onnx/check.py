@@ -14,6 +14,7 @@ from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.inputs.batch import random_inputs
 from aimgraph.onnx.file import TOLERANCES, arrays_of, told
 from aimgraph.onnx.session import METADATA, MemorySession
+from aimgraph.runtime.given import given_number, given_path
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def verify_onnx(path: str | os.PathLike[str], *, tolerance: float | None = None)
         ConfigError: There is no such file.
         ExportError: It can't be read or loaded, or was not written by `aimgraph.export_onnx`.
     """
-    path = Path(path)
+    path = given_path(path, "what verify_onnx takes")
+    given_number(tolerance, "tolerance")
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
     import onnx

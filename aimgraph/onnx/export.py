@@ -36,6 +36,7 @@ from aimgraph.onnx.prepare import Memory, Prepared, half, in_half, prepare
 from aimgraph.onnx.refuse import deciding_parts, refuse_not_numbers
 from aimgraph.onnx.translations import translations
 from aimgraph.passes.expose_state import Exposed
+from aimgraph.runtime.given import folder_of, given_module, given_names, given_number, given_path
 from aimgraph.runtime.guards import GuardError
 from aimgraph.torch_private import tree_map
 from aimgraph.user_code import told_pre_hooks
@@ -123,7 +124,8 @@ def export_onnx(
             memory, or none of the kind, memory sets have read weights of their own where values are an input, sizes
             can't vary, weights or memory hold not-a-number, or the file disagrees with torch.
     """
-    path = Path(path)
+    path = given_path(path, "the file to export to")
+    _check_options(aim, path, opset, tolerance, output_names)
     _require_onnx()
     if memory not in (None, *get_args(Memory)):
         raise ConfigError(f"memory={memory!r}: export_onnx takes one of {', '.join(get_args(Memory))}")
@@ -136,8 +138,7 @@ def export_onnx(
     refuse_not_numbers(aim)
     float16 = float16 or in_half(aim)
     tolerance = TOLERANCES[float16] if tolerance is None else tolerance
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=folder_of(path, ExportError), prefix=f".{path.name}.") as folder:
         prepared = prepare(aim, inputs, memory, dynamic_size=dynamic_size)
         if optimize is None:
             optimize = not (isinstance(prepared.module, AimModule) and record_of(prepared.module).concat_sites)
@@ -153,6 +154,16 @@ def export_onnx(
         for file in sorted(Path(folder).iterdir(), reverse=True):
             file.replace(path.parent / file.name)
     return report
+
+
+def _check_options(aim: Any, path: Path, opset: Any, tolerance: Any, output_names: Any) -> None:
+    """Refuse options of other kinds before anything is computed."""
+    given_module(aim, "export_onnx")
+    given_number(opset, "opset", int)
+    given_number(tolerance, "tolerance")
+    given_names(output_names, "output_names")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: give the path of a file to export to")
 
 
 def _describe(

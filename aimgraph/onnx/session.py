@@ -42,7 +42,8 @@ class MemorySession:
         outputs: Names of the model's own outputs, in order.
 
     Raises:
-        ValueError: The file says nothing of itself: it was not written by `aimgraph.export_onnx`.
+        ValueError: There is no such file, onnxruntime can't load it, or it was not written by `aimgraph.export_onnx`
+            and says nothing of itself.
     """
 
     def __init__(
@@ -50,7 +51,12 @@ class MemorySession:
     ) -> None:
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=list(providers))
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: there is no such file")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=list(providers))
+        except Exception as error:  # onnxruntime raises its own, undocumented classes
+            raise ValueError(f"{path} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         found = self.session.get_modelmeta().custom_metadata_map
         if METADATA not in found:
             raise ValueError(f"{path} was not written by aimgraph.export_onnx: it has no metadata {METADATA!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.planning.plan import Plan
+from aimgraph.runtime.given import folder_of, given_path, written_to
 
 _ROW_INCHES = 0.19
 
@@ -77,8 +78,9 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
         legend.append(Patch(color=_colour(None), label="does not read"))
     figure.legend(handles=legend, loc="outside lower center", ncols=max(1, len(legend)), title="reads the memory as of")
     figure.suptitle(_title(plan), fontsize=11)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130)
+    with written_to(target, ConfigError):
+        folder_of(target, ConfigError)
+        figure.savefig(target, dpi=130)
     return target
 
 
@@ -88,8 +90,9 @@ def _check(plan: Any, path: str | os.PathLike[str]) -> Path:
             f"draw takes a plan, and this is a {type(plan).__name__}: give aimgraph.plan(model, example_inputs), or "
             "aimgraph.plan(aim) of a transformed model"
         )
-    check_ending(path)
-    return Path(path)
+    made = given_path(path, "the picture")
+    check_ending(made)
+    return made
 
 
 def check_ending(path: str | os.PathLike[str]) -> None:

@@ -6,6 +6,7 @@ that took such a batch would hold infinities for ever. Whether it is finite is d
 
 import warnings
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,19 @@ class Writer(nn.Module):
         self.report = Report(name)
         self.skipped: Tensor
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        before = self.skipped
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not self.skipped.is_meta:  # ``to_empty`` gives whatever was in that memory, and no state dict has the count
+            self.skipped.zero_() if before.is_meta else self.skipped.copy_(before)
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        given = [value for key, value in state_dict.items() if key.startswith(prefix) and isinstance(value, Tensor)]
+        if self.skipped.is_meta and given and local_metadata.get("assign_to_params_buffers"):
+            self.skipped = torch.zeros_like(self.skipped, device=given[0].device)  # which no state dict has
 
     def count(self, finite: Tensor) -> None:
         """Note whether a batch was written.

@@ -150,3 +150,24 @@ def test_a_finite_batch_is_written_as_ever() -> None:
     for name, norm in norms.items():
         assert same(dict(norm.named_buffers()), dict(twins[name].named_buffers()))
         assert int(norm.num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize("carry", [None, "state"])
+def test_the_count_survives_memory_that_is_not_filled(carry: str | None) -> None:
+    x = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+        return aimgraph.transform(base, x, updates="stages", **({} if carry is None else {"carry": carry})).eval()
+
+    state, wanted = made().state_dict(), made()(x)
+    for emptied in (made().to("meta").to_empty(device="cpu"), made().to_empty(device="cpu")):
+        emptied.load_state_dict(state)
+        assert aimgraph.skipped_writes(emptied) == {}
+        assert torch.equal(emptied(x), wanted)
+    assigned = made().to("meta")
+    assigned.load_state_dict(state, assign=True)
+    assert torch.equal(assigned(x), wanted)
+    assigned.train()(x)
+    assert aimgraph.skipped_writes(assigned) == {}
