@@ -78,6 +78,10 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> Path:
         legend.append(Patch(color=_colour(None), label="does not read"))
     figure.legend(handles=legend, loc="outside lower center", ncols=max(1, len(legend)), title="reads the memory as of")
     figure.suptitle(_title(plan), fontsize=11)
+    return _saved(figure, target)
+
+
+def _saved(figure: Any, target: Path) -> Path:
     with written_to(target, ConfigError):
         folder_of(target, ConfigError)
         figure.savefig(target, dpi=130)
