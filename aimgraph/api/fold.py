@@ -187,7 +187,8 @@ def _first_run(root: AimModule, graph: fx.Graph, inputs: Arguments) -> tuple[int
 
     Tried are one sample, and as many as the example has: edges number the nodes of a graph.
     """
-    record, device, refused = record_of(root), device_of(root), None
+    record, device = record_of(root), device_of(root)
+    refused: list[tuple[ExampleInputError, Exception]] = []
     for batch in dict.fromkeys((1, *(record.batches or ()), batch_size(inputs))):
         sample = random_inputs(inputs, batch, seed=0, device=device, own=True)
         run = FakeRun(root, bound_arguments(root, sample), train=root.training, grad=record.grad)
@@ -197,11 +198,11 @@ def _first_run(root: AimModule, graph: fx.Graph, inputs: Arguments) -> tuple[int
             except AimgraphError:
                 raise
             except Exception as error:  # whatever the base's own code raises on these inputs
-                refused = refused or _refusal(run, graph, inputs, error)
+                refused.append((_refusal(run, graph, inputs, error), error))
                 continue
         return batch, sample, run
-    assert refused is not None
-    raise refused from refused.__context__
+    first, cause = refused[0]
+    raise first from cause
 
 
 def _refusal(run: FakeRun, graph: fx.Graph, inputs: Arguments, error: Exception) -> ExampleInputError:

@@ -161,8 +161,8 @@ def _apart(layer: nn.Module, read: nn.Module) -> str:
         "kernel": (kind.kernel(layer), kind.kernel(read)),
     }
     weight = layer._parameters.get("weight")
-    if weight is not None and tuple(weight.shape) != weight_shape(layer):  # whose own numbers are of another one
-        pairs["weight"] = (list(weight.shape), list(weight_shape(layer)))
+    if weight is not None and weight.is_floating_point():  # quantised ones are packed
+        pairs["weight"] = (list(weight.shape), list(weight_shape(layer)))  # whose own numbers may be of another one
     pairs |= {name: (getattr(layer, name, None), getattr(read, name, None)) for name in _OPTIONS}
     told = ", ".join(f"{name} {now} and had {was}" for name, (now, was) in pairs.items() if now != was)
     return told and f"{_HAS}{told}"

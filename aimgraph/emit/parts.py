@@ -34,9 +34,15 @@ def replace_part(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
     held, shared = dict(old.named_parameters(remove_duplicate=False)), {id(one) for one in root.parameters()}
     for name, made in list(new.named_parameters(remove_duplicate=False)):
         was = held.get(name)
-        if was is not None and id(was) in shared and was.shape == made.shape and torch.equal(was, made):
+        if was is not None and id(was) in shared and _equal(was, made):
             owner, _, last = name.rpartition(".")
             new.get_submodule(owner)._parameters[last] = was
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    return one.is_meta or torch.equal(one, other)
 
 
 def parts_of(aim: Any) -> list[AimModule]:

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from aimgraph.errors import PlanError
@@ -302,7 +303,7 @@ def _check_types(name: str, read: nn.Module, x: Tensor, error: RuntimeError) -> 
         PlanError: That is so.
     """
     kinds = {parameter.dtype for parameter in read.parameters()} - {x.dtype}
-    if kinds:
+    if kinds and not torch.is_autocast_enabled(x.device.type):
         raise PlanError(
             f"{name}: the forward calls it in {x.dtype}, and its read weights are {kinds.pop()}: give layers their "
             f"types before the transform, not in the forward, or leave this one out: exclude=({name!r},)"
