@@ -168,8 +168,15 @@ _TAKES = {
     "updates": '"stages", module paths or patterns in a tuple, such as ("layer1", "layer2"), or None',
     "sites": '"all", a glob or "re:..." pattern, a tuple of these, or a callable that takes a site',
     "exclude": 'a glob or "re:..." pattern, or a tuple of these',
+    "name": "a letter followed by letters, digits or '_'",
+    "budget": "a finite number above 0, the most parameters to add as a fraction of the base's, such as 0.01",
+    "seed": "a whole number, 0 or more",
+    "rate": "a number above 0, less than or equal to 1",
+    "write_in_eval": "True or False",
+    "within": "the path of a submodule, or None",
+    **dict.fromkeys(("source", "read", "block"), "a registered name, or a factory of your own"),
 }
-"""What an option takes that is of several types."""
+"""What an option takes; of those with a few values, these are told."""
 
 
 def _explain(error: ValidationError, options: Mapping[str, Any]) -> str:

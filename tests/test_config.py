@@ -60,7 +60,7 @@ def test_any_valid_config_survives_json(options: dict[str, object]) -> None:
         ({"name": "_hidden"}, "a memory's name is a letter"),
         ({"shape": (2, 3)}, r"AimConfig shape="),
         ({"shape": (0,)}, r"positive whole numbers"),
-        ({"budget": -1}, r"AimConfig budget=-1: Input should be greater than 0"),
+        ({"budget": -1}, r"AimConfig budget=-1: give a finite number above 0"),
         ({"budget": float("nan")}, "finite number"),
         ({"budget": float("inf")}, "finite number"),
         ({"rate": 0}, "AimConfig rate=0"),

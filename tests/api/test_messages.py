@@ -97,6 +97,23 @@ WRONG: dict[str, tuple[Callable[[], Any], type[AimgraphError], str]] = {
         ConfigError,
         r"^AimConfig sites=3: give \"all\", a glob or \"re:...\" pattern",
     ),
+    "a budget": (
+        lambda: aimgraph.AimConfig(budget="x"),
+        ConfigError,
+        r"^AimConfig budget='x': give a finite number above",
+    ),
+    "a rate": (lambda: aimgraph.AimConfig(rate=2), ConfigError, r"^AimConfig rate=2: give a number above 0, less than"),
+    "a read": (
+        lambda: aimgraph.AimConfig(read=3),
+        ConfigError,
+        r"^AimConfig read=3: give a registered name, or a factory of your own$",
+    ),
+    "a seed": (
+        lambda: aimgraph.AimConfig(seed=-1),
+        ConfigError,
+        r"^AimConfig seed=-1: give a whole number, 0 or more$",
+    ),
+    "a name": (lambda: aimgraph.AimConfig(name=3), ConfigError, r"^AimConfig name=3: give a letter followed by"),
     "another start": (
         lambda: aimgraph.AimConfig(init="zeros"),
         ConfigError,
