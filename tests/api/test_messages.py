@@ -100,7 +100,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[AimgraphError], str]] = {
     "a budget": (
         lambda: aimgraph.AimConfig(budget="x"),
         ConfigError,
-        r"^AimConfig budget='x': give a finite number above",
+        r"^AimConfig budget='x': give a finite number",
     ),
     "a rate": (lambda: aimgraph.AimConfig(rate=2), ConfigError, r"^AimConfig rate=2: give a number above 0, less than"),
     "a read": (
