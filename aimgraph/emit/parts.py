@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
+from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.one_forward import is_one_forward
 from aimgraph.errors import AimgraphError, ConfigError, PlanError
@@ -49,16 +50,19 @@ def parts_of(aim: Any) -> list[AimModule]:
     """The transformed parts of a model; the model itself, if it is one."""
     found = named_parts(aim) if isinstance(aim, nn.Module) else {}
     if not found:
-        folded = ": it was folded, and this needs what it was folded from" if is_folded(aim) else ""
-        raise PlanError(
-            f"this {type(aim).__name__} has no memory{folded or ': it is not the result of aimgraph.transform'}"
+        folded = isinstance(aim, nn.Module) and is_folded(aim)
+        why = (
+            "was folded, and this needs what it was folded from"
+            if folded
+            else "is not the result of aimgraph.transform"
         )
+        raise PlanError(f"this {type(aim).__name__} has no memory: it {why}")
     return list(found.values())
 
 
-def is_folded(model: Any) -> bool:
+def is_folded(model: nn.Module) -> bool:
     """Whether `aimgraph.fold` gave a model, or a part of it."""
-    return isinstance(model, nn.Module) and any(hasattr(one, "_aim_inputs") for one in model.modules())
+    return any(isinstance(part, FoldedModule) for part in model.modules())
 
 
 def named_parts(model: nn.Module) -> dict[str, AimModule]:

@@ -135,7 +135,7 @@ class Recorder(TorchDispatchMode):
             if name.startswith(_BY_SHAPE) or not (given or (name != _VALUES and _is_drawn(operator_named(name)))):
                 continue
             varying.add(number)
-            written = sources[0] if name.partition(".")[2].partition(".")[0].endswith("_") else None
+            written = sources[0] if is_in_place(name) else None
             while written is not None and written[0] != HELD and written[0] not in varying:
                 varying.add(written[0])  # and what it may be a view of
                 written = operations[written[0]].sources[0]
@@ -163,6 +163,11 @@ class Recorder(TorchDispatchMode):
         self.alive += made
         for place, tensor in enumerate(made, first):
             self.known.setdefault(id(tensor), (number, place))
+
+
+def is_in_place(name: str) -> bool:
+    """Whether an operation overwrites its first argument, by its name: ``aten.add_.Tensor``."""
+    return name.partition(".")[2].partition(".")[0].endswith("_")
 
 
 @cache

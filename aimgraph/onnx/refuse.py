@@ -9,7 +9,7 @@ from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.distance import nan_count, not_numbers
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
-from aimgraph.emit.parts import named_parts
+from aimgraph.emit.parts import is_folded, named_parts
 from aimgraph.emit.plain_state import state_tensors
 from aimgraph.emit.record import record_of
 from aimgraph.emit.retrace import has_hooks
@@ -31,7 +31,7 @@ def check_memory(module: nn.Module, memory: str | None) -> None:
     """A choice of where the memory is to be that does not fit what is exported."""
     kind, parts = type(module).__name__, named_parts(module)
     if memory == "none":
-        if parts or _folded(module):
+        if parts or is_folded(module):
             raise ExportError(
                 f'memory="none" is for a model without a memory, and this {kind} has one: export what aimgraph.strip '
                 "gives, or export within aimgraph.disable_memory(...)"
@@ -41,15 +41,11 @@ def check_memory(module: nn.Module, memory: str | None) -> None:
             f"memory={memory!r} needs what aimgraph.transform gives, and this is a {kind}"
             + (": transform the whole model, or export the transformed part" if parts else "")
         )
-    elif not parts and not _folded(module):
+    elif not parts and not is_folded(module):
         raise ExportError(
             f"this {kind} has no memory, and neither would the file: give what aimgraph.transform or aimgraph.fold "
             'gives, or memory="none" to export the model as it is'
         )
-
-
-def _folded(module: nn.Module) -> bool:
-    return any(isinstance(part, FoldedModule) for part in module.modules())
 
 
 def refuse_lost_writes(aim: AimModule, kind: Kind | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from aimgraph.errors import TraceError
-from aimgraph.fake.operations import HELD, Operation, Recorder, Source
+from aimgraph.fake.operations import HELD, Operation, Recorder, Source, is_in_place
 from aimgraph.runtime.call_names import CallNames
 from aimgraph.runtime.recompute import checkpoints_entered
 from aimgraph.torch_private import operator_named
@@ -54,14 +54,10 @@ def written_again(paths: Iterable[str]) -> tuple[str, TraceError] | None:
 def _writes(operation: Operation, before: list[Operation], buffers: set[Source]) -> bool:
     if operation.name == _BATCH_NORM:
         return operation.constants[:1] == (True,) and not buffers.isdisjoint(operation.sources)
-    source = operation.sources[0] if _in_place(operation.name) and operation.sources else None
+    source = operation.sources[0] if is_in_place(operation.name) and operation.sources else None
     while source is not None and source[0] != HELD and _is_view(before[source[0]].name):
         source = before[source[0]].sources[0]
     return source in buffers
-
-
-def _in_place(name: str) -> bool:
-    return name.partition(".")[2].partition(".")[0].endswith("_")
 
 
 def _is_view(name: str) -> bool:
