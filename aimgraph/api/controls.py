@@ -38,7 +38,7 @@ def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator
     return chain.from_iterable([own_parameters(part, memory_set) for part in parts])
 
 
-def freeze_base(aim: M, frozen: bool = True) -> M:
+def freeze_base(aim: M, frozen: bool = True, *, lean: bool = True) -> M:
     """Stop the base's gradients and keep it in eval mode through later ``train()`` calls.
 
     Its batch-norm statistics and dropout stand still; what lives under ``aim`` goes on training.
@@ -49,6 +49,8 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         aim: A transformed module in split form, or a larger model with such parts; changed in place.
         frozen: False lets the base train again (every base parameter then requires a gradient). `strip` gives back a
             base whose parameters require gradients as before.
+        lean: Keep for the backward pass only what the gradients that are still wanted need (see docs/lean.md); outputs
+            and gradients are the same. False keeps what torch keeps.
 
     Returns:
         `aim`.
@@ -68,7 +70,7 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         if is_inexact(parameter):  # others have no gradients
             parameter.requires_grad_(not frozen)
     for path, part in parts.items():
-        record_of(part).frozen = frozen
+        record_of(part).frozen, record_of(part).lean = frozen, lean
         record_of(part).stopped = Stopped(path, frozenset(before)) if frozen else Stopped()
     return aim.train(aim.training)
 
