@@ -111,7 +111,7 @@ def test_verify(folder: Path) -> None:
 
 def test_export_with_weights(folder: Path) -> None:
     base = ("usernet:net", "--input", "2x3x16x16")
-    assert call("transform", *base, "--init", "default", "--save", "w.safetensors").exit_code == 0
+    assert call("transform", *base, "--start", "drawn", "--save", "w.safetensors").exit_code == 0
     result = call("export", *base, "--onnx", "m.onnx", "--lowering", "concat", "--weights", "w.safetensors")
     assert result.exit_code == 0, result.output
     assert "Concat" in result.stdout
