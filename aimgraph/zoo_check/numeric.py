@@ -76,8 +76,8 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
     arguments = resolve_inputs(base, inputs) if inputs is not None else record_of(aim).inputs
     with plain_attention():
         return (
-            _autocast(base, aim, arguments, without)
-            or _other_start(base, aim, arguments)
+            _other_start(base, aim, arguments)
+            or _autocast(base, aim, arguments, without)
             or _resized(base, aim, arguments, without)
             or _step(aim, arguments)
             or _gradients(aim, arguments, without)

@@ -91,7 +91,7 @@ def right_from_one_start(aim: AimModule) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (right_from_one_start, "from the other start (eval)"),
+        (right_from_one_start, "output from the other start (eval)"),
         (only_at_its_size, "output at another size (eval): differs for [[1, 3, 40, 72]]"),
         (other_weight, "base weights are unchanged"),
         (reads_at_once, "each memory starts with read weights or values of zero"),
