@@ -138,7 +138,7 @@ class Asked:
             given["shape"] = _dimensions(given["shape"], "--shape")
         if given.get("updates") == ("stages",):
             given["updates"] = "stages"
-        return tuple(AimConfig(**(dict(config) | given)) for config in start)
+        return tuple(config.with_options(**given) for config in start)
 
 
 def model_options(command: F) -> Callable[..., None]:
