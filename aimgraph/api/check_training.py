@@ -262,7 +262,7 @@ def _why_read_never(read: _Read) -> str:
 @contextmanager
 def _kept_randomness(module: nn.Module) -> Iterator[None]:
     """Put all random states back, those of the module's devices, too."""
-    devices = {one.device for one in module.parameters() if one.device.type not in ("cpu", "meta")}
+    devices = {one.device for one in module.parameters() if one.device.type in ("cuda", "xpu")}
     with ExitStack() as stack:
         stack.enter_context(kept_python_randomness())
         stack.enter_context(torch.random.fork_rng(devices=[]))
