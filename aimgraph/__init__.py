@@ -3,11 +3,14 @@
 import sys
 
 from aimgraph import models_zoo, presets, runtime
+from aimgraph.api.check_training import check_training
 from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters, skipped_writes
 from aimgraph.api.fold import fold
 from aimgraph.api.merge import Merged, merge
+from aimgraph.api.optimizer_groups import parameter_groups, print_trainable_parameters, trainable_parameters
 from aimgraph.api.refit import refit
 from aimgraph.api.strip import strip
+from aimgraph.api.training_report import TrainingReport
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
 from aimgraph.checkpoint.load import load, load_memory
@@ -51,7 +54,9 @@ __all__ = [
     "ReadSpec",
     "SourceSpec",
     "TraceError",
+    "TrainingReport",
     "__version__",
+    "check_training",
     "disable_memory",
     "draw",
     "enable_memory",
@@ -63,13 +68,16 @@ __all__ = [
     "memory_parameters",
     "merge",
     "models_zoo",
+    "parameter_groups",
     "plan",
     "presets",
+    "print_trainable_parameters",
     "refit",
     "register",
     "save",
     "skipped_writes",
     "strip",
+    "trainable_parameters",
     "transform",
     "verify",
     "verify_onnx",

@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from aimgraph.errors import ConfigError
 from aimgraph.runtime import reads, sources, updates  # noqa: F401  (their files add what is built in to PARTS)
+from aimgraph.runtime.sources.given import GIVEN, GivenSource
 from aimgraph.runtime.specs import PARTS, Factory, Role
 
 _BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in PARTS.items()}
@@ -36,20 +38,23 @@ def register(role: Role, name: str, factory: Factory) -> None:
     PARTS[role][name] = factory
 
 
-def factory_of(role: Role, asked: str | Factory) -> Factory:
-    """The factory that is asked for, itself or by its name.
+def factory_of(role: Role, asked: str | Factory | Tensor) -> Factory:
+    """The factory that is asked for, itself, by its name or by the values of a source.
 
     Raises:
         ConfigError: There is none of that name; the message lists near misses and all names.
     """
+    if isinstance(asked, Tensor):
+        return partial(GivenSource, values=asked)
     if not isinstance(asked, str):
         return asked
     known = PARTS[role]
     if asked not in known:
-        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.4)
+        names = [name for name in known if name != GIVEN]  # that of a checkpoint is nobody's to ask for
+        near = difflib.get_close_matches(asked, names, n=3, cutoff=0.4)
         hint = f"; near misses: {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"AimConfig {role}={asked!r}: there is no {role} of that name: use {_listed(known)}, or a factory, or "
+            f"AimConfig {role}={asked!r}: there is no {role} of that name: use {_listed(names)}, or a factory, or "
             f"register one with aimgraph.register({role!r}, {asked!r}, factory){hint}"
         )
     return known[asked]
