@@ -9,8 +9,8 @@ With `w` fixed, `kept` holds no features, or one bit of each. A convolution and 
 one bit a value, max pooling a byte a window, mean pooling nothing. Torch itself keeps nothing for sums, concatenations
 and linear layers. Whether `w` is fixed is asked at each call: a layer that is trained after all keeps what it needs.
 
-Declines: modules that are kept as one call, of which nothing is known; and functions whose gradient needs their features
-(softmax, attention, layer normalisation), which torch keeps once.
+Declines: modules that are kept as one call, of which nothing is known; functions whose gradient needs their features
+(softmax, attention, layer normalisation), which torch keeps once; and tensors of other classes than torch's own.
 """
 
 from dataclasses import dataclass

@@ -37,18 +37,18 @@ def test_modules_functions_and_methods_are_rewritten_and_nothing_else() -> None:
     program = lowered(Net(), x)
     randomise_program(program)
     before = {name: targets(graph) for name, graph in program.graphs.items()}
-    expected = execute(program, x, "eval")
+    expected = execute(program, x)
     result = Pipeline((MakeLean(),), verify="full").run(program)
     assert result.modified
-    graph = program.graphs["eval"]
+    graph = program.graphs["both"]
     assert targets(graph).count(lean_call) == 3
     called = [node.args[0].target for node in graph.nodes if node.target is lean_call]
     assert called == ["conv", "norm", "act"]
     assert FORMS[F.max_pool2d] in targets(graph)
     assert FORMS[torch.relu] in targets(graph)
     kept = {"head", torch.tanh, "mean", "aim.memory.source", "aim.memory.reads.conv", "aim.memory.reads.head"}
-    assert kept <= set(targets(graph)) & set(before["eval"])
-    assert torch.equal(execute(program, x, "eval"), expected)
+    assert kept <= set(targets(graph)) & set(before["both"])
+    assert torch.equal(execute(program, x), expected)
 
 
 def test_it_changes_nothing_a_second_time_and_nothing_without_such_functions() -> None:
