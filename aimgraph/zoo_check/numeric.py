@@ -24,6 +24,7 @@ from aimgraph.reproducible import plain_attention, seeded
 from aimgraph.runtime.memory import Memory
 from aimgraph.torch_private import tree_leaves, tree_map_only
 from aimgraph.zoo_check.bfloat16 import autocast
+from aimgraph.zoo_check.lean import lean_problem
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -81,6 +82,7 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
             or _resized(base, aim, arguments, without)
             or _step(aim, arguments)
             or _gradients(aim, arguments, without)
+            or _lean(aim, arguments, without)
             or _folded(base, aim, arguments, without)
         )
 
@@ -184,6 +186,11 @@ def _gradients(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     if idle:
         without.append(f"gradients at layers that the output does not depend on: {len(idle)}")
     return found
+
+
+def _lean(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
+    """The gradients of a memory on a frozen base, with what torch keeps for them and with what they need."""
+    return lean_problem(_alive(aim), lambda module: _backward(module, random_inputs(inputs, 2, seed=SEED)), without)
 
 
 def _alive(aim: AimModule) -> AimModule:
