@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aimgraph.compiler.program import Pass, Stage
 from aimgraph.config import AimConfig, renamed_init
 from aimgraph.copies import paused_collection
 from aimgraph.emit.emit import emit
+from aimgraph.emit.kept import kept_by
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, replace_module, submodule
 from aimgraph.emit.record import record_of
@@ -197,7 +199,7 @@ def plan(
     not_a_model = not isinstance(model, nn.Module)
     made = list(named_parts(model).values()) if not (overrides or not_a_model) else []
     if len(made) == 1 and config is None:
-        return record_of(made[0]).plan
+        return replace(record_of(made[0]).plan, kept=kept_by(made[0]))
     configs, batches = _configs(config, overrides), _batches(example_batches)
     within, original = _within(configs), model
     if not_a_model:
@@ -212,7 +214,10 @@ def plan(
     outside = Outside(model, original)
     with _alone(), outside.kept():
         program = build_program(model, inputs, configs, share=True, outside=outside, batches=batches)
-        return Pipeline(PLANNING).run(program).program.plan
+        base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
+        planned = Pipeline(PLANNING).run(program).program
+        made_of = emit(model, Pipeline(EMITTING).run(planned).program, base_graphs)
+    return replace(planned.plan, kept=kept_by(made_of))
 
 
 def _batches(given: Any) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from aimgraph.bench.measure import Measured, Ratio, compare, measured, ratio
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.distance import real_numbers
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError
 from aimgraph.inputs.batch import batch_size, input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
@@ -173,7 +174,7 @@ def bench(
         measuring = {form: run for form, run in runs.items() if form in those and asked}
         for form, found in _timed(what, measuring, setting, progress).items():
             costs[form].seconds.update(found)
-    planned = plan(modules["split"]) if "split" in modules else plan(model, inputs, config=list(configs))
+    planned = record_of(modules["split"]).plan if "split" in modules else plan(model, inputs, config=list(configs))
     shapes, values = input_shapes((args, kwargs)), [memory.size for memory in planned.memories]
     return BenchReport(type(model).__name__, shapes, values, planned.sites_read, setting, costs)
 

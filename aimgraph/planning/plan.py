@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 
+from aimgraph.planning.kept import Kept
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.planning.sites import Site, Skipped, UpdateSpot, published
 from aimgraph.planning.table import print_table
@@ -29,6 +30,7 @@ class Plan:
         spots: Where updates could be written, before the dead ones are dropped.
         memories: One plan per memory.
         notes: Anything else a user should know.
+        kept: What training keeps for the backward pass; `aimgraph.plan` counts it.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Plan:
     spots: tuple[UpdateSpot, ...] = ()
     memories: tuple[MemoryPlan, ...] = ()
     notes: tuple[str, ...] = ()
+    kept: Kept | None = None
 
     @property
     def reads(self) -> tuple[tuple[MemoryPlan, Read], ...]:
@@ -98,6 +101,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, with totals."""
         data: dict[str, Any] = published(asdict(replace(self, memories=())))
+        if self.kept is None:
+            del data["kept"]
         data["memories"] = [memory.to_dict() for memory in self.memories]
         return data | {"totals": self.totals}
 
@@ -105,6 +110,8 @@ class Plan:
         """Print the plan as a table."""
         totals = self.totals | {"model": self.model, "inputs": self.inputs}
         print_table(console, self.memories, self.skipped, self.notes, totals)
+        if self.kept is not None:
+            console.print(str(self.kept))
 
     def __str__(self) -> str:
         """The plan as a table, 120 columns wide."""

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.api.transform import plan, transform
+from aimgraph.api.transform import transform
 from aimgraph.api.verify import outputs
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import AimgraphError, TraceError
 from aimgraph.fake.faker import Faker
 from aimgraph.inputs.arguments import Arguments
@@ -147,7 +148,7 @@ def runs(model: nn.Module, inputs: Arguments) -> bool:
 
 def _account(entry: Entry, level: str, aim: AimModule, seconds: float) -> Row:
     """The row of a transformed model: passed if every layer that is called reads, or says why not."""
-    planned = plan(aim)
+    planned = record_of(aim).plan
     counts = planned.covered, len(planned.called), planned.layers, planned.fallback
     row = Row(entry.called, level, PASSED, *counts, left=_left(planned), seconds=seconds)
     if planned.covered == len(planned.called):

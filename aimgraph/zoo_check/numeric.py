@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.fold import fold
-from aimgraph.api.transform import plan
 from aimgraph.api.verify import BATCH_SIZES, adds_nothing, outputs, same, tensors_in, verify
 from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_memory, is_read_path
 from aimgraph.config import Kind
@@ -264,7 +263,7 @@ def _without_gradient(module: AimModule, inputs: Arguments, idle: set[str]) -> s
         problem = _problem(parameter.grad)
         if problem and not any(f".reads.{path}." in f".{name}" for path in idle):
             return f"{GRADIENTS}: that of {name} is {problem}"
-    for memory in plan(module).memories:
+    for memory in record_of(module).plan.memories:
         value = module.get_parameter(aim_path(memory.name, "source", "value"))
         assert value.grad is not None
         missed = _covered(module, memory.name, inputs, idle) & (value.grad == 0)
@@ -285,7 +284,7 @@ def _problem(gradient: Tensor | None) -> str:
 def _idle(module: AimModule) -> set[str]:
     """Sites whose output the base's own output does not depend on: their own parameters get no gradient either."""
     found = set()
-    for site in plan(module).sites:
+    for site in record_of(module).plan.sites:
         own = [] if site.function else list(module.get_submodule(site.path).parameters())
         if own and not any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in own):
             found.add(site.path)

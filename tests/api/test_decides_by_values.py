@@ -110,8 +110,14 @@ def _net(part: type[nn.Module]) -> nn.Sequential:
 
 
 def _frozen(made: Made) -> None:
-    aim = aimgraph.freeze_base(made.aim)
-    assert not aim.get_parameter("0.weight").requires_grad
+    found = []
+    for lean in (False, True):
+        aim = aimgraph.freeze_base(made.aim, lean=lean)
+        assert not aim.get_parameter("0.weight").requires_grad
+        aim(X).square().sum().backward()
+        found.append([parameter.grad for parameter in aimgraph.memory_parameters(aim)])
+        aim.zero_grad()
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
     aimgraph.freeze_base(aim, frozen=False)
 
 
@@ -133,7 +139,18 @@ def _read(made: Made) -> None:
     made.gives(other)
 
 
+def _checked(made: Made) -> None:
+    report = aimgraph.check_training(made.aim, lambda aim: aim(X).square().mean())
+    assert len(report.never) < len(list(aimgraph.memory_parameters(made.aim)))
+
+
+def _grouped(made: Made) -> None:
+    groups = aimgraph.parameter_groups(made.aim, lr=1e-3)
+    assert sum(len(group["params"]) for group in groups) == len(list(aimgraph.trainable_parameters(made.aim)))
+
+
 CALLS: dict[str, Callable[[Made], None]] = {
+    "check_training": _checked,
     "disable_memory": _switched,
     "draw": lambda made: aimgraph.draw(aimgraph.plan(made.base, X), made.folder / "plan.svg").unlink(),
     "enable_memory": _switched,
@@ -143,6 +160,9 @@ CALLS: dict[str, Callable[[Made], None]] = {
     "load": lambda made: made.gives(aimgraph.load(made.folder, made.base)),
     "load_memory": _read,
     "memory_parameters": lambda made: _same(len(list(aimgraph.memory_parameters(made.aim))), 3),
+    "parameter_groups": _grouped,
+    "print_trainable_parameters": lambda made: _same(aimgraph.print_trainable_parameters(made.aim), None),
+    "trainable_parameters": _grouped,
     "merge": lambda made: made.is_base(aimgraph.merge(made.aim, partial=True).model),
     "plan": lambda made: _same([site.path for site in aimgraph.plan(made.base, X).sites], ["0", "2"]),
     "refit": lambda made: made.gives(aimgraph.refit(made.aim)),

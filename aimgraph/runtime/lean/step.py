@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.errors import PlanError
-from aimgraph.torch_private import is_captured, is_transformed, is_view
+from aimgraph.torch_private import FakeTensor, is_captured, is_transformed, is_view
 
 Kept: TypeAlias = tuple[Tensor, ...]
 
@@ -120,7 +120,7 @@ def pays(wanted: Tensor, *fixed: Any) -> bool:
 
 
 def _plain(tensor: Any) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.layout is torch.strided
+    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer, FakeTensor) and tensor.layout is torch.strided
 
 
 def sizes(value: Any, rank: int) -> tuple[int, ...]:
