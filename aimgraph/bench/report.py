@@ -12,6 +12,7 @@ from aimgraph.bench.run import WHAT, BenchReport
 from aimgraph.planning.picture import blank
 
 _COLOURS = {"floor": "#bbbbbb", "split": "#4477aa", "concat": "#ee6677", "folded": "#228833"}
+_COLOURS |= {"biases": "#bbbbbb", "lora": "#ee6677", "memory": "#4477aa", "lean": "#228833"}
 _COLOURS |= {"fused floor": "#dddddd", "fused folded": "#66ccee"}
 
 
@@ -70,7 +71,7 @@ def _bars(axes: Any, reports: Mapping[str, BenchReport], what: str) -> None:
     height = 0.8 / max(1, len(shown))
     for place, form in enumerate(shown):
         rows = [
-            (number, report.ratio(form, "fused base" if form.startswith("fused") else "base", what))
+            (number, report.ratio(form, _reference(form, report), what))
             for number, report in enumerate(reports.values())
             if form in report.forms and what in report.forms[form].seconds
         ]
@@ -88,6 +89,12 @@ def _bars(axes: Any, reports: Mapping[str, BenchReport], what: str) -> None:
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xlabel(f"{what} / base")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _reference(form: str, report: BenchReport) -> str:
+    if "full" in report.forms:
+        return "full"
+    return "fused base" if form.startswith("fused") else "base"
 
 
 def _milliseconds(report: BenchReport, form: str, what: str) -> str:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aimgraph.api.transform import plan
-from aimgraph.bench.footprint import peak_bytes, saved_bytes
+from aimgraph.bench.footprint import kept_bytes, peak_bytes
 from aimgraph.bench.forms import FUSED, INFERENCE, TRAINING, build_forms
+from aimgraph.bench.fresh_peak import step_peak
+from aimgraph.bench.frozen import FROZEN, build_frozen, trained
 from aimgraph.bench.measure import Measured, Ratio, compare, measured, ratio
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
@@ -59,7 +61,8 @@ class Cost:
     Attributes:
         parameters: That it trains.
         flops: Floating-point operations of a forward, multiplications and additions counted apart.
-        saved: Bytes that a training forward saves for the backward pass; None if no training was measured.
+        saved: Bytes of tensors that are there after a training forward and were not before, kept for the backward pass;
+            None if no training was measured.
         peak: Most bytes allocated at a time during a training step, beyond what was there before.
         seconds: ``training step``, ``forward and backward``, ``inference`` -> seconds of every round.
     """
@@ -115,8 +118,10 @@ class BenchReport:
         return data | {"forms": forms, "median": median, "ratios": ratios}
 
     def pairs(self, what: str) -> list[tuple[str, str]]:
-        """The ratios that are worth looking at: to the base and to the floor, fused or not."""
+        """The ratios that are worth looking at: to the base and to the floor, fused or not; or to full training."""
         there = [form for form, cost in self.forms.items() if what in cost.seconds]
+        if "full" in there:
+            return [(form, "full") for form in there[1:]] + [("lean", to) for to in ("lora", "memory") if to in there]
         found = []
         for form in there:
             fused = "fused " if form in FUSED else ""
@@ -158,25 +163,54 @@ def bench(
     model = copy_module(model).to(device)
     inputs = resolve_inputs(model, example_inputs)
     wanted = tuple(forms or (TRAINING if not setting.inference else (*INFERENCE, *FUSED)))
+    frozen = set(wanted) <= set(FROZEN)
+    training = FROZEN if frozen else TRAINING
     args, kwargs = random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=device)
     if setting.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         args, kwargs = tree_map_only(Tensor, _channels_last, (args, kwargs))
     torch.manual_seed(setting.seed)
     progress("building the forms", 0, 1)
-    modules = build_forms(model, inputs, configs, wanted)
+    modules = (build_frozen if frozen else build_forms)(model, inputs, configs, wanted)
     runs = {form: _Run(modules[form], args, kwargs, setting) for form in wanted}
     costs: dict[str, Cost] = {}
     for done, (form, run) in enumerate(runs.items()):
         progress("counting", done, len(runs))
-        costs[form] = run.counted(trains=setting.training and form in TRAINING)
-    for what, those, asked in (("training", TRAINING, setting.training), ("inference", wanted, setting.inference)):
+        costs[form] = run.counted(trains=setting.training and form in training)
+    for what, those, asked in (("training", training, setting.training), ("inference", wanted, setting.inference)):
         measuring = {form: run for form, run in runs.items() if form in those and asked}
         for form, found in _timed(what, measuring, setting, progress).items():
             costs[form].seconds.update(found)
-    planned = record_of(modules["split"]).plan if "split" in modules else plan(model, inputs, config=list(configs))
+    made = next((modules[form] for form in ("split", "lean", "memory") if form in modules), None)
+    planned = plan(model, inputs, config=list(configs)) if made is None else record_of(made).plan
     shapes, values = input_shapes((args, kwargs)), [memory.size for memory in planned.memories]
     return BenchReport(type(model).__name__, shapes, values, planned.sites_read, setting, costs)
+
+
+def peak_alone(
+    model: nn.Module, example_inputs: Any, configs: Sequence[AimConfig], setting: Setting, form: str
+) -> int | None:
+    """The most memory that a training step of one form of `FROZEN` takes, measured in a process that does nothing else.
+
+    Args:
+        model: As for `bench`.
+        example_inputs: As for `bench`.
+        configs: As for `bench`.
+        setting: As for `bench`.
+        form: The form.
+
+    Returns:
+        Bytes, see `step_peak`.
+    """
+    device = _device(setting.device)
+    model = model.to(device)
+    inputs = resolve_inputs(model, example_inputs)
+    module = build_frozen(model, inputs, configs, (form,))[form].train()
+    del model
+    small = random_inputs(inputs, 1, seed=setting.seed, device=device)
+    _Run(module, *small, setting).step()  # what libraries make once
+    run = _Run(module, *random_inputs(inputs, batch_size(inputs), seed=setting.seed, device=device), setting)
+    return step_peak(run.step, device)
 
 
 def _timed(
@@ -209,7 +243,7 @@ class _Run:
         self.module, self.args, self.kwargs = module, args, kwargs
         self.device, self.autocast = torch.device(setting.device), setting.autocast
         self.call = torch.compile(module) if setting.compiled else module
-        self.optimizer = torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9)
+        self.optimizer = torch.optim.SGD(trained(module), lr=1e-6, momentum=0.9)
         self.repeats = 1
 
     def prepare(self, *, train: bool) -> None:
@@ -230,10 +264,10 @@ class _Run:
         saved = peak = None
         if trains:
             self.module.train()
-            saved = saved_bytes(self.module, lambda: self.forward(self.module))
             self.step()  # the optimiser's own tensors are there from now on
+            saved = kept_bytes(lambda: self.forward(self.call), self.device)
             peak = peak_bytes(self.step, self.device)
-        parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        parameters = sum(parameter.numel() for parameter in trained(self.module))
         return Cost(parameters, counter.get_total_flops(), saved, peak, {})
 
     def forward(self, call: Any) -> Any:

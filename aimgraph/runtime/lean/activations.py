@@ -3,7 +3,7 @@
     ReLU, ReLU6, Hardtanh, clamp:   dL/dx = dL/dy where the flag is set, elsewhere 0
     LeakyReLU, PReLU:               dL/dx = dL/dy where the flag is set, elsewhere slope * dL/dy
 
-torch's own backward functions run, on the flags as numbers 0 and 1 in place of what the flags were asked of.
+torch's own backward functions run, on the flags as numbers in place of what the flags were asked of.
 """
 
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     step = _TwoSlopes(
         lambda x: F.hardtanh(x, min_val, max_val, inplace),
         lambda y: aten.hardtanh_backward(_ones(y), y, min_val, max_val),
-        lambda grad, flags, out: _called(aten.hardtanh_backward, out, grad, flags, 0.0, 2.0),
+        lambda grad, flags, out: _called(aten.hardtanh_backward, out, grad, flags, 0.0, 256.0),
     )
     return run(step, input, overwrites=inplace)
 

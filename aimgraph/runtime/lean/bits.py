@@ -14,11 +14,20 @@ from torch import Tensor
 from aimgraph.runtime.lean.step import Geometry
 
 Gradient: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Of the output's gradient, flags as numbers, and where to write the input's, if that is given."""
+"""Of the output's gradient, numbers from 0 to 128 that are 0 where no flag is set, and where to write the result, if
+that is given."""
 
-_PLANES = 8
 _WORD = 8
 """Flags in a word, one byte each."""
+
+_TOGETHER = 0x0102040810204080
+"""A word of flags times this has flag i as bit i of its highest byte: byte k of it moves flag 7 - k there."""
+
+_PLACES = 0x8040201008040201 - (1 << 64)
+"""Byte i holds bit i."""
+
+_EVERYWHERE = 0x0101010101010101
+"""Times a byte: a word that holds it eight times."""
 
 _PIECE = 1 << 18
 """Values of a piece for each thread."""
@@ -40,25 +49,18 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def packed(tensor: Tensor, flags: Callable[[Tensor], Tensor]) -> Tensor:
-    """The bits of a dense tensor, int64 [ceil(n / 64)].
-
-    Eight words of flags, which lie an eighth of the whole apart, go into one: word p is shifted by p, and no bit meets
-    another.
+    """The bits of a dense tensor, uint8 [ceil(n / 8)].
 
     Args:
         tensor: Any.
         flags: Of values in a row: booleans, or numbers that are 0 where no flag is set.
     """
-    flat, words = _in_a_row(tensor), _words(tensor.numel())
-    found = torch.empty(words * _PLANES * _WORD, dtype=torch.bool, device=tensor.device)
+    flat = _in_a_row(tensor)
+    found = torch.empty(math.ceil(flat.numel() / _WORD) * _WORD, dtype=torch.bool, device=tensor.device)
     found[flat.numel() :].zero_()
     for piece in _pieces(flat):
         found[piece].copy_(flags(flat[piece]))  # to booleans: several times as fast as a comparison
-    planes = found.view(torch.uint8).view(torch.int64).view(_PLANES, words)
-    bits = planes[0].clone()
-    for place in range(1, _PLANES):
-        bits.bitwise_or_(planes[place] << place)
-    return bits
+    return found.view(torch.int64).mul(_TOGETHER).bitwise_right_shift_(56).to(torch.uint8)
 
 
 def through_bits(grad: Tensor, bits: Tensor, like: Geometry, gradient: Gradient) -> Tensor:
@@ -84,10 +86,6 @@ def _in_a_row(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def _words(count: int) -> int:
-    return math.ceil(count / (_PLANES * _WORD))
-
-
 def _pieces(flat: Tensor) -> Iterator[slice]:
     count = flat.numel()
     size = _PIECE * torch.get_num_threads() if flat.device.type == "cpu" else max(1, count)
@@ -95,8 +93,5 @@ def _pieces(flat: Tensor) -> Iterator[slice]:
 
 
 def _unpacked(bits: Tensor) -> Tensor:
-    """The flags, a byte each, with up to 63 more behind them."""
-    planes = torch.empty((_PLANES, bits.numel()), dtype=torch.int64, device=bits.device)
-    for place in range(_PLANES):
-        torch.bitwise_right_shift(bits, place, out=planes[place])
-    return planes.bitwise_and_(0x0101010101010101).view(-1).view(torch.uint8)
+    """Above 0 where a flag is set, else 0, a byte each, with up to seven more behind them."""
+    return bits.to(torch.int64).mul_(_EVERYWHERE).bitwise_and_(_PLACES).view(torch.uint8)
