@@ -87,8 +87,8 @@ def _lora(model: nn.Module) -> nn.Module:
         from peft import LoraConfig, get_peft_model
     except (ImportError, RuntimeError) as error:  # what it imports may fail in its own way
         raise ConfigError(
-            f"the form 'lora' needs peft, which can't be imported ({told_error(error)}): pip install 'aimgraph[bench]', "
-            "or leave the form out"
+            f"the form 'lora' needs peft, which can't be imported ({told_error(error)}): pip install "
+            "'aimgraph[bench]', or leave the form out"
         ) from error
     layers = [path for path, layer in model.named_modules() if _takes_lora(layer)]
     adapted: Any = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers))
