@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test test-all check compat install bench table performance coverage transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test test-all check compat install bench frozen table performance coverage transform-time zoo zoo-ci zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -51,6 +51,9 @@ transform-time: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/cost.py --out benchmarks/results
+
+frozen: $(INSTALLED)
+	$(BIN)/python -m benchmarks.frozen --out benchmarks/results
 
 table: $(INSTALLED)
 	$(BIN)/python benchmarks/seed_networks.py --out benchmarks/results

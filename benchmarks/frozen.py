@@ -2,8 +2,8 @@
 
 Run as ``python -m benchmarks.frozen --out benchmarks/results`` (or ``make frozen``). Every network is measured in a
 process of its own, and every peak in another; a row is written when it is done, in place of the one before, so single
-networks can be measured again: ``--network ResNet-50``. Results go to ``frozen_<device>.json``, ``.png`` and ``.md``,
-with ``_compiled`` in the name where that was asked for.
+networks can be measured again: ``--network ResNet-50``. Results go to ``frozen_<device>.json`` and ``.png``, with
+``_compiled`` in the name where that was asked for; ``make performance`` puts them into docs/lean.md.
 
 Each row also has the bytes that a lean forward can't do without (`needed_bytes`), counted on the base itself.
 """
@@ -11,7 +11,7 @@ Each row also has the bytes that a lean forward can't do without (`needed_bytes`
 import argparse
 import json
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +27,6 @@ from aimgraph.cli.bench import with_fresh_peaks
 from aimgraph.cli.options import Asked
 from aimgraph.models_zoo.loader import load_model
 from benchmarks.cost import report_of
-
-STEP = "training step"
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,9 @@ def main() -> None:
         rows = json.loads(place.read_text()) if place.exists() else {}
         rows[name] = data
         place.write_text(json.dumps({key: rows[key] for key in CASES if key in rows}, indent=1) + "\n")
-        print_bench(report_of(_report(data)), Console(width=140))
-        write_table(place)
+        print_bench(report_in(data), Console(width=140))
+    reports = {name: report_in(data) for name, data in json.loads(place.read_text()).items()}
+    draw_bench(reports, place.with_suffix(".png"))
 
 
 def measure(name: str, setting: Setting) -> dict[str, Any]:
@@ -134,42 +133,9 @@ def needed_bytes(model: nn.Module, x: Tensor) -> int:
     return total
 
 
-def _report(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key != "needed"}
-
-
-def write_table(place: Path) -> None:
-    """The rows as a table in Markdown, and as a picture.
-
-    Args:
-        place: The JSON file of the rows.
-    """
-    rows = json.loads(place.read_text())
-    reports = {name: report_of(_report(data)) for name, data in rows.items()}
-    columns: dict[str, Callable[[BenchReport, str], str]] = {
-        "parameters": lambda report, form: f"{report.forms[form].parameters:,}",
-        "kept, MB": lambda report, form: f"{(report.forms[form].saved or 0) / 1e6:.1f}",
-        "kept / all": lambda report, form: _over(report, form, lambda cost: cost.saved),
-        "peak, MB": lambda report, form: f"{(report.forms[form].peak or 0) / 1e6:.0f}",
-        "peak / all": lambda report, form: _over(report, form, lambda cost: cost.peak),
-        "step / all": lambda report, form: f"{report.ratio(form, 'full', STEP).value:.3f}",
-        "step / memory": lambda report, form: f"{report.ratio(form, 'memory', STEP).value:.3f}",
-    }
-    lines = [f"| network | trained | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
-    for name, report in reports.items():
-        for form in report.forms:
-            told = " | ".join(column(report, form) for column in columns.values())
-            lines.append(f"| {name} | {form} | {told} |")
-    lines += ["", "| network | kept by lean, MB | needed by the formulas, MB | ratio |", "|---|---|---|---|"]
-    for name, data in rows.items():
-        kept, needed = data["forms"]["lean"]["saved"], data["needed"]
-        lines.append(f"| {name} | {kept / 1e6:.2f} | {needed / 1e6:.2f} | {kept / needed:.3f} |")
-    place.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw_bench(reports, place.with_suffix(".png"))
-
-
-def _over(report: BenchReport, form: str, size: Callable[[Any], int | None]) -> str:
-    return f"{(size(report.forms[form]) or 0) / (size(report.forms['full']) or 1):.4f}"
+def report_in(data: Mapping[str, Any]) -> BenchReport:
+    """What was written down, as a report again."""
+    return report_of({key: value for key, value in data.items() if key != "needed"})
 
 
 if __name__ == "__main__":

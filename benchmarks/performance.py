@@ -1,4 +1,4 @@
-"""The tables in docs/performance.md and docs/deploy.md, from the committed results.
+"""The tables in docs/performance.md, docs/deploy.md and docs/lean.md, from the committed results.
 
 Run as ``python -m benchmarks.performance`` (or ``make performance``) after a benchmark; it measures nothing.
 """
@@ -11,10 +11,11 @@ from typing import Any
 
 from aimgraph.bench import BenchReport
 from benchmarks.cost import CASES, report_of
+from benchmarks.frozen import report_in
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / "docs" / name for name in ("performance.md", "deploy.md"))
+PAGES = tuple(ROOT / "docs" / name for name in ("performance.md", "deploy.md", "lean.md"))
 MARKS = re.compile(r"(<!-- table (\w+): make performance -->\n).*?(<!-- end of table -->)", flags=re.DOTALL)
 
 _COLUMNS = (
@@ -30,6 +31,8 @@ def table(name: str) -> str:
     """The table of a result file."""
     data = json.loads((RESULTS / f"{name}.json").read_text())
     match name:
+        case "frozen_cpu" | "frozen_cpu_compiled":
+            lines = _frozen(data)
         case "onnx_cost":
             lines = _onnx(data)
         case "transform_time":
@@ -45,6 +48,24 @@ def table(name: str) -> str:
         case _:
             lines = _cost(data)
     return "\n".join(lines) + "\n"
+
+
+def _frozen(data: Mapping[str, Any]) -> list[str]:
+    heads = ["trained", "parameters", "kept, MB", "kept / all", "peak, MB", "peak / all", "step / all", "step / memory"]
+    lines = [f"| network | {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 1)}"]
+    for name, row in data.items():
+        report = report_in(row)
+        for form, cost in report.forms.items():
+            kept, peak, full = cost.saved or 0, cost.peak or 0, report.forms["full"]
+            sizes = f"{kept / 1e6:,.1f} | {kept / (full.saved or 1):.4f}"
+            sizes += f" | {peak / 1e6:,.0f} | {peak / (full.peak or 1):.3f}"
+            steps = " | ".join(str(report.ratio(form, to, "training step")) for to in ("full", "memory"))
+            lines.append(f"| {name} | {form} | {cost.parameters:,} | {sizes} | {steps} |")
+    lines += ["", "| network | lean keeps, MB | its formulas need, MB | ratio |", "|---|---:|---:|---:|"]
+    for name, row in data.items():
+        kept, needed = row["forms"]["lean"]["saved"], row["needed"]
+        lines.append(f"| {name} | {kept / 1e6:.2f} | {needed / 1e6:.2f} | {kept / needed:.3f} |")
+    return lines
 
 
 def _cost(data: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,8 @@
 Run as ``python benchmarks/seed_networks.py --out benchmarks/results`` (or ``make table``): for
 ResNet-50, VGG-16 and the MLP it counts parameters, compares outputs with the base at zero init in
 train and eval mode, exports both forms with random read weights to ONNX and compares them in
-onnxruntime, and counts what a training forward saves for the backward pass. Counted, not timed.
+onnxruntime, and counts what a training forward saves for the backward pass, and what it keeps where all is trained,
+LoRA of rank 8 on each layer, or a memory beside a frozen base. Counted, not timed.
 """
 
 import argparse
@@ -20,8 +21,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.bench.footprint import saved_bytes
+from aimgraph.bench.footprint import kept_bytes, saved_bytes
+from aimgraph.bench.frozen import build_frozen
 from aimgraph.models_zoo import mlp, resnet50_keras, vgg16
+from aimgraph.models_zoo.loader import import_torchvision
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet-50": (resnet50_keras, (2, 3, 224, 224)),
@@ -36,6 +39,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     console = Console()
     rows = []
+    import_torchvision()  # peft imports it, by way of transformers
     for name, (factory, shape) in NETWORKS.items():
         with console.status(f"measuring {name}"):
             rows.append({"network": name, "input": list(shape)} | measure(factory, shape))
@@ -62,6 +66,8 @@ def measure(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[st
         agreement[lowering] = report.relative_difference
     trained, untouched = aimgraph.transform(base, x, start="drawn").train(), copy.deepcopy(base).train()
     saved, before = saved_bytes(trained, lambda: trained(x)), saved_bytes(untouched, lambda: untouched(x))
+    tuned = build_frozen(base, x, [aimgraph.AimConfig()], ("full", "lora", "lean"))
+    kept = {form: kept_bytes(lambda one=one: one(x), x.device) for form, one in tuned.items() if one.train()}
     return {
         "parameters_before": plan.base_parameters,
         "parameters_after": plan.base_parameters + plan.added_parameters,
@@ -71,6 +77,7 @@ def measure(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[st
         "max_difference": differences,
         "onnx_relative_difference": agreement,
         "saved_bytes_ratio": saved / before,
+        "kept_bytes": kept,
     }
 
 
@@ -88,8 +95,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The table as it stands in the README."""
     lines = [
         "| network | parameters before | after | memory | sites read / present | max \\|difference\\|, train / eval "
-        "| ONNX, max\\|d\\| / max\\|y\\|, split / concat | saved for backward, split / base |",
-        "|---|---:|---:|---|---:|---:|---:|---:|",
+        "| ONNX, max\\|d\\| / max\\|y\\|, split / concat | saved for backward, split / base "
+        "| kept in tuning, MB: all trained / LoRA / memory |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         gap, onnx = row["max_difference"], row["onnx_relative_difference"]
@@ -97,9 +105,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             f"| {row['network']} | {row['parameters_before']:,} | {row['parameters_after']:,} "
             f"| {' x '.join(map(str, row['memory']))} | {row['sites_read']} / {row['layers_present']} "
             f"| {gap['train']:g} / {gap['eval']:g} | {onnx['split']:.1e} / {onnx['concat']:.1e} "
-            f"| {row['saved_bytes_ratio']:.4f} |"
+            f"| {row['saved_bytes_ratio']:.4f} | {_megabytes(row['kept_bytes'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _megabytes(sizes: dict[str, int]) -> str:
+    return " / ".join(f"{size / 1e6:.1f}" for size in sizes.values())
 
 
 if __name__ == "__main__":
