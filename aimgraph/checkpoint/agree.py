@@ -43,7 +43,8 @@ def _check_digest(place: Path, name: str, written: str, present: str) -> None:
             f"{place} holds values alone and was made with another base ({name}): its fingerprint (layers, shapes, "
             f"dtypes, samples of their values) has the SHA-256 {written[:16]}..., and that of this one has "
             f"{present[:16]}...: load it onto the model that was transformed, in the dtype and with the weights and "
-            'buffers that it had then; a checkpoint of what="memory" would say which layers differ'
+            "buffers that it had then (batch statistics move while values train, unless aimgraph.freeze_base holds "
+            'them); a checkpoint of what="memory" would say which layers differ'
         )
 
 

@@ -260,6 +260,30 @@ def test_layers_of_other_strides_are_refused(tmp_path: Path) -> None:
         aimgraph.load(tmp_path, network(2))
 
 
+@pytest.mark.parametrize("options", [{"read": "resize"}, {"source": "ones_conv"}], ids=["resize", "ones_conv"])
+def test_other_reads_and_sources(options: dict[str, Any], tmp_path: Path) -> None:
+    base, aim, x = fixed(**options)
+    names = names_of(aim)
+    assert all(name.startswith("aim.memory.source.") for name in names)
+    for name in names:
+        value(aim, 1, name)
+    aimgraph.save(aim, tmp_path, what="values")
+    assert set(read_spec(tmp_path).tensors) == {*names, "scales.memory"}
+    loaded = aimgraph.load(tmp_path, base).eval()
+    assert same(loaded, aim)
+    assert torch.equal(run(loaded, x), run(aim, x))
+
+
+def test_batch_statistics_that_have_moved_are_another_base(tmp_path: Path) -> None:
+    base, x = build("residual")
+    aim = aimgraph.freeze_reads(aimgraph.transform(base, x, start="zero_values"))
+    run(aim.train(), x)
+    aimgraph.save(aim, tmp_path, what="values")
+    with pytest.raises(CheckpointError, match=r"batch statistics move .* unless aimgraph\.freeze_base holds them"):
+        aimgraph.load(tmp_path, base)
+    assert same(aimgraph.load(tmp_path, aimgraph.strip(aim)), aim)
+
+
 def test_a_later_formula_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, aim, x = fixed(start_scale=0.5)
     value(aim, 1)
