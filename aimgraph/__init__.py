@@ -4,7 +4,14 @@ import sys
 
 from aimgraph import models_zoo, presets, runtime
 from aimgraph.api.check_training import check_training
-from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters, skipped_writes
+from aimgraph.api.controls import (
+    disable_memory,
+    enable_memory,
+    freeze_base,
+    freeze_reads,
+    memory_parameters,
+    skipped_writes,
+)
 from aimgraph.api.fold import fold
 from aimgraph.api.merge import Merged, merge
 from aimgraph.api.optimizer_groups import parameter_groups, print_trainable_parameters, trainable_parameters
@@ -63,6 +70,7 @@ __all__ = [
     "export_onnx",
     "fold",
     "freeze_base",
+    "freeze_reads",
     "load",
     "load_memory",
     "memory_parameters",

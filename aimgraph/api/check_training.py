@@ -218,7 +218,9 @@ def _why_fixed(part: AimModule, name: str, memory: str, parameter: nn.Parameter)
     config = next(one.config for one in record.plan.memories if one.name == memory)
     if ".source." in name and not config.trainable:
         return "fixed: the memory was made with trainable=False"
-    return "fixed: memory sets share it" if name in record.shared_reads else "fixed: it requires no gradient"
+    if name in record.shared_reads:
+        return "fixed: memory sets share it" if any(record.sets.values()) else "fixed by freeze_reads"
+    return "fixed: it requires no gradient"
 
 
 def _report(one: _Tensor) -> TensorReport:

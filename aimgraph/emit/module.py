@@ -190,7 +190,8 @@ class AimModule(fx.GraphModule):
     def remove_memory_set(self, name: str) -> None:
         """Take a memory set away.
 
-        With the last one that shares the default set's read weights, these require gradients again if they did before.
+        With the last one that shares the default set's read weights, these require gradients again if they did before,
+        unless `aimgraph.freeze_reads` has fixed them.
 
         Raises:
             ConfigError: There is none of that name, it is in use, or it is the default one.

@@ -104,7 +104,10 @@ class Record:
         kinds: Of the example inputs, (args, kwargs).
         asked: What the example inputs are by name.
         sets: Memory set besides the default one -> whether it shares that one's read weights.
-        shared_reads: Parameters of the default set that required gradients before others shared them.
+        shared_reads: Parameters of the default set that required gradients before they were fixed, for others to share
+            or by `freeze_reads`.
+        fixed_reads: Whether `freeze_reads` has fixed them.
+        scales: Memory and read -> b of the U(-b, b) that its weight was drawn from, with ``start="zero_values"``.
         chosen: The set in use.
         samples: The set of every sample, where each has its own.
         by_sample: Whether each has; what `torch.compile` makes must not depend on the names.
@@ -142,6 +145,8 @@ class Record:
     asked: Asked = field(default_factory=Asked, compare=False)
     sets: dict[str, bool] = field(default_factory=dict)
     shared_reads: frozenset[str] = frozenset()
+    fixed_reads: bool = False
+    scales: dict[tuple[str, str], float] = field(default_factory=dict)
     chosen: str = DEFAULT
     samples: tuple[str, ...] | None = None
     by_sample: bool = False
