@@ -111,7 +111,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _megabytes(sizes: dict[str, int]) -> str:
-    return " / ".join(f"{size / 1e6:.1f}" for size in sizes.values())
+    return " / ".join(f"{size / 1e6:.3g}" for size in sizes.values())
 
 
 if __name__ == "__main__":
