@@ -24,7 +24,7 @@ Kind: TypeAlias = Literal["zero_reads", "zero_values", "drawn"]
 START: Kind = "zero_reads"
 """The start of a memory that asks for none."""
 
-SCALES: dict[Kind, float] = {"zero_reads": 1.0, "zero_values": 1.0, "drawn": 0.02}
+SCALES: dict[Kind, float] = {"zero_reads": 0.5, "zero_values": 1.0, "drawn": 0.02}
 """Start -> its scale where none is asked for."""
 
 EARLIER_DEVIATION = 0.02

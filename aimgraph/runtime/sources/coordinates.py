@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from aimgraph.runtime.sources.parameter import ParameterSource
+from aimgraph.runtime.sources.parameter import ParameterSource, axis
 from aimgraph.runtime.specs import PARTS
 
 
@@ -33,20 +33,14 @@ class CoordinatesSource(ParameterSource):
 def coordinates(shape: tuple[int, ...]) -> Tensor:
     """The values in float32, in `shape`; see `CoordinatesSource`."""
     if len(shape) == 1:
-        return _axis(shape[0])
+        return axis(shape[0])
     rows, cols, channels = shape
-    places = torch.stack(torch.meshgrid(_axis(rows), _axis(cols), indexing="ij"), dim=-1)
+    places = torch.stack(torch.meshgrid(axis(rows), axis(cols), indexing="ij"), dim=-1)
     maps = [places]
     for octave in range(-(-(channels - 2) // 4)):
         angles = places * (math.pi * 2**octave)
         maps += [angles.sin(), angles.cos()]
     return torch.cat(maps, dim=-1)[..., :channels]
-
-
-def _axis(size: int) -> Tensor:
-    """`size` coordinates from -1 to 1; 0 for a single one."""
-    places = torch.arange(size, dtype=torch.float32, device="cpu")
-    return places * (2 / (size - 1)) - 1 if size > 1 else places
 
 
 PARTS["source"]["coordinates"] = CoordinatesSource

@@ -1,4 +1,10 @@
-"""N free values."""
+"""N free values, drawn as noise upon a smooth field.
+
+    m = deviation * (noise + field) / sqrt(2)
+
+Both have a deviation of 1. Noise tells every place from every other one; a smooth field says where a place is, so that
+layers learn from it as fast as from coordinates. docs/adr/0030-where-a-memory-starts.md has the measurements.
+"""
 
 import math
 
@@ -9,9 +15,12 @@ from aimgraph.reproducible import uniform
 from aimgraph.runtime.specs import PARTS, SourceSpec
 from aimgraph.torch_private import is_jit_tracing
 
+WAVES = 4
+"""Of which a field is the sum."""
+
 
 class ParameterSource(nn.Module):
-    """N free values, drawn from U(-a, a) with a = sqrt(3) * deviation.
+    """N free values; see `drawn_values`.
 
     Args:
         spec: Of the memory.
@@ -26,9 +35,8 @@ class ParameterSource(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all values anew; on the CPU, where they are the same on every machine."""
         if not self.value.is_meta:
-            bound = math.sqrt(3) * self.deviation
             with torch.no_grad():
-                self.value.copy_(uniform(self.value.shape, bound))
+                self.value.copy_(self.deviation * drawn_values(self.shape).reshape(-1))
 
     def zero_(self) -> None:
         """Make all values zero."""
@@ -40,6 +48,35 @@ class ParameterSource(nn.Module):
         plain = torch.is_grad_enabled() or is_jit_tracing()  # a trace is looked at in both grad modes
         value = self.value if plain else self.value.detach()  # a view of it would require gradients
         return value.unsqueeze(0)
+
+
+def drawn_values(shape: tuple[int, ...]) -> Tensor:
+    """Noise and a smooth field of deviation 1, in equal parts, in float32 on the CPU.
+
+    The field of a channel is the sum of `WAVES` waves ``sin(pi (a r + b c) + p)`` over rows r and columns c from -1 to
+    1, with a and b from U(-1, 1), at most one period across the memory, and p from U(-pi, pi). A memory of one place
+    has noise alone.
+
+    Args:
+        shape: Of the memory, (rows, cols, channels), or (N,) for one row.
+    """
+    noise = uniform(shape, math.sqrt(3))
+    rows, cols, channels = shape if len(shape) == 3 else (1, shape[0], 1)
+    if rows * cols == 1:
+        return noise
+    a, b, phase = uniform((3, channels, WAVES, 1, 1), 1.0)
+    angles = a * axis(rows)[:, None] + b * axis(cols) + phase
+    field = (math.pi * angles).sin().sum(1)
+    deviation, mean = torch.std_mean(field, (1, 2), correction=0, keepdim=True)
+    field = (field - mean) / deviation.clamp_min(1e-6)
+    mixed: Tensor = (noise + field.movedim(0, -1).reshape(shape)) / math.sqrt(2)
+    return mixed
+
+
+def axis(size: int) -> Tensor:
+    """`size` coordinates from -1 to 1; 0 for a single one."""
+    places = torch.arange(size, dtype=torch.float32, device="cpu")
+    return places * (2 / (size - 1)) - 1 if size > 1 else places
 
 
 PARTS["source"]["parameter"] = ParameterSource

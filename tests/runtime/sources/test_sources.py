@@ -1,22 +1,41 @@
 """Where a memory starts."""
 
 import torch
+from torch import nn
 
 from aimgraph.config import AimConfig
 from aimgraph.planning.parts import Parts
 from aimgraph.runtime.sources.ones_conv import OnesConvSource
-from aimgraph.runtime.sources.parameter import ParameterSource
+from aimgraph.runtime.sources.parameter import ParameterSource, drawn_values
 from aimgraph.runtime.specs import SourceSpec
 
 
 def test_parameter_source_gives_its_values() -> None:
     torch.manual_seed(0)
-    source = ParameterSource(SourceSpec((20_000,), deviation=0.02))
-    assert source().shape == (1, 20_000)
+    source = ParameterSource(SourceSpec((100, 100, 4), deviation=0.02))
+    assert source().shape == (1, 40_000)
     assert torch.equal(source()[0], source.value)
     assert abs(source.value.std().item() - 0.02) < 1e-3
     assert abs(source.value.mean().item()) < 1e-3
-    assert 0.999 < source.value.abs().max() / (0.02 * 3**0.5) <= 1
+
+
+def test_values_are_half_noise_and_half_a_smooth_field() -> None:
+    torch.manual_seed(0)
+    values = drawn_values((64, 64, 3))
+    smooth = nn.functional.avg_pool2d(values.movedim(-1, 0), 9, stride=1)
+    assert all(0.5 < float(channel.std()) < 0.8 for channel in smooth)  # noise alone would have 1 / 9
+    noise = values.movedim(-1, 0)[:, 4:-4, 4:-4] - smooth
+    assert all(0.6 < float(channel.std()) < 0.85 for channel in noise)
+    assert not torch.allclose(smooth[0], smooth[1], atol=0.5)
+
+
+def test_memories_of_one_row_or_one_place_are_drawn_too() -> None:
+    torch.manual_seed(0)
+    for shape in ((1000,), (1, 1, 1000), (1, 1000, 1), (1,), (2, 1, 1)):
+        values = drawn_values(shape)
+        assert values.shape == shape
+        assert bool(values.isfinite().all())
+        assert shape != (1000,) or abs(float(values.std()) - 1) < 0.1
 
 
 def test_its_values_need_gradients_only_where_there_are_some() -> None:
