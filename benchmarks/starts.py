@@ -88,10 +88,10 @@ def main() -> None:
         measure_all(name, task, runs, given.out)
 
 
-def measure_all(name: str, task: Task, runs: list[Run], out: Path) -> None:
+def measure_all(name: str, task: Task, runs: list[Run], out: Path, prefix: str = "starts") -> None:
     """Do the runs of a task that its journal does not hold."""
     out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out / f"starts_{name}.json", KEYS, settings_of(task))
+    journal = Journal(out / f"{prefix}_{name}.json", KEYS, settings_of(task))
     missing = [run for run in runs if run.key() not in journal]
     for run in _shown(missing, name):
         started = time.perf_counter()

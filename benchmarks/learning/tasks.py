@@ -135,7 +135,7 @@ def tasks(fashion: Path = FASHION_FOLDER) -> dict[str, Task]:
     Args:
         fashion: Folder of Fashion-MNIST's files.
     """
-    until = Recipe(steps=1500, every=50, target=0.9, hopeless=(750, 0.1))
+    until = Recipe(steps=1500, batch=64, every=50, target=0.9, hopeless=(500, 0.1))
     sensor, scratch = Recipe(100, every=20), Recipe(185, every=37)
     brief, longer = Recipe(40, every=40), Recipe(60, every=60)
     return {
