@@ -36,7 +36,7 @@ def author() -> tuple[AimConfig, AimConfig]:
     Returns:
         Two configs, for the memories ``memory`` and ``identity``.
     """
-    alike = {"shape": AUTHOR_SHAPE, "source": "ones_conv", "init": "default", "lowering": "concat"}
+    alike = {"shape": AUTHOR_SHAPE, "source": "ones_conv", "start": "drawn", "lowering": "concat"}
     updates = tuple(f"stages.{stage}.0" for stage in range(4))
     written = AimConfig(name="memory", sites=("stages.*.0.conv1",), updates=updates, **alike)
     return written, AimConfig(name="identity", sites=("re:stages\\.\\d+\\.[1-9]\\d*\\.conv1",), **alike)

@@ -63,10 +63,18 @@ def seeded(seed: int = 0) -> Iterator[None]:
 @contextmanager
 def own_stream(name: str) -> Iterator[None]:
     """Random numbers that depend on `name` alone; the global state is as before afterwards."""
-    digest = hashlib.sha256(name.encode()).digest()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        torch.manual_seed(_seed_of(name))
         yield
+
+
+def generator_of(name: str) -> torch.Generator:
+    """A generator on the CPU whose numbers depend on `name` alone."""
+    return torch.Generator("cpu").manual_seed(_seed_of(name))
+
+
+def _seed_of(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def exported(folder: Path) -> dict[str, Path]:
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.randn(8, 3, 64, 64))  # statistics of its own for every norm
-    config = AimConfig(shape=VALUES, init="default")
+    config = AimConfig(shape=VALUES, start="drawn")
     aim = aimgraph.transform(model.eval(), x, config=config)
     base = build_forms(model, x, [config], ["fused base"])["fused base"]
     aimgraph.export_onnx(model, folder / "base.onnx", x, memory="none")

@@ -56,11 +56,11 @@ def measure(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[st
     differences = {mode: difference(base, aim, x, mode == "train") for mode in ("train", "eval")}
     agreement = {}
     for lowering in ("split", "concat"):
-        used = aimgraph.transform(base, x, lowering=lowering, init="default")
+        used = aimgraph.transform(base, x, lowering=lowering, start="drawn")
         with tempfile.TemporaryDirectory() as folder:
             report = aimgraph.export_onnx(used, Path(folder) / "model.onnx")
         agreement[lowering] = report.relative_difference
-    trained, untouched = aimgraph.transform(base, x, init="default").train(), copy.deepcopy(base).train()
+    trained, untouched = aimgraph.transform(base, x, start="drawn").train(), copy.deepcopy(base).train()
     saved, before = saved_bytes(trained, lambda: trained(x)), saved_bytes(untouched, lambda: untouched(x))
     return {
         "parameters_before": plan.base_parameters,

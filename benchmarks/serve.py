@@ -81,7 +81,7 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
     """Form -> ONNX file."""
     torch.manual_seed(0)
     model, x = network(name), torch.randn(2, 3, 224, 224)
-    aim = aimgraph.transform(model, x, init="default").eval()
+    aim = aimgraph.transform(model, x, start="drawn").eval()
     files = {form: folder / f"{name} {form}.onnx" for form in ("exported", "base", *HANDS)}
     aimgraph.export_onnx(aim, files["exported"], memory="input")
     aimgraph.export_onnx(model, files["base"], x, memory="none")

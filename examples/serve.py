@@ -82,7 +82,7 @@ def main() -> int:
 
     console.rule("one backbone, many memories")
     base = efficientnet_lite0().eval()
-    aim = aimgraph.transform(base, photos, init="default").eval()
+    aim = aimgraph.transform(base, photos, start="drawn").eval()
     aimgraph.freeze_base(aim)
     size = aimgraph.plan(aim).memories[0].size
     memories = {}

@@ -41,15 +41,18 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage, node
 from aimgraph.compiler.signature import FunctionCall, layer_paths
 from aimgraph.planning.plan import PlannedCall
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
+from aimgraph.planning.start import start_of
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layers import ConcatLayer, groups_of, layer_at, stored_weight
 from aimgraph.runtime.memory import Memory, moved_like, put_module, put_or_share
 from aimgraph.runtime.opaque import OpaqueCall, OpaqueRead, OpaqueReadCall
 from aimgraph.runtime.parts import factory_of
-from aimgraph.runtime.read_layers import read_bound, read_layer, read_weight
+from aimgraph.runtime.read_bounds import bounds_of
+from aimgraph.runtime.read_layers import read_layer, read_weight
 from aimgraph.runtime.reads.view import ViewSpec, expand_batch, fit, interleave, laid_out, read_view
 from aimgraph.runtime.specs import ReadSpec, SourceSpec
+from aimgraph.runtime.start import Start, zero_memory
 
 
 @dataclass(frozen=True)
@@ -73,33 +76,37 @@ class InsertMemory(BasePass):
 
 def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
-    config = memory.config
+    config, start = memory.config, start_of(memory.config)
     like = weight_at(program, memory.reads[0])
-    with own_stream(f"{config.seed}/{config.name}/source and reads"):
-        built = Memory(factory_of("source", config.source)(SourceSpec(memory.shape)))
-        for read in memory.reads:
-            put_module(built.reads, read.name, _build_read(program, read, config.init))
-    with own_stream(f"{config.seed}/{config.name}/views"):
+    source = next((one.source for one in program.configs if one.name == config.name), config.source)
+    with torch.device("cpu"), own_stream(f"{start.stream}/source"):
+        built = Memory(factory_of("source", source)(SourceSpec(memory.shape, start.deviation)))
+    built.source.requires_grad_(config.trainable)
+    for read in memory.reads:
+        put_module(built.reads, read.name, _build_read(program, read, start))
+    with torch.device("cpu"), own_stream(f"{start.stream}/views"):
         for read in memory.reads:
             if read.view:
                 made = factory_of("read", config.read)(ReadSpec(memory.shape, read.grid))
                 put_module(built, read.view.path, made)
+    if start.kind == "zero_values":
+        zero_memory(built, config.name)
     for part in (built.source, built.views):
         moved_like(part, like)
     return built
 
 
-def _build_read(program: Program, read: Read, init: str) -> nn.Module:
+def _build_read(program: Program, read: Read, start: Start) -> nn.Module:
     if not read.function:
-        return read_layer(layer_at(program.root, read.site), read.channels, init, raw=read.raw)
+        return read_layer(layer_at(program.root, read.site), read.channels, start, read.name, raw=read.raw)
     like = weight_at(program, read)
     if isinstance(like, FunctionCall):
         samples = program.signature.batch if read.calls[0].grouped_batch else 1
         layer = function_layer(getattr(F, like.function), like.weight, like.groups, samples)
     else:
         layer = site_layer(program.root, _first_call(program, read), program.signature.batch)
-    wm = read_weight(layer, read.channels, init).to(device=like.device, dtype=like.dtype)
-    return FunctionRead(read.kind, nn.Parameter(wm), bound=read_bound(layer, read.channels, init))
+    wm = read_weight(layer, read.channels, start, read.name).to(device=like.device, dtype=like.dtype)
+    return FunctionRead(read.kind, nn.Parameter(wm), bounds_of(layer, read.channels))
 
 
 def weight_at(program: Program, read: Read) -> Tensor | FunctionCall:

@@ -27,12 +27,14 @@ from aimgraph.passes.insert_memory import ViewCache, view_path, weight_at
 from aimgraph.planning.parts import block_spec
 from aimgraph.planning.reads import MemoryPlan
 from aimgraph.planning.sites import Skipped
+from aimgraph.planning.start import start_of
 from aimgraph.reproducible import own_stream
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.finite import Report
 from aimgraph.runtime.memory import Memory, moved_like
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.reads.view import batch_mean
+from aimgraph.runtime.start import zero_updates
 from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.updates.update import update_of
 
@@ -63,12 +65,15 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     module = program.root.get_submodule(aim_path(memory.name))
     assert isinstance(module, Memory)
     like, report = weight_at(program, memory.reads[0]), Report(memory.name)
-    with own_stream(f"{config.seed}/{config.name}/updates"):
+    start = start_of(config)
+    with torch.device("cpu"), own_stream(f"{start.stream}/updates"):
         for planned in memory.updates:
             update = update_of(factory_of("block", config.block), block_spec(config, memory.shape, planned.spot))
             update.batch_axis, update.channel_axis = planned.spot.batch_axis, planned.spot.channel_axis
             update.pool, update.report = config.pool, report
             module.updates.append(update)
+    if start.kind == "zero_values":
+        zero_updates(module, memory.name)
     if config.carry == "state":
         carry = StateCarry(memory.size, config.rate, config.write_in_eval, memory.name)
         carry.report = report

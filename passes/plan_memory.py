@@ -31,6 +31,7 @@ from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read, ReadCall
 from aimgraph.planning.sites import Site, SiteCall, Skipped, UpdateSpot
 from aimgraph.reproducible import kept_randomness
 from aimgraph.runtime.reads.view import ViewSpec
+from aimgraph.runtime.sources.given import GIVEN
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def _plan_one(parts: Parts, program: Program, order: dict[str, dict[str, int]]) 
     sites = _select(config, program)
     if callable(config.sites):  # what it chose can be written down and pickled; it can't
         config = config.model_copy(update={"sites": tuple(glob.escape(site.path) for site in sites)})
+    if isinstance(config.source, torch.Tensor):  # the memory holds its values
+        config = config.model_copy(update={"source": GIVEN})
     spots = tuple(spot for spot in program.plan.spots if spot.memory == config.name)
     kept, dropped = _live_spots(config, sites, spots, order)
     limit = config.budget * program.plan.base_parameters

@@ -3,15 +3,19 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import aimgraph
 from aimgraph import AimConfig, ConfigError, presets
+from aimgraph.config import SCALES, START
 
 
 def test_defaults_are_valid_and_frozen() -> None:
     config = AimConfig()
-    assert (config.shape, config.source, config.init, config.lowering) == ("auto", "parameter", "zero", "split")
+    assert (config.shape, config.source, config.start, config.lowering) == ("auto", "parameter", START, "split")
     with pytest.raises(Exception, match="frozen"):
         config.name = "other"
 
@@ -40,7 +44,7 @@ def test_json_both_ways(config: AimConfig) -> None:
             "seed": st.integers(0, 2**40),
             "sites": st.lists(st.sampled_from(["a", "b.*", "re:c+"]), min_size=1, max_size=3).map(tuple),
             "read": st.sampled_from(["reshape", "resize"]),
-            "init": st.sampled_from(["zero", "default"]),
+            "start": st.sampled_from(["zero_reads", "zero_values", "drawn"]),
             "lowering": st.sampled_from(["split", "concat"]),
         },
     )
@@ -73,12 +77,75 @@ def test_any_valid_config_survives_json(options: dict[str, object]) -> None:
         ({"updates": ()}, r"updates=\(\) names no module"),
         ({"updates": "stages", "write_in_eval": True}, 'write_in_eval=True needs carry="state"'),
         ({"source": "ones_conv"}, "needs an explicit shape"),
+        ({"source": "coordinates"}, r"needs an explicit shape, e.g. shape=\(7, 7, 2\) for rows and columns"),
+        ({"source": "coordinates", "shape": (4, 4, 1)}, "needs two channels or more, row and column"),
+        (
+            {"source": "coordinates", "shape": (4, 4, 2), "start": "zero_values"},
+            r'source=.coordinates. gives values other than zero: use start="zero_reads"',
+        ),
+        ({"source": torch.ones(4), "start": "zero_values"}, "a tensor as source gives values other than zero"),
+        ({"source": torch.ones(4), "shape": (5,)}, r"the source is a tensor \[4\] and shape=\(5,\): give shape=\(4,\)"),
+        (
+            {"source": torch.ones(2, 2)},
+            r"\[rows, cols, channels\] or \[N\], of floating-point numbers; this is",
+        ),
+        ({"source": torch.ones(4, dtype=torch.int64)}, "floating-point numbers; this is .* of torch.int64"),
+        ({"source": torch.tensor([1.0, float("nan")])}, "holds finite numbers"),
+        ({"source": torch.ones(3), "start_scale": 2.0}, "start_scale=2.0 is for drawn values: a tensor as source has"),
+        ({"source": "ones_conv", "shape": (4,), "start_scale": 2.0}, "source='ones_conv' has its own"),
+        ({"start": "none"}, "AimConfig start='none': give 'zero_reads', 'zero_values' or 'drawn'"),
+        ({"start_scale": 0}, "AimConfig start_scale=0: give a finite number above 0, or None"),
+        ({"start_scale": float("inf")}, "a finite number above 0"),
+        ({"trainable": "perhaps"}, "AimConfig trainable='perhaps': give True or False"),
+        ({"trainable": False, "start": "zero_values"}, 'keeps all values zero, .* use start="zero_reads"'),
+        ({"init": "zeros"}, 'AimConfig init=.zeros.: give start="zero_reads", start="zero_values" or start="drawn"'),
+        ({"init": "zero", "start": "drawn"}, "start='drawn' says the same: leave init out"),
         ({"colour": "red"}, r"AimConfig colour='red': unknown option; the options are name, shape"),
     ],
 )
 def test_invalid_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AimConfig(**options)
+
+
+def test_the_earlier_name_of_start_is_taken_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match='give start="zero_reads", start_scale=0.02'):
+        zero = AimConfig(init="zero")
+    with pytest.warns(UserWarning, match='give start="drawn"'):
+        drawn = AimConfig(init="default")
+    assert (zero.start, zero.scale, drawn.start, drawn.scale) == ("zero_reads", 0.02, "drawn", 0.02)
+    base, x = nn.Sequential(nn.Linear(3, 2)), torch.zeros(1, 3)
+    with pytest.warns(UserWarning, match='init= has another name: give start="drawn"') as told:
+        assert aimgraph.plan(base, x, config=AimConfig(), init="default").memories[0].config.start == "drawn"
+    assert told[0].filename == __file__
+
+
+def test_files_of_before_are_read_without_a_warning() -> None:
+    old = AimConfig().to_json()
+    del old["start"], old["start_scale"], old["trainable"]
+    assert AimConfig.from_json(old | {"init": "zero"}) == AimConfig(start="zero_reads", start_scale=0.02)
+    assert AimConfig.from_json(old | {"init": "default"}) == AimConfig(start="drawn")
+    ones = old | {"init": "zero", "source": "ones_conv", "shape": [2, 2, 3]}
+    assert AimConfig.from_json(ones) == AimConfig(source="ones_conv", shape=(2, 2, 3), start="zero_reads")
+    assert "init" not in AimConfig().to_json()
+
+
+@pytest.mark.parametrize("start", SCALES)
+def test_each_start_has_a_scale(start: str) -> None:
+    assert AimConfig(start=start).scale == SCALES[start]
+    assert AimConfig(start=start, start_scale=0.5).scale == 0.5
+
+
+def test_a_tensor_gives_the_shape_and_is_a_name_in_json() -> None:
+    values = torch.rand(2, 3, 4)
+    config = AimConfig(source=values)
+    assert config.shape == (2, 3, 4)
+    assert AimConfig(source=values.flatten()).shape == (24,)
+    assert AimConfig(source=values.flatten(), shape=(4, 3, 2)).shape == (4, 3, 2)
+    assert json.loads(json.dumps(config.to_json()))["source"] == "given"
+    assert config == AimConfig(source=values)
+    assert config != AimConfig(source=values.clone())
+    assert hash(config) == hash(AimConfig(source=values))
 
 
 def test_a_callable_has_no_json() -> None:

@@ -22,6 +22,9 @@ M = TypeVar("M", bound=nn.Module)
 def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator[nn.Parameter]:
     """The parameters of every memory: sources, read weights and updates, for an optimiser.
 
+    Those that require no gradient are among them, as the values of a source with ``trainable=False``; optimisers leave
+    such parameters as they are. `aimgraph.trainable_parameters` leaves them out.
+
     Args:
         aim: A transformed module in split form, or a larger model with such parts.
         memory_set: Those of one memory set only: its own, not what it shares; by default those of all.

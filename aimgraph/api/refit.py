@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from aimgraph.api.controls import disable_memory
 from aimgraph.api.strip import strip
 from aimgraph.api.transform import transform
-from aimgraph.compiler.aim_paths import SETS, aim_path, is_added
+from aimgraph.compiler.aim_paths import DEFAULT, SETS, aim_path, is_added
 from aimgraph.compiler.graph_tools import submodule_at
 from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
@@ -23,6 +22,9 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.sets import add_set
 from aimgraph.errors import ConfigError, PlanError
 from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read
+from aimgraph.runtime.memory import Memory
+from aimgraph.runtime.sources.given import GIVEN, GivenSource
+from aimgraph.runtime.start import is_zero
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -82,7 +84,7 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
     record = record_of(aim)
     old = record.plan.memories
     own = {"within": None, "lowering": "split"}  # no read is in concat form
-    configs = [AimConfig(**(dict(one.config) | own | {"shape": one.shape})) for one in old]
+    configs = [AimConfig(**(dict(one.config) | own | {"shape": one.shape, "source": _source(one)})) for one in old]
     inputs = record.inputs if example_inputs is None else example_inputs
     made: AimModule = transform(strip(aim), inputs, config=configs, inplace=True, example_batches=record.batches)
     for name, shares in record.sets.items():
@@ -102,27 +104,38 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
     return made if record.enabled else disable_memory(made).aim
 
 
+def _source(memory: MemoryPlan) -> Any:
+    """The source that is asked for; values that a tensor gave are filled in, as all others are."""
+    return GivenSource if memory.config.source == GIVEN else memory.config.source
+
+
 def _fill(aim: AimModule, made: AimModule, old: MemoryPlan, new: MemoryPlan) -> str:
     """Give a memory of `made` what still fits of the one in `aim`, in every set; what was made anew, in words."""
     anew: dict[str, None] = {}
+    fresh: dict[str, list[nn.Module]] = {}
     sets, changed = record_of(aim).sets, changed_sites(aim)
-    for place in (aim_path(old.name), *(f"{SETS}.{name}.{old.name}" for name in sets)):
+    places = {DEFAULT: aim_path(old.name)} | {name: f"{SETS}.{name}.{old.name}" for name in sets}
+    for place in places.values():
         for part in _parts(old, new, changed):
             module, before = submodule_at(made, f"{place}.{part.path}"), submodule_at(aim, f"{place}.{part.before}")
             if module is None or (part.before and before is not None and _adopt(before, module, own=part.read)):
                 continue  # a set has those of the default one
             anew[part.what] = None
-            if part.read and (new.updates or sets or _has_values(made.get_submodule(place))):
+            fresh.setdefault(place, []).extend([module] if part.read else [])
+    for place, reads in fresh.items():
+        shown = [place, *(places[name] for name, shared in sets.items() if shared and place == places[DEFAULT])]
+        if not all(_is_zero(made, one) for one in shown):
+            for module in reads:
                 nn.init.zeros_(module.get_parameter("weight"))
     gone = sorted({read.site for read in old.reads} - {read.site for read in new.reads})
     told = [f"made anew: {', '.join(anew)}"] * bool(anew) + [f"gone: {', '.join(gone)}"] * bool(gone)
     return f"refit of memory {old.name!r}: {'; '.join(told) or 'all reads are as before'}"
 
 
-def _has_values(memory: nn.Module) -> bool:
-    """Whether the values are not all zero: where they are, reads of zero would never learn, and change nothing."""
-    with torch.no_grad():
-        return bool(memory.get_submodule("source")().any())
+def _is_zero(aim: AimModule, path: str) -> bool:
+    """Whether the values of a memory are zero: it could not learn with reads of zero, and drawn ones change nothing."""
+    memory = aim.get_submodule(path)
+    return isinstance(memory, Memory) and is_zero(memory)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_text import dump_to
 from aimgraph.compiler.pipeline import Pipeline, Verify, Watch
 from aimgraph.compiler.program import Pass, Stage
-from aimgraph.config import AimConfig
+from aimgraph.config import AimConfig, renamed_init
 from aimgraph.copies import paused_collection
 from aimgraph.emit.emit import emit
 from aimgraph.emit.module import AimModule
@@ -26,6 +26,7 @@ from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.given import given_path
+from aimgraph.runtime.sources.given import GIVEN
 from aimgraph.torch_private import warn_if_untested
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.frontend import build_program, clone
@@ -50,8 +51,8 @@ def transform(
 ) -> Any:
     """Give `model` a memory that its layers can read, or what passes of your own give it.
 
-    With the default ``init="zero"`` the result computes exactly what the model computes, bit for
-    bit, until the memory is trained.
+    With ``start="zero_reads"`` (the default) or ``start="zero_values"`` the result computes exactly what the model
+    computes, bit for bit, until the memory is trained.
 
     Args:
         model: Any traceable module with a convolution or linear layer. It is not changed.
@@ -245,7 +246,15 @@ def _configs(config: Any, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
     for item in given:
         if not isinstance(item, AimConfig):
             raise ConfigError(f"config holds a {type(item).__name__}; give AimConfig objects")
+    if "init" in overrides:
+        overrides, said = renamed_init(overrides)
+        warnings.warn(f"init= has another name: give {said}", stacklevel=3)
     configs = tuple(AimConfig(**(dict(item) | overrides)) for item in given)
+    for item in configs:
+        if item.source == GIVEN:
+            raise ConfigError(
+                f"memory {item.name!r}: source={GIVEN!r} is how a checkpoint is read: give the tensor itself"
+            )
     names = [item.name for item in configs]
     if len(set(names)) < len(names):
         raise ConfigError(f"memories need distinct names, these are {names}: give each AimConfig a name=")

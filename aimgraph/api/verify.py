@@ -11,7 +11,7 @@ from aimgraph.api.controls import disable_memory, enable_memory
 from aimgraph.api.draw_apart import draw_apart
 from aimgraph.api.report import Check, Report
 from aimgraph.api.strip import strip
-from aimgraph.compiler.aim_paths import AIM, is_added, is_memory, is_read_path
+from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_memory, is_read_path
 from aimgraph.copies import copy_module
 from aimgraph.distance import dense, farthest, nan_count, not_numbers, real_numbers
 from aimgraph.emit.eager import eager_forward, why_not_eager
@@ -24,8 +24,10 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import device_of
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, first_that_runs
-from aimgraph.reproducible import deterministic, drawn_like, plain_attention, seeded
+from aimgraph.reproducible import deterministic, drawn_like, is_inexact, plain_attention, seeded
 from aimgraph.runtime.given import given_module
+from aimgraph.runtime.memory import Memory
+from aimgraph.runtime.start import is_zero
 from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
 from aimgraph.user_code import told_error
@@ -35,17 +37,18 @@ BATCH_SIZES = (2, 3)
 
 
 READ_STD = 0.05
-"""Of the read weights that stand for trained ones, where all are zero."""
+"""Of the read weights and values that stand for trained ones, where all are zero."""
 
 
 def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Report:
     """Compare `aim` with the `base` it was made from, bit for bit.
 
     Both are copied first; neither changes, and a base that is frozen or a memory that is disabled is at work in
-    the copy. With all read weights zero the output with memory must equal the base's, in train and eval mode,
-    at two batch sizes, and so must its gradients and running statistics. After training that holds with the memory
-    disabled. At the second batch size the inputs have the example's own numbers, where they are known and the base runs
-    on them; at the first one, too, where it runs on no others, as where floating-point inputs hold category codes.
+    the copy. With all read weights or all values zero, as at the start, the output with memory must equal the base's,
+    in train and eval mode, at two batch sizes, and so must its gradients and running statistics. After training that
+    holds with the memory disabled. At the second batch size the inputs have the example's own numbers, where they are
+    known and the base runs on them; at the first one, too, where it runs on no others, as where floating-point inputs
+    hold category codes.
     What `strip` gives is run once. With memory, the output must be what the base gives when its reads are
     added to it call by call, without the emitted graphs. What a source, read or block of your own draws at random is
     drawn apart from the base's random numbers, and said. Not-a-number counts as equal to itself. Where there is any, a
@@ -73,7 +76,7 @@ def verify(base: nn.Module, aim: nn.Module, example_inputs: Any = None) -> Repor
     with plain_attention():  # on both sides: the fused form rounds differently
         inputs, expected = _expected(base, given, record_of(aim))
         checks = [*_state(base, aim), _stripped(base, aim, inputs, expected[False])]
-        disabled, zero = disable_memory(copy_module(aim)).aim, _is_zero(aim)
+        disabled, zero = disable_memory(copy_module(aim)).aim, adds_nothing(aim)
         for train, wanted in expected.items():
             sizes = inputs.sizes[:1] if zero else inputs.sizes  # with memory, both follow below
             checks.append(_outputs("output, memory disabled", wanted, _run(disabled, inputs, train, sizes), train))
@@ -134,7 +137,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
     if reason := why_not_eager(aim):
         yield from (Check(name, True, f"not compared: {reason}", compared=False) for name in names.values())
         return
-    module, batch = _with_reads(aim) if _is_zero(aim) else aim, inputs.sizes[0]
+    module, batch = _with_memory(aim) if adds_nothing(aim) else aim, inputs.sizes[0]
     for train, name in names.items():
         by_hand = eager_forward(copy_module(base).train(train), copy_module(module).train(train), train=train)
         samples = [inputs.at(batch, seed=batch, device=device_of(base)) for _ in range(2)]
@@ -146,11 +149,11 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
 
 
 @torch.no_grad()
-def _with_reads(aim: AimModule) -> AimModule:
-    """A copy with random read weights."""
+def _with_memory(aim: AimModule) -> AimModule:
+    """A copy with random read weights, and with random numbers where the memory has zeros."""
     module, generator = copy_module(aim), torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
-        if is_read_path(name):
+        if is_read_path(name) or (is_memory(name) and is_inexact(parameter) and not bool(parameter.any())):
             parameter.copy_(drawn_like(parameter, parameter.shape, generator) * READ_STD)
     return module
 
@@ -300,11 +303,17 @@ def _at_work(base: nn.Module, aim: AimModule) -> AimModule:
     return module
 
 
-def _is_zero(aim: AimModule) -> bool:
-    """Whether every read weight is zero and none is part of another weight."""
+def adds_nothing(aim: AimModule) -> bool:
+    """Whether every memory has read weights of zero or values of zero, and no read weight is part of another weight."""
     if record_of(aim).concat_sites or record_of(aim).other_passes:
         return False
-    return not any(bool(parameter.detach().any()) for name, parameter in aim.named_parameters() if is_read_path(name))
+    memories = {path: one for path, one in aim.named_modules() if isinstance(one, Memory)}
+    for path, memory in memories.items():
+        default = memories[aim_path(path.rpartition(".")[2])]  # whose reads a set may share
+        weights = list(memory.reads.parameters()) or list(default.reads.parameters())
+        if any(bool(weight.detach().any()) for weight in weights) and not is_zero(memory):
+            return False
+    return True
 
 
 def same(a: Tensor, b: Tensor) -> bool:

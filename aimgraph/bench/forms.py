@@ -46,7 +46,7 @@ def build_forms(
     Args:
         model: Any module that can be transformed; it is not changed.
         example_inputs: As for `aimgraph.transform`; folded forms are for this size.
-        configs: One per memory; ``init`` and ``lowering`` are set here.
+        configs: One per memory; ``start`` and ``lowering`` are set here.
         forms: Of `FORMS`.
 
     Raises:
@@ -54,7 +54,9 @@ def build_forms(
     """
     if unknown := [form for form in forms if form not in FORMS]:
         raise ConfigError(f"forms: {unknown} are unknown; there are {', '.join(FORMS)}")
-    used = [config.model_copy(update={"init": "default", "lowering": "split"}) for config in configs]
+    used = [
+        config.model_copy(update={"start": "drawn", "start_scale": None, "lowering": "split"}) for config in configs
+    ]
     split = transform(model, example_inputs, config=used)
     parts: dict[str, Any] = {
         "base": lambda: copy_module(model),

@@ -31,6 +31,7 @@ from aimgraph.emit.sets import add_set
 from aimgraph.errors import AimgraphError, CheckpointError, ConfigError
 from aimgraph.inputs.as_json import inputs_from_json
 from aimgraph.runtime.given import given_path
+from aimgraph.runtime.sources.given import GIVEN, GivenSource
 from aimgraph.runtime.specs import PARTS, Factory
 from aimgraph.tracing.wrapped import held_by, unwrapped
 
@@ -227,6 +228,8 @@ def _components(place: Path, asked: AimConfig, components: Mapping[str, Factory]
             if not callable(components[name]) or components[name] is not PARTS[role].get(name, components[name]):
                 raise CheckpointError(f"{place}: components: {name!r} is no factory, or the name of another {role}")
             given[role] = components[name]
+        elif name == GIVEN:
+            given[role] = GivenSource  # whose values are in the file
         elif name not in PARTS[role]:
             raise CheckpointError(
                 f"{place}: memory {asked.name!r} was made with the {role} {name!r}, which is not known here: give load "

@@ -10,25 +10,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS, aim_path
 from aimgraph.copies import copy_module
 from aimgraph.emit.concat import refuse_concat
+from aimgraph.emit.draw_memory import draw_memory
 from aimgraph.emit.frozen import give_gradients
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known, member
 from aimgraph.errors import ConfigError
-from aimgraph.planning.reads import MemoryPlan, Read
-from aimgraph.reproducible import own_stream
-from aimgraph.runtime.function_read import FunctionRead
-from aimgraph.runtime.layers import layer_at
+from aimgraph.planning.reads import MemoryPlan
+from aimgraph.planning.start import start_of
 from aimgraph.runtime.memory import Memory, put_module
 from aimgraph.runtime.opaque import OpaqueCall
-from aimgraph.runtime.parts import redraw
-from aimgraph.runtime.read_layers import read_weight
-from aimgraph.runtime.state import StateCarry
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -88,7 +83,7 @@ def _check_shareable(aim: nn.Module, name: str, *, filled: bool) -> None:
             raise ConfigError(
                 f"memory set {name!r}: the read weights of memory {memory.name!r} are all zero, so that no values "
                 "would change anything, and none could be trained with the read weights frozen: train the default set "
-                'first, or transform with init="default"'
+                'first, or transform with start="zero_values"'
             )
 
 
@@ -97,36 +92,17 @@ def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: b
     old = aim.get_submodule(aim_path(memory.name) if like is None else member(aim_path(memory.name), aim, like))
     assert isinstance(old, Memory)
     if share_reads:
-        return Memory(copy_module(old.source).requires_grad_(True))
+        return Memory(copy_module(old.source).requires_grad_(memory.config.trainable))
     made: Memory = copy_module(old)
     default = aim.get_submodule(aim_path(memory.name))
     assert isinstance(default, Memory)
     if like is not None and record_of(aim).sets.get(like):
         made.reads, made.views = copy_module(default.reads), copy_module(default.views)
     made.requires_grad_(True)
+    made.source.requires_grad_(memory.config.trainable)
     if like is None:
-        with torch.no_grad(), own_stream(f"{memory.config.seed}/{memory.name}/set {name}"):
-            _draw(aim, memory, made)
+        draw_memory(aim, memory, made, start_of(memory.config, name))
     return made
-
-
-def _draw(aim: nn.Module, memory: MemoryPlan, made: Memory) -> None:
-    """Values as a transform gives them to a new memory."""
-    redraw(made.source)
-    for read in memory.reads:
-        layer: Any = made.reads.get_submodule(read.name)
-        layer.weight.copy_(_read_weight(aim, read, layer, memory.config.init).to(layer.weight))
-    redraw(made.views)
-    redraw(made.updates)
-    for module in made.children():
-        if isinstance(module, StateCarry):
-            module.reset()
-
-
-def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, init: str) -> Tensor:
-    if isinstance(layer, FunctionRead):
-        return torch.empty(layer.weight.shape).uniform_(-layer.bound, layer.bound)
-    return read_weight(layer_at(aim, read.site), read.channels, init)
 
 
 def _add_opaque_calls(aim: nn.Module, name: str) -> None:

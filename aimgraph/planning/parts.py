@@ -16,7 +16,7 @@ from aimgraph.planning.reads import OwnView
 from aimgraph.planning.sites import UpdateSpot
 from aimgraph.runtime.parts import factory_of
 from aimgraph.runtime.reads.view import ViewSpec, view_of
-from aimgraph.runtime.specs import BlockSpec, Factory, ReadSpec, Role, SourceSpec
+from aimgraph.runtime.specs import BlockSpec, Factory, MemorySpec, ReadSpec, Role, SourceSpec
 from aimgraph.runtime.updates.update import BlockUpdate, update_of
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Parts:
         spec = block_spec(self.config, shape, spot)
         return self._checked("block", spec, lambda: _update_parameters(self.block, spec))
 
-    def _checked(self, role: Role, spec: SourceSpec, run: Callable[[], T], *, meta: bool = True) -> T:
+    def _checked(self, role: Role, spec: MemorySpec, run: Callable[[], T], *, meta: bool = True) -> T:
         for device in ("meta", None) if meta else (None,):
             try:
                 with torch.device(device) if device else nullcontext():
@@ -76,7 +76,7 @@ class Parts:
                 failed = error
         told = str(failed) if isinstance(failed, ConfigError) else f"{type(failed).__name__}: {failed}"
         asked = getattr(self.config, role)
-        what = repr(asked) if isinstance(asked, str) else getattr(asked, "__name__", repr(asked))
+        what = repr(asked) if isinstance(asked, str) else getattr(asked, "__name__", type(asked).__name__)
         raise ConfigError(f"memory {self.config.name!r}: {role} {what}, made for {spec}: {told}") from failed
 
 

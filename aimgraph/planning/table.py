@@ -8,6 +8,7 @@ from rich.table import Table
 
 from aimgraph.planning.reads import FORMS, MemoryPlan, Read
 from aimgraph.planning.sites import Skipped
+from aimgraph.planning.start import start_text
 
 
 def print_table(
@@ -28,6 +29,7 @@ def print_table(
     """
     for memory in memories:
         console.print(_memory_table(memory), _cost_table(memory))
+        console.print(f"  {start_text(memory.config)}")
         for i, update in enumerate(memory.updates, start=1):
             console.print(f"  update {i}: {update.spot.where}, +{update.parameters:,} parameters")
         for item in memory.dropped:

@@ -1,5 +1,6 @@
 """Reads at calls of ``F.conv2d``, ``F.linear`` and the like that no layer stands for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ class FunctionRead(nn.Module):
     Args:
         function: Its name in `torch.nn.functional`.
         weight: Wm, [O, k, ...], or [k, O, ...] for a transposed convolution.
-        bound: The largest absolute value that it was made with, to draw others like it.
+        bounds: How a start draws it, to draw others like it; see `aimgraph.runtime.read_bounds.bounds_of`.
     """
 
-    def __init__(self, function: str, weight: nn.Parameter, bound: float = 0.0) -> None:
+    def __init__(self, function: str, weight: nn.Parameter, bounds: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.bound = bound
+        self.bounds = dict(bounds or {})
         self.function = function
         self.weight = weight
 

@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from aimgraph.errors import ConfigError
 from aimgraph.runtime import reads, sources, updates  # noqa: F401  (their files add what is built in to PARTS)
+from aimgraph.runtime.sources.given import GivenSource
 from aimgraph.runtime.specs import PARTS, Factory, Role
 
 _BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in PARTS.items()}
@@ -36,12 +38,14 @@ def register(role: Role, name: str, factory: Factory) -> None:
     PARTS[role][name] = factory
 
 
-def factory_of(role: Role, asked: str | Factory) -> Factory:
-    """The factory that is asked for, itself or by its name.
+def factory_of(role: Role, asked: str | Factory | Tensor) -> Factory:
+    """The factory that is asked for, itself, by its name or by the values of a source.
 
     Raises:
         ConfigError: There is none of that name; the message lists near misses and all names.
     """
+    if isinstance(asked, Tensor):
+        return partial(GivenSource, values=asked)
     if not isinstance(asked, str):
         return asked
     known = PARTS[role]

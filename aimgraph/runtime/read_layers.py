@@ -1,15 +1,17 @@
 """Read layers: a layer's clone over k memory channels."""
 
 import inspect
-import math
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aimgraph.reproducible import own_stream
 from aimgraph.runtime.layer_kinds import AffineLayer, is_layer, kind_of, kind_of_class
-from aimgraph.runtime.layers import concat_weight, read_weight_shape, split_weight, stored_weight, weight_shape
+from aimgraph.runtime.layers import read_weight_shape, split_weight, stored_weight
+from aimgraph.runtime.read_bounds import READ_BOUND, wide_weight
+from aimgraph.runtime.start import Start
 
 
 def clone_layer(layer: nn.Module, weight: nn.Parameter, channels: int, *, raw: bool = False) -> AffineLayer:
@@ -82,46 +84,38 @@ def _made(kind: type[nn.Module]) -> nn.Module:
     return made.__new__(made)
 
 
-def read_layer(layer: AffineLayer, channels: int, init: str, *, raw: bool = False) -> AffineLayer:
+def read_layer(layer: AffineLayer, channels: int, start: Start, name: str = "", *, raw: bool = False) -> AffineLayer:
     """layer(.; Wm): the same layer over `channels` memory channels, without bias, one group.
 
     Args:
         layer: The site.
         channels: k.
-        init: ``"zero"``, or ``"default"``: the part of the layer's own initialisation of its
-            widened weight that falls on the memory channels.
+        start: Says whether Wm is zero, or how it is drawn.
+        name: Of the read, for the stream of random numbers that it is drawn from.
         raw: Whether the layer transforms its own weight; Wm is used as it is.
     """
-    weight = read_weight(layer, channels, init).to(stored_weight(layer))
+    weight = read_weight(layer, channels, start, name).to(stored_weight(layer))
     return clone_layer(layer, nn.Parameter(weight.detach()), channels, raw=raw)
 
 
-def read_weight(layer: nn.Module, channels: int, init: str) -> Tensor:
-    """Wm for k memory channels at `layer`, as `init` says; see `read_layer`."""
-    if init == "default":
-        return _default_weight(layer, channels)
-    return torch.zeros(read_weight_shape(layer, channels))
+def read_weight(layer: nn.Module, channels: int, start: Start, name: str = "") -> Tensor:
+    """Wm for k memory channels at `layer`, as `start` says; see `read_layer`."""
+    shape, stream = read_weight_shape(layer, channels), f"reads/{name}"
+    if start.kind == "zero_values":
+        return start.uniform(shape, start.scale * READ_BOUND(layer, channels), stream)
+    if start.kind == "zero_reads":
+        return torch.zeros(shape)
+    with own_stream(f"{start.stream}/{stream}"):
+        return _own_weight(layer, channels)
 
 
 def _holds_tensors(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
-def _wide_weight(layer: nn.Module, channels: int, device: str = "cpu") -> Tensor:
-    base, read = weight_shape(layer), read_weight_shape(layer, channels)
-    return concat_weight(layer, torch.zeros(base, device=device), [torch.zeros(read, device=device)])
-
-
-def _default_weight(layer: nn.Module, channels: int) -> Tensor:
-    wide, kind = _wide_weight(layer, channels), kind_of(layer)
+def _own_weight(layer: nn.Module, channels: int) -> Tensor:
+    """The part of the layer's own initialisation of its widened weight that falls on the memory channels."""
+    wide, kind = wide_weight(layer, channels), kind_of(layer)
     fresh = clone_layer(layer, nn.Parameter(wide), wide.shape[kind.in_axis], raw=True)
     kind.draw(fresh)
     return split_weight(layer, fresh.weight.detach(), [channels])[1][0]
-
-
-def read_bound(layer: nn.Module, channels: int, init: str) -> float:
-    """The largest absolute value that Wm for k memory channels can be made with, as `init` says.
-
-    torch draws the weight of a layer from U(-b, b) with b = 1 / sqrt(size of dimension 1 * size of the kernel).
-    """
-    return 1 / math.sqrt(_wide_weight(layer, channels, "meta").shape[1:].numel()) if init == "default" else 0.0

@@ -15,8 +15,8 @@ PARTS: dict[Role, dict[str, Factory]] = {"source": {}, "read": {}, "block": {}}
 
 
 @dataclass(frozen=True)
-class SourceSpec:
-    """What a source is made from. Its forward takes nothing and gives the memory's initial value, [1, N].
+class MemorySpec:
+    """The memory that a part belongs to.
 
     Attributes:
         shape: Of the memory, (rows, cols, channels) or (N,).
@@ -31,10 +31,24 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
-class ReadSpec(SourceSpec):
+class SourceSpec(MemorySpec):
+    """What a source is made from. Its forward takes nothing and gives the memory's initial value, [1, N].
+
+    A source with a method ``zero_()`` works with ``start="zero_values"``: after it, the forward gives zeros.
+
+    Attributes:
+        deviation: The standard deviation that drawn values are asked to have.
+    """
+
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReadSpec(MemorySpec):
     """What a read is made from. Its forward takes the memory, [B, N], and gives k channels on a grid, [B, *S, k].
 
     Every site has a read of its own. The view is resampled to the grid of the site's input where that is another one.
+    With ``start="zero_values"``, a read shows a memory of zeros as zeros.
 
     Attributes:
         grid: S, the grid of the site's input; () for [B, F].
@@ -49,8 +63,11 @@ class ReadSpec(SourceSpec):
 
 
 @dataclass(frozen=True)
-class BlockSpec(SourceSpec):
+class BlockSpec(MemorySpec):
     """What an update block is made from. Its forward takes the memory, [B, N], and features, and gives values, [B, N].
+
+    A block with a method ``zero_()`` works with ``start="zero_values"``: after it, a memory of zeros stays zero,
+    whatever the features.
 
     Attributes:
         features: C, channels of the features, [B, C, *S].

@@ -95,7 +95,7 @@ def _numeric(entry: Entry) -> Row:
 
 def _onnx(entry: Entry) -> Row:
     model, inputs = small_model(entry)
-    aim, seconds = _transformed(entry, model.eval(), inputs, init="default")
+    aim, seconds = _transformed(entry, model.eval(), inputs, start="drawn")
     problem, base = export(entry.part(model), aim)
     if problem:
         return Row(entry.called, "onnx", BASE if base else FAILED, reason=_line(problem))

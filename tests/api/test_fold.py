@@ -191,7 +191,7 @@ def test_without_hooks_a_folded_module_holds_what_its_graph_takes() -> None:
 def test_a_layer_whose_weights_are_offloaded_is_named(what: str, tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
     x = torch.randn(2, 3, 8, 8)
-    aim = aimgraph.transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), x, init="default").eval()
+    aim = aimgraph.transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), x, start="drawn").eval()
     expected, path = aim(x), tmp_path / "there"
     accelerate.cpu_offload(aim, execution_device=torch.device("cpu"))
     arguments = (aim,) if what in ("fold", "merge") else (aim, path)

@@ -113,7 +113,7 @@ def test_the_global_random_state_is_untouched() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    aimgraph.transform(base, x, updates="stages", init="default")
+    aimgraph.transform(base, x, updates="stages", start="drawn")
     assert torch.equal(torch.rand(3), expected)
 
 

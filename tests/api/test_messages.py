@@ -115,9 +115,9 @@ WRONG: dict[str, tuple[Callable[[], Any], type[AimgraphError], str]] = {
     ),
     "a name": (lambda: aimgraph.AimConfig(name=3), ConfigError, r"^AimConfig name=3: give a letter followed by"),
     "another start": (
-        lambda: aimgraph.AimConfig(init="zeros"),
+        lambda: aimgraph.AimConfig(start="zeros"),
         ConfigError,
-        r"^AimConfig init='zeros': give 'zero' or 'default'$",
+        r"^AimConfig start='zeros': give 'zero_reads', 'zero_values' or 'drawn'$",
     ),
     "a dict for a config": (
         lambda: aimgraph.transform(mlp(), X, config={"shape": (8,)}),

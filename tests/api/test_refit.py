@@ -153,7 +153,7 @@ def test_sets_updates_and_switches_stay() -> None:
 
 
 def test_sets_that_share_reads_stay() -> None:
-    aim = aimgraph.transform(Net().eval(), X, init="default")
+    aim = aimgraph.transform(Net().eval(), X, start="drawn")
     aim.add_memory_set("b", share_reads=True)
     nn.init.normal_(aim.get_parameter("aim.sets.b.memory.source.value"))
     aim.head = nn.Linear(6, 7)
@@ -221,7 +221,7 @@ def test_other_inputs_are_given() -> None:
 
 
 def test_new_reads_of_a_memory_without_values_are_drawn() -> None:
-    aim = aimgraph.transform(Net().eval(), X, init="default")
+    aim = aimgraph.transform(Net().eval(), X, start="drawn")
     nn.init.zeros_(aim.get_parameter("aim.memory.source.value"))
     aim.head = nn.Linear(6, 7)
     made = aimgraph.refit(aim)

@@ -55,7 +55,7 @@ def modules_called(module: nn.Module) -> list[nn.Module]:
 
 def test_the_floor_is_one_learned_map_per_site_and_nothing_else() -> None:
     base, x = _conv_net(), torch.randn(3, 3, 10, 10)
-    aim = aimgraph.transform(base, x, init="default")
+    aim = aimgraph.transform(base, x, start="drawn")
     floor = plain_maps(aim)
     added = {name: list(p.shape) for name, p in floor.named_parameters() if name.startswith("aim.")}
     assert list(added.values()) == [[1, 8, 10, 10], [1, 8, 4, 4], [1, 4]]

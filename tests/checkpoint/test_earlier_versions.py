@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, object]] = {
     "state": {"shape": (2, 2, 4), "updates": ("0",), "carry": "state", "rate": 0.25},
     "gated": {"shape": (2, 2, 4), "updates": ("2",), "mode": "gated", "pool": "batch"},
     "concat": {"shape": (2, 2, 3), "lowering": "concat"},
-    "sets": {"shape": (2, 2, 3), "init": "default"},
+    "sets": {"shape": (2, 2, 3), "start": "drawn"},
 }
 
 

@@ -44,7 +44,7 @@ def test_sizes_that_lead_elsewhere(example: tuple[int, int], train: bool) -> Non
         buffers = dict(base.named_buffers())
         assert all(torch.equal(buffer, aim.get_buffer(name)) for name, buffer in buffers.items())
     # what is resampled anyway is the same at every size: the graph of one is compared with the forward of the other
-    resized = {"shape": (3, 2, 2), "read": "resize", "init": "default"}
+    resized = {"shape": (3, 2, 2), "read": "resize", "start": "drawn"}
     made = [aimgraph.transform(base, torch.randn(2, 3, *size), **resized) for size in [(13, 9), (16, 12)]]
     made[1].load_state_dict(made[0].state_dict())
     for size in [(13, 9), (16, 12)]:

@@ -258,7 +258,7 @@ def test_base_checkpoints_load(name: str, lowering: str) -> None:
 def test_state_dicts_load_across_forms(first: str) -> None:
     second = {"split": "concat", "concat": "split"}[first]
     base, x = build("grouped", torch.float64)
-    one = aimgraph.transform(base, x, lowering=first, init="default", seed=3, shape=(3, 3, 6))
+    one = aimgraph.transform(base, x, lowering=first, start="drawn", seed=3, shape=(3, 3, 6))
     other = aimgraph.transform(base, x, lowering=second, shape=(3, 3, 6))
     assert set(one.state_dict()) == set(other.state_dict())
     other.load_state_dict(one.state_dict())

@@ -37,7 +37,7 @@ class Dropped(nn.Module):
 def made(**options: Any) -> aimgraph.AimModule:
     """One whose reads are drawn, with a second memory set that is drawn, too."""
     torch.manual_seed(0)
-    aim = aimgraph.transform(Dropped(), X, init="default", **options).eval()
+    aim = aimgraph.transform(Dropped(), X, start="drawn", **options).eval()
     aim.add_memory_set("other")
     with torch.no_grad():
         for name, parameter in aim.named_parameters():

@@ -126,15 +126,15 @@ def test_the_parameters_of_one_set() -> None:
         aimgraph.memory_parameters(aim, "w")
 
 
-@pytest.mark.parametrize("init", ["zero", "default"])
+@pytest.mark.parametrize("start", ["zero_reads", "zero_values", "drawn"])
 @pytest.mark.parametrize("name", ["residual", "functions"])
-def test_a_fresh_set_is_drawn_as_by_a_transform(name: str, init: str) -> None:
+def test_a_fresh_set_is_drawn_as_by_a_transform(name: str, start: str) -> None:
     base, x = build(name)
-    aim = aimgraph.transform(base, x, init=init)
+    aim = aimgraph.transform(base, x, start=start)
     state = torch.get_rng_state()
     aim.add_memory_set("a")
     assert torch.equal(torch.get_rng_state(), state)
-    again = aimgraph.transform(base, x, init=init)
+    again = aimgraph.transform(base, x, start=start)
     again.add_memory_set("a")
     for path, made in aim.get_submodule("aim.sets.a").named_parameters():
         old = aim.get_parameter(f"aim.{path}")
@@ -460,7 +460,7 @@ def test_one_set_is_saved_and_put_anywhere(tmp_path: Path) -> None:
 
 def test_the_last_set_that_shares_reads_gives_their_gradients_back() -> None:
     x = torch.randn(2, 8)
-    aim = aimgraph.transform(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)), x, init="default")
+    aim = aimgraph.transform(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)), x, start="drawn")
     reads = dict(aim.get_submodule("aim.memory.reads").named_parameters())
     reads["0.weight"].requires_grad_(False)  # the user's own choice stays
 

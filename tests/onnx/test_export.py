@@ -63,7 +63,7 @@ def test_agreement_at_other_batch_sizes(name: str, option: str, tmp_path: Path) 
 
 def test_concat_form_shows_the_literal_seed_form(tmp_path: Path) -> None:
     base, x = build("conv2d")
-    aim = aimgraph.transform(base, x, lowering="concat", shape=(3, 4, 7), init="default")
+    aim = aimgraph.transform(base, x, lowering="concat", shape=(3, 4, 7), start="drawn")
     report = aimgraph.export_onnx(aim, tmp_path / "model.onnx")
     model = onnx.load(str(tmp_path / "model.onnx"))
     assert {"Reshape", "Pad", "Concat", "Conv"} <= set(report.operators)
@@ -79,7 +79,7 @@ def test_seed_networks(factory: object, size: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, size, size)
     for lowering in ("split", "concat"):
-        aim = aimgraph.transform(factory(), x, lowering=lowering, init="default")  # type: ignore[operator]
+        aim = aimgraph.transform(factory(), x, lowering=lowering, start="drawn")  # type: ignore[operator]
         report = aimgraph.export_onnx(aim, tmp_path / f"{lowering}.onnx")
         assert report.relative_difference <= 1e-4
         assert report.batch_sizes == (1, 3)

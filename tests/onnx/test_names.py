@@ -74,7 +74,7 @@ def check_names(kind: str, names: list[str], mode: dict[str, Any], path: Path) -
 
 def test_a_state_keeps_its_names_behind_those_of_the_base(tmp_path: Path) -> None:
     x, path = torch.randn(2, 8), tmp_path / "n.onnx"
-    options: dict[str, Any] = {"updates": "stages", "carry": "state", "init": "default", "shape": (4,)}
+    options: dict[str, Any] = {"updates": "stages", "carry": "state", "start": "drawn", "shape": (4,)}
     aim = aimgraph.transform(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4)), x, **options).eval()
     for names in (None, ["logits"]):
         aimgraph.export_onnx(aim, path, memory="state", output_names=names)

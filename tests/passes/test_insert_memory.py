@@ -170,7 +170,7 @@ def test_planning_alone_adds_nothing() -> None:
 
 
 def test_memories_with_the_same_seed_differ() -> None:
-    configs = [aimgraph.AimConfig(name=name, shape=(6,), init="default") for name in ("u", "v")]
+    configs = [aimgraph.AimConfig(name=name, shape=(6,), start="drawn") for name in ("u", "v")]
     aim = aimgraph.transform(nn.Sequential(nn.Linear(4, 4)), X, config=configs)
     assert not torch.equal(aim.get_parameter("aim.u.source.value"), aim.get_parameter("aim.v.source.value"))
     assert not torch.equal(aim.get_parameter("aim.u.reads.0.weight"), aim.get_parameter("aim.v.reads.0.weight"))

@@ -13,8 +13,8 @@ def test_saved_for_backward_bytes_of_resnet50() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 96, 96)
     base = resnet50_keras(10).train()
-    split = aimgraph.transform(base, x, init="default").train()
-    concat = aimgraph.transform(base, x, init="default", lowering="concat").train()
+    split = aimgraph.transform(base, x, start="drawn").train()
+    concat = aimgraph.transform(base, x, start="drawn", lowering="concat").train()
     before, after, literal = (saved_bytes(one, lambda one=one: one(x)) for one in (base, split, concat))
     assert before > 50e6
     assert after <= 1.01 * before

@@ -102,7 +102,7 @@ MEMORIES = st.fixed_dictionaries(
     optional={
         "read": st.sampled_from(["reshape", "resize"]),
         "updates": st.sampled_from([None, "stages"]),
-        "init": st.sampled_from(["zero", "default"]),
+        "start": st.sampled_from(["zero_reads", "zero_values", "drawn"]),
     },
 )
 
@@ -120,7 +120,7 @@ def test_identity_forms_and_undo(network: tuple[int, list[Block], list[int], int
     base, x = build(network)
     if memory.get("updates") and not any(block.kind in LAYERS for block in network[1]):
         memory = memory | {"updates": None}  # the head alone leaves no feature to update from
-    split = aimgraph.transform(base, x, verify="full", **(memory | {"init": "zero"}))
+    split = aimgraph.transform(base, x, verify="full", **(memory | {"start": "zero_reads"}))
     for mode in (True, False):
         one, other = copy.deepcopy(base).train(mode), copy.deepcopy(split).train(mode)
         for sample in (x, torch.cat([x, x[:1]])):

@@ -34,7 +34,7 @@ def test_vmap_over_memories() -> None:
 
     base = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
     x = torch.randn(5, 3, dtype=torch.float64)
-    aim = aimgraph.transform(base, x, init="default", shape=(6,))
+    aim = aimgraph.transform(base, x, start="drawn", shape=(6,))
     memories = torch.randn(7, 6, dtype=torch.float64)
 
     def call(memory: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ def test_vmap_over_convolutions() -> None:
 
     base = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double()
     x = torch.randn(5, 3, 4, 6, dtype=torch.float64)
-    aim = aimgraph.transform(base, x, init="default", shape=(4, 6, 2))
+    aim = aimgraph.transform(base, x, start="drawn", shape=(4, 6, 2))
     memories = torch.randn(7, 48, dtype=torch.float64)
 
     def call(memory: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_terms_are_laid_out_as_the_outputs_they_are_added_to(
     x = torch.randn(2, 3, 10, 12)
     if when == "before":
         base.to(memory_format=layout)  # type: ignore[call-overload]
-    aim = aimgraph.transform(base, x, init="default", shape=(10, 12, 1)).to(memory_format=layout)
+    aim = aimgraph.transform(base, x, start="drawn", shape=(10, 12, 1)).to(memory_format=layout)
     added, add = [], torch.Tensor.add_
 
     def seen(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ def base() -> nn.Module:
 
 
 def written(**options: Any) -> nn.Module:
-    chosen: dict[str, Any] = {"shape": (2, 2, 3), "updates": "stages", "carry": "state", "init": "default"}
+    chosen: dict[str, Any] = {"shape": (2, 2, 3), "updates": "stages", "carry": "state", "start": "drawn"}
     return aimgraph.freeze_base(aimgraph.transform(base(), X, **chosen | options)).train()
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from aimgraph.runtime.layers import ConcatLayer, concat_weight, groups_of, split_weight
 from aimgraph.runtime.read_layers import read_layer
 from aimgraph.runtime.reads.view import interleave
+from aimgraph.runtime.start import Start
 
 LAYERS = {
     "conv": nn.Conv2d(4, 6, 3, stride=2, padding=1),
@@ -19,7 +20,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_widened_is_the_sum(name: str) -> None:
     layer = LAYERS[name].double()
-    reads = [read_layer(layer, k, "default") for k in (2, 3)]
+    reads = [read_layer(layer, k, Start("drawn")) for k in (2, 3)]
     shape = (5, 7, 4) if name == "linear" else (5, 4, 7, 6)
     axis = len(shape) - 1 if name == "linear" else 1
     x = torch.randn(shape, dtype=torch.float64)
@@ -33,7 +34,7 @@ def test_widened_is_the_sum(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_narrow_undoes_widen(name: str) -> None:
     layer = LAYERS[name].double()
-    weights = [read_layer(layer, k, "default").weight.detach() for k in (2, 1)]
+    weights = [read_layer(layer, k, Start("drawn")).weight.detach() for k in (2, 1)]
     base, reads = split_weight(layer, concat_weight(layer, layer.weight.detach(), weights), [2, 1])
     assert torch.equal(base, layer.weight)
     assert all(torch.equal(a, b) for a, b in zip(reads, weights, strict=True))

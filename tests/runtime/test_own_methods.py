@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import aimgraph
 from aimgraph.runtime.read_layers import read_layer
+from aimgraph.runtime.start import Start
 from tests.nets import randomise
 
 
@@ -137,7 +138,7 @@ def test_a_layer_that_may_set_its_weight_is_not_widened(kind: Any) -> None:
 
 
 def test_read_layers_of_one_class_have_one_class() -> None:
-    layers = [read_layer(Padded(8, 6), 3, "default") for _ in range(2)]
+    layers = [read_layer(Padded(8, 6), 3, Start("drawn")) for _ in range(2)]
     assert type(layers[0]) is type(layers[1])
     assert isinstance(layers[0], Padded)
     assert (type(layers[0]).train, type(layers[0])._apply) == (nn.Module.train, nn.Module._apply)

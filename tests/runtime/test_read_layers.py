@@ -12,12 +12,13 @@ from torch import nn
 
 from aimgraph.runtime.layer_kinds.conv import POINTWISE
 from aimgraph.runtime.read_layers import read_layer
+from aimgraph.runtime.start import Start
 
 
 def test_read_layer_shares_nothing_with_the_layer() -> None:
     layer = nn.Conv2d(4, 6, 3, groups=2)
     layer.register_forward_hook(lambda *_: None)
-    read = read_layer(layer, 5, "zero")
+    read = read_layer(layer, 5, Start("zero_reads"))
     assert (read.in_channels, read.groups, read.bias, tuple(read.weight.shape)) == (5, 1, None, (6, 5, 3, 3))
     assert not read._forward_hooks
     assert (layer.in_channels, layer.groups, len(layer._forward_hooks)) == (4, 2, 1)
@@ -26,10 +27,9 @@ def test_read_layer_shares_nothing_with_the_layer() -> None:
 
 def test_default_init_is_that_of_the_widened_layer() -> None:
     layer = nn.Conv2d(60, 500, 3)
-    torch.manual_seed(0)
-    weight = read_layer(layer, 4, "default").weight
+    weight = read_layer(layer, 4, Start("drawn")).weight
     bound = 1 / (64 * 9) ** 0.5  # kaiming_uniform(a=sqrt(5)) over the fan-in of the widened layer
-    assert 0.97 * bound < weight.abs().max().item() <= bound
+    assert 0.97 * bound < weight.abs().max().item() <= bound * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -38,7 +38,7 @@ def test_default_init_is_that_of_the_widened_layer() -> None:
 def test_reads_of_one_tap(rank: int, stride: int, samples: int) -> None:
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
     layer = kind(4, 5, 1, stride=stride, groups=1)
-    read = read_layer(layer, 3, "default")
+    read = read_layer(layer, 3, Start("drawn"))
     assert isinstance(read, POINTWISE[kind])
     plain = kind(3, 5, 1, stride=stride, bias=False)
     plain.load_state_dict(read.state_dict())
@@ -63,7 +63,7 @@ def test_reads_of_one_tap(rank: int, stride: int, samples: int) -> None:
 )
 def test_reads_of_few_places(size: tuple[int, int], samples: int, options: dict[str, Any]) -> None:
     layer = nn.Conv2d(4, 6, **options).double()
-    read = read_layer(layer, 3, "default")
+    read = read_layer(layer, 3, Start("drawn"))
     plain = nn.Conv2d(3, 6, **options | {"groups": 1}, bias=False).double()
     plain.load_state_dict(read.state_dict())
     view = torch.randn(samples, 3, *size, dtype=torch.float64)

@@ -3,3 +3,5 @@
 
 from aimgraph.runtime.sources import parameter as parameter
 from aimgraph.runtime.sources import ones_conv as ones_conv
+from aimgraph.runtime.sources import coordinates as coordinates
+from aimgraph.runtime.sources import given as given

@@ -27,6 +27,12 @@ class OnesConvSource(nn.Module):
         """Draw all weights anew."""
         self.layer.reset_parameters()
 
+    def zero_(self) -> None:
+        """Make all values zero: weights and biases."""
+        with torch.no_grad():
+            for parameter in self.layer.parameters():
+                parameter.zero_()
+
     def forward(self) -> Tensor:
         """The values in (row, column, channel) order, [1, N]."""
         weight = self.layer.weight

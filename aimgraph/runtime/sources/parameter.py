@@ -1,16 +1,16 @@
 """N free values."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from aimgraph.runtime.specs import PARTS, SourceSpec
 from aimgraph.torch_private import is_jit_tracing
 
-PARAMETER_STD = 0.02
-
 
 class ParameterSource(nn.Module):
-    """N free values, drawn from N(0, 0.02^2).
+    """N free values, drawn from U(-a, a) with a = sqrt(3) * deviation.
 
     Args:
         spec: Of the memory.
@@ -18,13 +18,22 @@ class ParameterSource(nn.Module):
 
     def __init__(self, spec: SourceSpec) -> None:
         super().__init__()
+        self.shape, self.deviation = spec.shape, spec.deviation
         self.value = nn.Parameter(torch.empty(spec.size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all values anew."""
+        """Draw all values anew; on the CPU, where uniform numbers are the same on every machine."""
+        if not self.value.is_meta:
+            bound = math.sqrt(3) * self.deviation
+            drawn = torch.empty(self.value.shape, dtype=torch.float32, device="cpu").uniform_(-bound, bound)
+            with torch.no_grad():
+                self.value.copy_(drawn)
+
+    def zero_(self) -> None:
+        """Make all values zero."""
         with torch.no_grad():
-            self.value.copy_(torch.randn(self.value.shape) * PARAMETER_STD)
+            self.value.zero_()
 
     def forward(self) -> Tensor:
         """The values, [1, N]."""

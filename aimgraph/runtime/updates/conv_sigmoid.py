@@ -40,6 +40,15 @@ class ConvSigmoid(Update):
             else nn.Linear(WIDTHS[-1], heads * spec.size)
         )
 
+    def zero_(self) -> None:
+        """Make the last layer zero: nothing is written until it is trained."""
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+    def writes_zeros(self) -> bool:
+        """Whether the last layer is zero."""
+        return all(one.is_meta or not bool(one.any()) for one in self.head.parameters())
+
     def heads(self, memory: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """[B, N] in (row, column, channel) order per head."""
         view = fit(read_view(memory, self.spec, self.view), features, channel_axis=1, batch_axis=0)

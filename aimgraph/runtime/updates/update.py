@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
+from aimgraph.reproducible import drawn_like, generator_of, kept_randomness
 from aimgraph.runtime.finite import Writer, keep_finite, statistics_of
 from aimgraph.runtime.specs import BlockSpec, Factory
 
@@ -18,11 +20,13 @@ class Update(Writer):
         batch_axis: Dimension of X that carries the batch.
         channel_axis: Dimension of X that carries the channels.
         pool: ``None``: one memory per sample; ``"batch"``: their mean, [1, N].
+        sizes: N, and [C, *S] of the features as planned.
     """
 
     batch_axis: int = 0
     channel_axis: int = 1
     pool: str | None = None
+    sizes: tuple[int, tuple[int, ...]] = (0, ())
 
     def forward(self, memory: Tensor, features: Tensor) -> Tensor:
         """The memory after this update.
@@ -51,6 +55,17 @@ class Update(Writer):
         """
         raise NotImplementedError
 
+    def writes_zeros(self) -> bool:
+        """Whether a memory of zeros stays zero whatever the features, in train and in eval mode."""
+        (size, shape), like = self.sizes, next(self.parameters(), torch.empty(0))
+        memory, features = like.new_zeros(2, size), drawn_like(like, (2, *shape), generator_of("features"))
+        with torch.no_grad(), kept_randomness():
+            for train in (True, False):
+                written = copy_module(self).train(train).heads(memory, features)[0]
+                if not written.is_meta and bool(written.any()):
+                    return False
+        return True
+
 
 class BlockUpdate(Update):
     """An update by any module. Its gate is a second one of the same make.
@@ -63,6 +78,12 @@ class BlockUpdate(Update):
     def __init__(self, block: nn.Module, gate: nn.Module | None) -> None:
         super().__init__()
         self.block, self.gate = block, gate
+
+    def zero_(self) -> None:
+        """Have the block leave zeros as they are, if it knows how."""
+        hook = getattr(self.block, "zero_", None)
+        if callable(hook):
+            hook()
 
     def heads(self, memory: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the modules give."""
@@ -81,8 +102,8 @@ def update_of(factory: Factory, spec: BlockSpec) -> Update:
         ConfigError: It gives no module.
     """
     made = factory(spec)
-    if isinstance(made, Update):
-        return made
     if not isinstance(made, nn.Module):
         raise ConfigError(f"it gives a {type(made).__name__}; an update block is a torch.nn.Module")
-    return BlockUpdate(made, factory(spec) if spec.gated else None)
+    update = made if isinstance(made, Update) else BlockUpdate(made, factory(spec) if spec.gated else None)
+    update.sizes = spec.size, (spec.features, *spec.grid)
+    return update

@@ -116,7 +116,7 @@ def test_strip_gives_the_base_back(lowering: str) -> None:
 
 def test_default_reads_are_drawn_as_its_layers_are() -> None:
     base = nn.Sequential(example.Conv1D(300, 200))
-    aim = aimgraph.transform(base, torch.zeros(2, 200), shape=(4,), init="default")
+    aim = aimgraph.transform(base, torch.zeros(2, 200), shape=(4,), start="drawn")
     weight = aim.get_parameter("aim.memory.reads.0.weight")
     assert weight.shape == (4, 300)
     assert weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -149,7 +149,7 @@ def test_saved_and_loaded(lowering: str, tmp_path: Path) -> None:
 
 
 def test_sets_have_reads_of_their_own() -> None:
-    _, aim = made(init="default")
+    _, aim = made(start="drawn")
     aim.eval().add_memory_set("other")
     before = aim(X)
     aim.use("other")

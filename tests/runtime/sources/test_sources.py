@@ -11,11 +11,12 @@ from aimgraph.runtime.specs import SourceSpec
 
 def test_parameter_source_gives_its_values() -> None:
     torch.manual_seed(0)
-    source = ParameterSource(SourceSpec((20_000,)))
+    source = ParameterSource(SourceSpec((20_000,), deviation=0.02))
     assert source().shape == (1, 20_000)
     assert torch.equal(source()[0], source.value)
     assert abs(source.value.std().item() - 0.02) < 1e-3
     assert abs(source.value.mean().item()) < 1e-3
+    assert 0.999 < source.value.abs().max() / (0.02 * 3**0.5) <= 1
 
 
 def test_its_values_need_gradients_only_where_there_are_some() -> None:

@@ -1,0 +1,46 @@
+"""A memory drawn anew, as a transform draws it: for another memory set, or from another start."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aimgraph.planning.reads import MemoryPlan, Read
+from aimgraph.reproducible import own_stream
+from aimgraph.runtime.function_read import FunctionRead
+from aimgraph.runtime.layers import layer_at
+from aimgraph.runtime.memory import Memory
+from aimgraph.runtime.parts import redraw
+from aimgraph.runtime.read_layers import read_weight
+from aimgraph.runtime.start import Start, zero_memory
+from aimgraph.runtime.state import StateCarry
+
+
+@torch.no_grad()
+def draw_memory(aim: nn.Module, memory: MemoryPlan, made: Memory, start: Start) -> None:
+    """Give a memory the values and weights of a start; what was carried is forgotten.
+
+    Args:
+        aim: The transformed module, for its layers.
+        memory: The plan of the memory.
+        made: Gets them.
+        start: Which factor is zero, and the streams that the other one is drawn from.
+    """
+    for part in ("source", "views", "updates"):
+        with torch.device("cpu"), own_stream(f"{start.stream}/{part}"):
+            redraw(made.get_submodule(part))
+    for read in memory.reads:
+        layer: Any = made.reads.get_submodule(read.name)
+        layer.weight.copy_(_read_weight(aim, read, layer, start).to(layer.weight))
+    if start.kind == "zero_values":
+        zero_memory(made, memory.name)
+    for module in made.children():
+        if isinstance(module, StateCarry):
+            module.reset()
+
+
+def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, start: Start) -> Tensor:
+    if isinstance(layer, FunctionRead):
+        scale = start.scale if start.kind == "zero_values" else 1.0
+        return start.uniform(tuple(layer.weight.shape), scale * layer.bounds[start.kind], f"reads/{read.name}")
+    return read_weight(layer_at(aim, read.site), read.channels, start, read.name)
