@@ -6,7 +6,6 @@ repeated. `benchmarks.starts_table` makes the tables and the picture.
 """
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Iterator
@@ -17,12 +16,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Generator
 
 import aimgraph
 from benchmarks.learning.data import FASHION_FOLDER
 from benchmarks.learning.journal import Journal
-from benchmarks.learning.starts import Start, apply_start, parameter_groups
+from benchmarks.learning.starts import Start, parameter_groups, resize_reads
 from benchmarks.learning.tasks import Problem, Task, tasks
 from benchmarks.learning.train import accuracy, train
 
@@ -30,12 +28,12 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 STARTS = (
     *(Start("zero_reads", scale) for scale in (0.02, 0.1, 0.3, 1.0, 3.0)),
     *(Start("zero_values", scale) for scale in (0.3, 1.0, 3.0)),
-    Start("zero_values, own inputs"),
-    Start("zero_values, base"),
+    Start("zero_values, memory bound"),
+    Start("zero_values, feature bound"),
     *(Start("drawn", scale) for scale in (0.02, 1.0)),
-    Start("coordinates"),
     *(Start("zero_reads, 1/n", scale) for scale in (1.0,)),
     *(Start("zero_reads, 1/sqrt(n)", scale) for scale in (0.3, 1.0)),
+    Start("coordinates"),
 )
 MEMORIES: dict[str, dict[str, Any]] = {
     "static": {},
@@ -78,14 +76,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    starts = [start for start in STARTS if given.start is None or str(start) in given.start]
     for name in given.task:
         task = tasks(given.fashion_mnist)[name]
+        starts = [start for start in starts_for(task) if given.start is None or str(start) in given.start]
         runs = [
             Run(memory, start, rate, seed)
             for seed in seeds for memory in given.memory for start in starts for rate in given.rate
         ]  # fmt: skip
         measure_all(name, task, runs, given.out)
+
+
+def starts_for(task: Task) -> list[Start]:
+    """Those that a task can have: coordinates need two channels."""
+    two = task.shape != "auto" and task.shape[-1] > 1
+    return [start for start in STARTS if two or start.kind != "coordinates"]
 
 
 def measure_all(name: str, task: Task, runs: list[Run], out: Path, prefix: str = "starts") -> None:
@@ -137,26 +141,13 @@ def prepared(task: Task, problem: Problem, run: Run) -> tuple[torch.nn.Module, l
     if run.start.kind == "none":
         model = problem.model.train(not task.frozen)
         return model, [] if task.frozen else list(model.parameters())
-    options = MEMORIES[run.memory] | {"shape": task.shape}
-    aim = transformed(task, problem, tuple(options.items())) if task.frozen and run.memory == "static" else None
-    if aim is None:
-        aim = aimgraph.transform(problem.model, problem.test.pixels[:2], seed=run.seed, **options)
-    apply_start(aim, run.start, Generator().manual_seed(run.seed))
+    options = MEMORIES[run.memory] | run.start.options | {"shape": task.shape, "seed": run.seed}
+    aim = aimgraph.transform(problem.model, problem.test.pixels[:2], **options)
+    resize_reads(aim, run.start)
     if task.frozen:
         aimgraph.freeze_base(aim)
     trained = aimgraph.memory_parameters(aim) if task.frozen else aim.parameters()
     return aim.train(), [parameter for parameter in trained if parameter.requires_grad]
-
-
-_TRANSFORMED: dict[int, aimgraph.AimModule] = {}
-
-
-def transformed(task: Task, problem: Problem, options: tuple[Any, ...]) -> aimgraph.AimModule:
-    """A copy of the network with a memory that `apply_start` draws: a frozen network is transformed once."""
-    key = id(problem.model)
-    if key not in _TRANSFORMED:
-        _TRANSFORMED[key] = aimgraph.transform(problem.model, problem.test.pixels[:2], **dict(options))
-    return copy.deepcopy(_TRANSFORMED[key])
 
 
 if __name__ == "__main__":

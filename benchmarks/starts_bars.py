@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks.learning.tasks import tasks
-from benchmarks.starts import STARTS, Run, measure_all
+from benchmarks.starts import STARTS, Run, measure_all, starts_for
 
 FIRST_SEED = 100
 FORMER, FIXED = "zero_reads 0.02", "coordinates"
@@ -45,7 +45,7 @@ def main() -> None:
 
 def run(task: str, names: list[str], rates: tuple[float, ...], seeds: int, out: Path) -> None:
     """Do the runs that are missing."""
-    starts = [start for start in STARTS if str(start) in names]
+    starts = [start for start in starts_for(tasks()[task]) if str(start) in names]
     runs = [
         Run("static", start, rate, FIRST_SEED + seed) for seed in range(seeds) for start in starts for rate in rates
     ]
