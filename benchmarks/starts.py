@@ -116,7 +116,13 @@ def _shown(runs: list[Run], name: str) -> Iterator[Run]:
 
 def settings_of(task: Task) -> dict[str, Any]:
     """What all runs of a task have in common."""
-    facts = {"task": task.about, "shape": task.shape, "frozen": task.frozen, "optimiser": "Adam"}
+    facts = {
+        "task": task.about,
+        "shape": task.shape,
+        "exclude": task.exclude,
+        "frozen": task.frozen,
+        "optimiser": "Adam",
+    }
     settings = facts | asdict(task.recipe) | {"torch": torch.__version__.split("+")[0]}
     return dict(json.loads(json.dumps(settings)))  # as a journal gives it back
 
@@ -141,7 +147,8 @@ def prepared(task: Task, problem: Problem, run: Run) -> tuple[torch.nn.Module, l
     if run.start.kind == "none":
         model = problem.model.train(not task.frozen)
         return model, [] if task.frozen else list(model.parameters())
-    options = MEMORIES[run.memory] | run.start.options | {"shape": task.shape, "seed": run.seed}
+    options = MEMORIES[run.memory] | run.start.options
+    options |= {"shape": task.shape, "exclude": task.exclude, "seed": run.seed}
     aim = aimgraph.transform(problem.model, problem.test.pixels[:2], **options)
     resize_reads(aim, run.start)
     if task.frozen:

@@ -1,10 +1,10 @@
 """Tasks on which memories are compared: a network, images, and how long to train."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -49,7 +49,7 @@ class Task:
         shape: Of the memory.
         frozen: Whether the network is frozen, so that the memory alone is trained.
         about: For the page: what is learned, from what, by which network.
-        settings: What else a result depends on.
+        exclude: Layers that do not read.
     """
 
     make: Callable[[int], Problem]
@@ -57,7 +57,7 @@ class Task:
     shape: tuple[int, ...] | Literal["auto"]
     frozen: bool
     about: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
 
 
 def position(seed: int, recipe: Recipe) -> Problem:
@@ -141,7 +141,12 @@ def tasks(fashion: Path = FASHION_FOLDER) -> dict[str, Task]:
     return {
         "position": Task(
             lambda seed: position(seed, until), until, (16, 16, 2), False,
-            "which of 16 cells holds a 2x2 square, position-blind network trained from scratch",
+            "which of 16 cells holds a 2x2 square, position-blind network trained from scratch, its convolutions read",
+            exclude=("8",),
+        ),
+        "head": Task(
+            lambda seed: position(seed, until), until, (16, 16, 2), False,
+            "which of 16 cells holds a 2x2 square, the same network, its linear layer reads, too: all 512 values",
         ),
         "sensor": Task(
             lambda seed: noise(seed, sensor), sensor, (8, 8, 2), True,
