@@ -137,7 +137,7 @@ def tasks(fashion: Path = FASHION_FOLDER) -> dict[str, Task]:
     """
     until = Recipe(steps=1500, batch=64, every=50, target=0.9, hopeless=(500, 0.1))
     sensor, scratch = Recipe(100, every=20), Recipe(185, every=37)
-    brief, longer = Recipe(40, every=40), Recipe(60, every=60)
+    brief = Recipe(40, every=40)
     return {
         "position": Task(
             lambda seed: position(seed, until), until, (16, 16, 2), False,
@@ -165,7 +165,7 @@ def tasks(fashion: Path = FASHION_FOLDER) -> dict[str, Task]:
             "digits at 64 px, frozen EfficientNet-Lite0, its first ten logits, 49 values",
         ),
         "fashion": Task(
-            lambda seed: lite0_fashion(seed, longer, fashion), longer, "auto", True,
+            lambda seed: lite0_fashion(seed, brief, fashion), brief, "auto", True,
             "1,000 images of Fashion-MNIST at 64 px, frozen EfficientNet-Lite0, its first ten logits, 4 values",
         ),
     }  # fmt: skip
