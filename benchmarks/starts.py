@@ -32,7 +32,7 @@ STARTS = (
     Start("zero_values, feature bound"),
     *(Start("drawn", scale) for scale in (0.02, 1.0)),
     *(Start("zero_reads, 1/n", scale) for scale in (1.0,)),
-    *(Start("zero_reads, 1/sqrt(n)", scale) for scale in (0.3, 1.0, 3.0)),
+    *(Start("zero_reads, 1/sqrt(n)", scale) for scale in (0.3, 1.0, 2.0, 3.0)),
     Start("coordinates"),
 )
 MEMORIES: dict[str, dict[str, Any]] = {

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.tasks import tasks
+from benchmarks.starts import STARTS
 
+FIXED = "coordinates"
+LOWEST = 0.6
+"""Accuracies below it are not drawn."""
 SHORT = 0.9
 """A run without a target fails if its accuracy is below this share of the best mean of its task."""
 
@@ -50,15 +54,19 @@ class Group:
         """The mean over seeds."""
         return statistics.fmean(self.scores[start][rate])
 
+    @property
+    def grid(self) -> list[float]:
+        """The rates that every start was measured with."""
+        return sorted(set.intersection(*(set(found) for found in self.scores.values())))
+
     def best_rate(self, start: str) -> float:
-        """The rate with the best mean; the smaller one of two."""
-        best = self.better(self.mean(start, rate) for rate in self.scores[start])
-        return next(rate for rate in sorted(self.scores[start]) if self.mean(start, rate) == best)
+        """The rate of the grid with the best mean; the smaller one of two."""
+        best = self.better(self.mean(start, rate) for rate in self.grid)
+        return next(rate for rate in self.grid if self.mean(start, rate) == best)
 
     def worst_rate(self, start: str) -> float:
-        """The rate with the worst mean."""
-        means = {rate: self.mean(start, rate) for rate in self.scores[start]}
-        return (max if self.by_steps else min)(means, key=lambda rate: means[rate])
+        """The rate of the grid with the worst mean."""
+        return (max if self.by_steps else min)(self.grid, key=lambda rate: self.mean(start, rate))
 
     def shown(self, score: float) -> str:
         """Steps, or percent."""
@@ -112,8 +120,8 @@ def markdown(group: Group) -> str:
 def _with_error(group: Group, start: str, rate: float) -> str:
     """Mean and standard error."""
     found = group.scores[start][rate]
-    error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else float("nan")
-    return f"{group.shown(statistics.fmean(found))} ± {group.shown(error)}"
+    error = f" ± {group.shown(statistics.stdev(found) / len(found) ** 0.5)}" if len(found) > 1 else ""
+    return group.shown(statistics.fmean(found)) + error
 
 
 def _cell(group: Group, start: str, rate: float) -> str:
@@ -124,47 +132,67 @@ def _cell(group: Group, start: str, rate: float) -> str:
     return group.shown(group.mean(start, rate)) + (f" ({failed} failed)" if failed else "")
 
 
+def summary(found: list[Group]) -> str:
+    """One row for each of the `main_starts`: its mean at the best and at the worst rate of each group's grid."""
+    heads = [one.task if one.memory == "static" else f"{one.task}, {one.memory}" for one in found]
+    units = ["steps" if one.by_steps else "%" for one in found]
+    grids = [f"{one.grid[0]:g} to {one.grid[-1]:g}" for one in found]
+    titles = [f"{head}, {unit}; {grid}" for head, unit, grid in zip(heads, units, grids, strict=True)]
+    lines = [f"| start: best rate / worst rate | {' | '.join(titles)} |", f"|---|{'---:|' * len(found)}"]
+    lines += [
+        f"| {start} | {' | '.join(_best_and_worst(group, start) for group in found)} |" for start in main_starts(found)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main_starts(found: list[Group]) -> list[str]:
+    """Those that at least half of the groups have, in the order of `benchmarks.starts`, and coordinates."""
+    names = [str(start) for start in STARTS]
+    return [name for name in names if sum(name in one.scores for one in found) >= len(found) / 2 or name == FIXED]
+
+
+def _best_and_worst(group: Group, start: str) -> str:
+    if start not in group.scores:
+        return ""
+    ends = group.best_rate(start), group.worst_rate(start)
+    return " / ".join(group.shown(group.mean(start, rate)) for rate in ends)
+
+
 def draw(found: list[Group], path: Path) -> None:
-    """One panel for each group: the mean over the rate, a line for each start; bars are standard errors."""
+    """One panel for each group: the mean over the rate, a line for each main start; bars are standard errors."""
     from matplotlib import pyplot as plt
 
-    columns = min(len(found), 3)
+    columns = min(len(found), 4)
     rows = -(-len(found) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 4 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.6 * rows), squeeze=False, layout="constrained")
+    looks = {
+        start: (f"C{number % 10}", "-" if number < 10 else "--") for number, start in enumerate(main_starts(found))
+    }
     for axis, group in zip(axes.flat, found, strict=False):
-        _panel(axis, group)
+        _panel(axis, group, looks)
     for axis in list(axes.flat)[len(found) :]:
         axis.set_axis_off()
-    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    lines = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend([lines[start] for start in looks], list(looks), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-COLOURS = {"zero_reads": "tab:blue", "zero_values": "tab:orange", "drawn": "tab:green", "coordinates": "tab:red"}
-DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
-
-
-def _panel(axis: Any, group: Group) -> None:
-    seen: dict[str, int] = {}
-    for start in _in_order(group.scores):
-        kind = start.replace(",", "").split(" ")[0]
-        dash = DASHES[seen.setdefault(kind, 0) % len(DASHES)]
-        seen[kind] += 1
+def _panel(axis: Any, group: Group, looks: Mapping[str, tuple[str, str]]) -> None:
+    for start in (one for one in looks if one in group.scores):
         rates = sorted(group.scores[start])
         found = [group.scores[start][rate] for rate in rates]
         errors = [statistics.stdev(one) / len(one) ** 0.5 if len(one) > 1 else 0 for one in found]
         means = [statistics.fmean(one) for one in found]
-        axis.errorbar(rates, means, errors, label=start, color=COLOURS.get(kind, "grey"), linestyle=dash, capsize=2)
+        colour, dash = looks[start]
+        axis.errorbar(rates, means, errors, label=start, color=colour, linestyle=dash, marker="o", markersize=3)
+    ticks = sorted({rate for rates in group.scores.values() for rate in rates})
     axis.set(xscale="log", xlabel="Adam's rate", ylabel="steps to 90 %" if group.by_steps else "accuracy")
+    axis.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+    axis.minorticks_off()
+    if not group.by_steps:
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], LOWEST))
     axis.set_title(f"{group.task}, {group.memory} memory", fontsize=10)
-
-
-def _in_order(scores: Mapping[str, Any]) -> list[str]:
-    from benchmarks.starts import STARTS
-
-    order = [str(start) for start in STARTS]
-    return sorted(scores, key=lambda start: order.index(start) if start in order else -1)
 
 
 def main() -> None:
@@ -173,7 +201,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     paths = [out / f"starts_{name}.json" for name in tasks()]
     found = [group for path in paths if path.exists() for group in groups(path)]
-    text = "\n".join(markdown(group) for group in found)
+    text = "\n".join([summary(found), *(markdown(group) for group in found)])
     (out / "starts.md").write_text(text)
     draw(found, out / "starts.png")
     print(text)
