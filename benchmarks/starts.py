@@ -33,6 +33,7 @@ STARTS = (
     *(Start("drawn", scale) for scale in (0.02, 1.0)),
     *(Start("zero_reads, 1/n", scale) for scale in (1.0,)),
     *(Start("zero_reads, 1/sqrt(n)", scale) for scale in (0.3, 1.0, 2.0, 3.0)),
+    Start("zero_reads, min(1, 25/n)", 0.5),
     Start("coordinates"),
 )
 MEMORIES: dict[str, dict[str, Any]] = {

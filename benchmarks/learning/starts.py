@@ -16,7 +16,12 @@ OTHER_BOUNDS: dict[str, Callable[[nn.Module, int], float]] = {
     "zero_values, memory bound": memory_bound,
     "zero_values, feature bound": feature_bound,
 }
-FACTORS = {"zero_reads, 1/n": -1.0, "zero_reads, 1/sqrt(n)": -0.5}
+FACTORS: dict[str, Callable[[int], float]] = {
+    "zero_reads, 1/n": lambda n: 1 / n,
+    "zero_reads, 1/sqrt(n)": lambda n: 1 / math.sqrt(n),
+    "zero_reads, min(1, 25/n)": lambda n: min(1.0, 25 / n),
+}
+"""Kind -> the factor on what a site reads, from the number of inputs of its read weight."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class Start:
     Attributes:
         kind: ``"zero_reads"``, ``"zero_values"`` and ``"drawn"`` as in `aimgraph.AimConfig`. ``"zero_values, memory
             bound"`` and ``"zero_values, feature bound"``: read weights are drawn in another size, see
-            `aimgraph.runtime.read_bounds`. ``"zero_reads, 1/n"`` and ``"zero_reads, 1/sqrt(n)"``: with that factor on
-            what a site reads, n being the inputs of the read weight, `k` channels times the kernel. ``"coordinates"``:
+            `aimgraph.runtime.read_bounds`. Those of `FACTORS`: with that factor on what a site reads, n being
+            the inputs of the read weight, `k` channels times the kernel. ``"coordinates"``:
             read weights 0, values are the places' coordinates and are not trained. ``"none"``: no memory.
         scale: Its scale.
     """
@@ -69,8 +74,8 @@ def parameter_groups(aim: nn.Module, start: Start, rate: float, parameters: list
     """
     if start.kind not in FACTORS:
         return [{"params": parameters, "lr": rate}]
-    power = FACTORS[start.kind]
-    rates = {id(weight): rate * math.pow(weight[0].numel(), power) for _, weight in _reads(aim)}
+    factor = FACTORS[start.kind]
+    rates = {id(weight): rate * factor(weight[0].numel()) for _, weight in _reads(aim)}
     return [{"params": [parameter], "lr": rates.get(id(parameter), rate)} for parameter in parameters]
 
 
