@@ -3,11 +3,21 @@
 import sys
 
 from aimgraph import models_zoo, presets, runtime
-from aimgraph.api.controls import disable_memory, enable_memory, freeze_base, memory_parameters, skipped_writes
+from aimgraph.api.check_training import check_training
+from aimgraph.api.controls import (
+    disable_memory,
+    enable_memory,
+    freeze_base,
+    freeze_reads,
+    memory_parameters,
+    skipped_writes,
+)
 from aimgraph.api.fold import fold
 from aimgraph.api.merge import Merged, merge
+from aimgraph.api.optimizer_groups import parameter_groups, print_trainable_parameters, trainable_parameters
 from aimgraph.api.refit import refit
 from aimgraph.api.strip import strip
+from aimgraph.api.training_report import TrainingReport
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
 from aimgraph.checkpoint.load import load, load_memory
@@ -51,25 +61,31 @@ __all__ = [
     "ReadSpec",
     "SourceSpec",
     "TraceError",
+    "TrainingReport",
     "__version__",
+    "check_training",
     "disable_memory",
     "draw",
     "enable_memory",
     "export_onnx",
     "fold",
     "freeze_base",
+    "freeze_reads",
     "load",
     "load_memory",
     "memory_parameters",
     "merge",
     "models_zoo",
+    "parameter_groups",
     "plan",
     "presets",
+    "print_trainable_parameters",
     "refit",
     "register",
     "save",
     "skipped_writes",
     "strip",
+    "trainable_parameters",
     "transform",
     "verify",
     "verify_onnx",

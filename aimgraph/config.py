@@ -110,7 +110,7 @@ class AimConfig(BaseModel):
             options, said = renamed_init(options)
             warnings.warn(f"AimConfig(init=...) has another name: give {said}", stacklevel=2)
         try:
-            super().__init__(**_with_shape(options))
+            super().__init__(**_completed(options))
         except ValidationError as error:
             raise ConfigError(_explain(error, options)) from error
 
@@ -193,6 +193,14 @@ class AimConfig(BaseModel):
             return ""
         return f"the source is a tensor {list(values.shape)} and shape={self.shape}: give shape={tuple(values.shape)}"
 
+    def with_options(self, **options: Any) -> "AimConfig":
+        """A config with other options in place of its own; defaults that follow from others do so anew.
+
+        Raises:
+            ConfigError: As for `AimConfig`.
+        """
+        return AimConfig(**({name: getattr(self, name) for name in self.model_fields_set} | options))
+
     @property
     def scale(self) -> float:
         """Of what is drawn: `start_scale`, or the default of the start."""
@@ -262,12 +270,15 @@ def renamed_init(options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return scaled, f'start="zero_reads", start_scale={scaled["start_scale"]}'
 
 
-def _with_shape(options: dict[str, Any]) -> dict[str, Any]:
-    """The shape that a tensor gives, where values are given and no shape is."""
-    values = options.get("source")
-    if isinstance(values, Tensor) and options.get("shape", "auto") == "auto" and values.dim() in (1, 3):
-        return options | {"shape": tuple(values.shape)}
-    return options
+def _completed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with what follows from them: the shape of a tensor, and a start that values can have which stay."""
+    source, more = options.get("source"), dict[str, Any]()
+    if isinstance(source, Tensor) and options.get("shape", "auto") == "auto" and source.dim() in (1, 3):
+        more["shape"] = tuple(source.shape)
+    kept = isinstance(source, Tensor) or (isinstance(source, str) and source == "coordinates")
+    if kept or options.get("trainable") is False:
+        more["start"] = options.get("start", "zero_reads")
+    return options | more
 
 
 def _told(values: Tensor) -> str:

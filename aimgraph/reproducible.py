@@ -73,6 +73,16 @@ def generator_of(name: str) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(_seed_of(name))
 
 
+def uniform(shape: Iterable[int], bound: float, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers from U(-bound, bound), float32, the same on every processor.
+
+    ``uniform_(-bound, bound)`` is not: where a processor has one, it computes u * 2 bound - bound in one instruction,
+    which rounds once. Here u - 1/2 is exact, and the product is all that is rounded.
+    """
+    numbers = torch.empty(tuple(shape), dtype=torch.float32, device="cpu").uniform_(generator=generator)
+    return numbers.sub_(0.5).mul_(2 * bound)
+
+
 def _seed_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.attention
 from torch import Tensor, _compile, _ops, fx, nn, overrides
 from torch._subclasses import fake_tensor
+from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
 from torch.fx import graph as fx_graph
 from torch.fx.experimental import symbolic_shapes
@@ -145,6 +146,11 @@ def same_sizes(sizes: Sequence[int], others: Sequence[int]) -> bool:
 def is_captured() -> bool:
     """Whether torch.compile or torch.jit.trace makes a program of what runs, for other sizes and modes than these."""
     return torch.compiler.is_compiling() or is_jit_tracing()
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` transforms what runs, or forward-mode differentiation goes along with it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def in_backward() -> bool:

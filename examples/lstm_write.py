@@ -31,6 +31,11 @@ class LSTMWrite(nn.Module):
         with torch.no_grad():
             self.gates.bias[: self.channels] += 1.0  # at first, remember
 
+    def zero_(self) -> None:
+        """Write nothing at first, as ``start="zero_values"`` needs it: tanh(g) is zero."""
+        nn.init.zeros_(self.gates.weight[2 * self.channels :])
+        nn.init.zeros_(self.gates.bias[2 * self.channels :])
+
     def forward(self, memory: Tensor, features: Tensor) -> Tensor:
         """The cell after these features."""
         cell = memory.unflatten(1, (-1, self.channels))  # [B, rows * cols, channels]

@@ -11,6 +11,7 @@ from aimgraph.passes.fold_batchnorm import FoldBatchnorm as FoldBatchnorm
 from aimgraph.passes.fold_memory import FoldMemory as FoldMemory
 from aimgraph.passes.insert_memory import InsertMemory as InsertMemory
 from aimgraph.passes.insert_updates import InsertUpdates as InsertUpdates
+from aimgraph.passes.make_lean import MakeLean as MakeLean
 from aimgraph.passes.merge_maps import MergeMaps as MergeMaps
 from aimgraph.passes.place_updates import PlaceUpdates as PlaceUpdates
 from aimgraph.passes.plan_memory import PlanMemory as PlanMemory

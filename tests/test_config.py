@@ -148,6 +148,14 @@ def test_a_tensor_gives_the_shape_and_is_a_name_in_json() -> None:
     assert hash(config) == hash(AimConfig(source=values))
 
 
+def test_values_that_stay_start_with_reads_of_zero() -> None:
+    for options in ({"source": torch.ones(3)}, {"source": "coordinates", "shape": (3,)}, {"trainable": False}):
+        assert AimConfig(**options).start == "zero_reads"
+        assert AimConfig(**options, start="drawn").start == "drawn"
+    changed = AimConfig(name="other", start="drawn").with_options(start="zero_values", seed=3)
+    assert changed == AimConfig(name="other", start="zero_values", seed=3)
+
+
 def test_a_callable_has_no_json() -> None:
     with pytest.raises(ConfigError, match="sites is a callable and can't be written as JSON"):
         AimConfig(sites=lambda path, module: True).to_json()

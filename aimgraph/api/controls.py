@@ -8,6 +8,7 @@ from torch import nn
 
 from aimgraph.compiler.aim_paths import AIM
 from aimgraph.emit.concat import refuse_concat
+from aimgraph.emit.fixed_reads import fix_reads, refuse_zero_reads
 from aimgraph.emit.frozen import Stopped
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts, parts_of
@@ -41,7 +42,7 @@ def memory_parameters(aim: nn.Module, memory_set: str | None = None) -> Iterator
     return chain.from_iterable([own_parameters(part, memory_set) for part in parts])
 
 
-def freeze_base(aim: M, frozen: bool = True) -> M:
+def freeze_base(aim: M, frozen: bool = True, *, lean: bool = True) -> M:
     """Stop the base's gradients and keep it in eval mode through later ``train()`` calls.
 
     Its batch-norm statistics and dropout stand still; what lives under ``aim`` goes on training.
@@ -52,6 +53,8 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         aim: A transformed module in split form, or a larger model with such parts; changed in place.
         frozen: False lets the base train again (every base parameter then requires a gradient). `strip` gives back a
             base whose parameters require gradients as before.
+        lean: Keep for the backward pass only what the gradients that are still wanted need (see docs/lean.md); outputs
+            and gradients are the same. False keeps what torch keeps.
 
     Returns:
         `aim`.
@@ -71,9 +74,41 @@ def freeze_base(aim: M, frozen: bool = True) -> M:
         if is_inexact(parameter):  # others have no gradients
             parameter.requires_grad_(not frozen)
     for path, part in parts.items():
-        record_of(part).frozen = frozen
+        record_of(part).frozen, record_of(part).lean = frozen, lean
         record_of(part).stopped = Stopped(path, frozenset(before)) if frozen else Stopped()
     return aim.train(aim.training)
+
+
+def freeze_reads(aim: M, frozen: bool = True) -> M:
+    """Stop the gradients of the read weights, so that of a memory without updates its values alone are trained.
+
+    The read weights are those of the default memory set, which sets added with ``share_reads=True`` read with as well.
+    A set with read weights of its own goes on training them.
+
+    Args:
+        aim: A transformed module in split form, or a larger model with such parts; changed in place.
+        frozen: False lets those read weights train again that did before, once no memory set shares them.
+
+    Returns:
+        `aim`.
+
+    Raises:
+        PlanError: `aim` was not transformed.
+        ConfigError: Read weights are part of the base's own weights (concat form), or all read weights of a memory are
+            zero, so that its values could not learn.
+
+    Example:
+        >>> aim = aimgraph.transform(model, x, start="zero_values")  # doctest: +SKIP
+        >>> aimgraph.freeze_reads(aimgraph.freeze_base(aim))  # a task is N values  # doctest: +SKIP
+    """
+    parts = parts_of(aim)
+    for part in parts:
+        refuse_concat(part, "freeze_reads can't freeze a part of a weight")
+        if frozen:
+            refuse_zero_reads(part, "freeze_reads")
+    for part in parts:
+        fix_reads(part, frozen)
+    return aim
 
 
 def skipped_writes(aim: nn.Module) -> dict[str, int]:

@@ -16,6 +16,7 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.emit.changed import changed_sites
 from aimgraph.emit.concat import refuse_concat
+from aimgraph.emit.fixed_reads import fix_reads
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_part
 from aimgraph.emit.record import record_of
@@ -89,6 +90,7 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
     made: AimModule = transform(strip(aim), inputs, config=configs, inplace=True, example_batches=record.batches)
     for name, shares in record.sets.items():
         add_set(made, name, share_reads=shares, filled=True)
+    fix_reads(made, record.fixed_reads)
     now = record_of(made)
     pairs = list(zip(old, now.plan.memories, strict=True))
     notes = [_fill(aim, made, one, other) for one, other in pairs]

@@ -249,7 +249,7 @@ def _configs(config: Any, overrides: dict[str, Any]) -> tuple[AimConfig, ...]:
     if "init" in overrides:
         overrides, said = renamed_init(overrides)
         warnings.warn(f"init= has another name: give {said}", stacklevel=3)
-    configs = tuple(AimConfig(**(dict(item) | overrides)) for item in given)
+    configs = tuple(item.with_options(**overrides) for item in given)
     for item in configs:
         if item.source == GIVEN:
             raise ConfigError(

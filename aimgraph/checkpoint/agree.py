@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from aimgraph.checkpoint.entries import key_prefix, memory_entry, named
+from aimgraph.checkpoint.drawn import base_digest, plan_digest
+from aimgraph.checkpoint.entries import key_prefix, lengthened, memory_entry, named
 from aimgraph.checkpoint.fingerprint import layers_apart
-from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, ReadEntry, Spec
+from aimgraph.checkpoint.spec import DrawnEntry, LayerEntry, MemoryEntry, PartEntry, ReadEntry, Spec
 from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
@@ -22,14 +23,28 @@ _SAME = ("source", "read", "block", "updates", "pool", "mode", "carry", "rate", 
 """Options that a memory's values don't show, and that change what is computed with them."""
 
 
-def check_base(place: Path, spec: Spec, present: Mapping[str, Any]) -> None:
+def check_base(place: Path, spec: Spec, present: Mapping[str, LayerEntry]) -> None:
     """Refuse a base whose layers are not those that the checkpoint was made with."""
+    if spec.base.sha256 is not None:
+        _check_digest(place, spec.base.name, spec.base.sha256, base_digest(present))
+        return
     lines = layers_apart(spec.base.layers, present)
     if lines:
         told = "\n".join(f"  {line}" for line in lines[:4])
         raise CheckpointError(
             f"{place} was made with another base ({spec.base.name}). The first layers that differ:\n{told}\n"
             "Load it onto the model that was transformed, in the dtype that it had"
+        )
+
+
+def _check_digest(place: Path, name: str, written: str, present: str) -> None:
+    if written != present:
+        raise CheckpointError(
+            f"{place} holds values alone and was made with another base ({name}): its fingerprint (layers, shapes, "
+            f"dtypes, samples of their values) has the SHA-256 {written[:16]}..., and that of this one has "
+            f"{present[:16]}...: load it onto the model that was transformed, in the dtype and with the weights and "
+            "buffers that it had then (batch statistics move while values train, unless aimgraph.freeze_base holds "
+            'them); a checkpoint of what="memory" would say which layers differ'
         )
 
 
@@ -49,7 +64,7 @@ class PlanCheck:
             _check_memory(self.place, entry, memory)
             prefix = key_prefix(self.part.path, AIM, memory.name)
             self._check_size(f"{prefix}source.", memory.source_parameters)
-            for read in memory.reads:
+            for read in memory.reads if entry.drawn is None else ():
                 self._check_size(f"{prefix}reads.{read.name}.weight", read.parameters)
             for index, update in enumerate(memory.updates):
                 self._check_size(f"{prefix}updates.{index}.", update.parameters)
@@ -73,6 +88,9 @@ def _check_memory(place: Path, entry: MemoryEntry, memory: MemoryPlan) -> None:
     was = f"{place}: memory {entry.name!r} was"
     if present.updates != entry.updates:
         raise CheckpointError(f"{was} written by {list(entry.updates)}, and here it is by {list(present.updates)}")
+    if entry.drawn is not None:
+        _check_drawn(was, entry.drawn, present.reads)
+        return
     for ours, theirs in zip(present.reads, entry.reads, strict=False):
         if ours != theirs:
             raise CheckpointError(
@@ -81,6 +99,16 @@ def _check_memory(place: Path, entry: MemoryEntry, memory: MemoryPlan) -> None:
             )
     if len(present.reads) != len(entry.reads):
         raise CheckpointError(f"{was} read {len(entry.reads)} times, and here it is {len(present.reads)} times")
+
+
+def _check_drawn(was: str, drawn: DrawnEntry, present: tuple[ReadEntry, ...]) -> None:
+    """Whether reads that are drawn again have the layers, channels and grids of those of a file."""
+    here, there = list(dict.fromkeys(read.site for read in present)), list(lengthened(drawn.sites))
+    for ours, theirs in zip_longest(here, there, fillvalue="no layer"):
+        if ours != theirs:
+            raise CheckpointError(f"{was} read at {theirs:.200}, and here it is at {ours} in that place")
+    if plan_digest(present) != drawn.plan:
+        raise CheckpointError(f"{was} read with other channels, on other grids or in another form than here")
 
 
 def _grids(read: ReadEntry) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimgraph.checkpoint.drawn import scales_key
 from aimgraph.checkpoint.entries import key_prefix
 from aimgraph.checkpoint.spec import MemoryEntry, SetEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors, write_files
@@ -32,7 +33,8 @@ class MemorySummary:
         name: Of the memory.
         shape: Its shape.
         values: N.
-        reads: Read weights of its own: none in a set that shares those of the default one.
+        reads: Read weights that the file holds of it: none of a set that shares those of the default one, and none
+            where the file holds values alone.
         updates: Updates.
         bytes: Of its tensors.
         norms: Kind -> Euclidean norm of all its values: of the source, the reads, the updates, the carried state.
@@ -55,7 +57,7 @@ class CheckpointSummary:
 
     Attributes:
         folder: Where it is.
-        what: ``memory`` or ``all``.
+        what: ``values``, ``memory``, ``trainable`` or ``all``.
         base: Class of its base.
         aimgraph: Version that wrote it.
         bytes: Of both files.
@@ -164,12 +166,12 @@ def mean(
         raise ConfigError(f"{count} checkpoints and the weights {given}: give two or more, and a weight for each")
     read = _alike(folders)
     spec, first = read[0]
-    made = {key: first[key] for key in _memory_keys(spec)}
+    made = {key: first[key] for key in spec.tensors if key in _scales(spec) or key in _memory_keys(spec)}
     for key, tensor in made.items():
-        if is_inexact(tensor):
+        if is_inexact(tensor) and key not in _scales(spec):
             total = sum(weight * wide(tensors[key]) for weight, (_, tensors) in zip(given, read, strict=True))
             made[key] = torch.as_tensor(total).to(tensor.dtype)
-    write_files(Path(out), made, dict(spec) | {"what": "memory"})
+    write_files(Path(out), made, dict(spec) | {"what": "values" if spec.what == "values" else "memory"})
     return Path(out)
 
 
@@ -201,7 +203,12 @@ def _alike(
 
 def _makes(spec: Spec, sets: Collection[tuple[str, str]] | None) -> dict[str, str]:
     keys = _memory_keys(spec, sets)
-    return {key: f"{spec.tensors[key].dtype} {list(spec.tensors[key].shape)}" for key in keys}
+    drawn = {
+        f"{_prefix(part, one.name, memory.name)}reads": f"drawn ({memory.drawn.sha256[:8]}) onto {spec.base.sha256:.8}"
+        for part, one, memory in _places(spec)
+        if memory.drawn is not None and one.name == DEFAULT
+    }
+    return drawn | {key: f"{spec.tensors[key].dtype} {list(spec.tensors[key].shape)}" for key in keys}
 
 
 def _places(spec: Spec) -> Iterator[tuple[str, SetEntry, MemoryEntry]]:
@@ -209,6 +216,11 @@ def _places(spec: Spec) -> Iterator[tuple[str, SetEntry, MemoryEntry]]:
     for part in spec.parts:
         for one in (SetEntry(name=DEFAULT, shares_reads=False), *part.sets):
             yield from ((part.path, one, memory) for memory in part.memories)
+
+
+def _scales(spec: Spec) -> set[str]:
+    """The tensors that read weights are drawn with."""
+    return {scales_key(part, memory.name) for part, _, memory in _places(spec) if memory.drawn is not None}
 
 
 def _memory_keys(spec: Spec, sets: Collection[tuple[str, str]] | None = None) -> list[str]:

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from aimgraph.api.controls import disable_memory, freeze_base
 from aimgraph.api.transform import transform
 from aimgraph.checkpoint.agree import PlanCheck, check_base, check_same, check_sets
+from aimgraph.checkpoint.drawn import check_drawn, put_drawn, scales_key
+from aimgraph.checkpoint.entries import What, lengthened
 from aimgraph.checkpoint.fingerprint import fingerprint, values_apart
 from aimgraph.checkpoint.spec import MemoryEntry, PartEntry, Spec
 from aimgraph.checkpoint.tensor_files import read_spec, read_tensors
 from aimgraph.checkpoint.values import named_parts, put_tensors, state_of, tensors_of
 from aimgraph.compiler.aim_paths import DEFAULT
 from aimgraph.config import AimConfig
+from aimgraph.emit.fixed_reads import fix_reads
 from aimgraph.emit.frozen import give_gradients
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import submodule
@@ -49,8 +52,10 @@ def load(
     Args:
         folder: What was given to `save`.
         base: A model like the one that was transformed: the same layers, shapes and dtypes. It is not changed. Other
-            weights are taken, with a warning; a checkpoint of ``what="all"`` brings its own, and one of
-            ``what="trainable"`` those that were trained, which require gradients again.
+            weights are refused by a checkpoint of ``what="values"``, whose read weights are drawn again and stand still
+            as after `aimgraph.freeze_reads`; they are taken, with a warning, by one of the memory. A checkpoint of
+            ``what="all"`` brings its own, and one of ``what="trainable"`` those that were trained, which require
+            gradients again.
         example_inputs: As for `aimgraph.transform`; by default those that the spec remembers.
         inplace: Share the base's parameter objects, as in `aimgraph.transform`.
         components: Name -> factory of the sources, reads and blocks that the checkpoint names and that are not
@@ -59,7 +64,8 @@ def load(
     Raises:
         ConfigError: The arguments are in the wrong order, or `base` is wrapped or transformed already.
         CheckpointError: A source, read or block is unknown; or the files are missing, damaged, of a later version,
-            invalid, or made with another base; nothing is changed.
+            invalid, or made with another base; or read weights that are drawn again have another digest; nothing is
+            changed.
     """
     _check_arguments(folder, base)
     if components is not None and not (isinstance(components, Mapping) and all(map(callable, components.values()))):
@@ -82,20 +88,18 @@ def load(
         made = _transformed(
             place, made, part, spec, tensors, example_inputs, components or {}, inplace=inplace or index > 0
         )
-    put_tensors(place, made, spec.what, tensors, adopt=True)
-    for part in spec.parts:
-        if part.frozen:
-            freeze_base(made if all(other.frozen for other in spec.parts) else _part(made, part.path))
-        if not part.enabled:
-            disable_memory(_part(made, part.path))
-    give_gradients(made, spec.tensors.keys() & spec.base.layers.keys() if spec.what == "trainable" else ())
+    for part in spec.parts if spec.what == "values" else ():
+        put_drawn(place, _part(made, part.path), part, tensors)
+    put_tensors(place, made, spec.what, _without_scales(spec, tensors), adopt=True)
+    _switch(made, spec)
     return made
 
 
 def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: str | None = None) -> None:
     """Put the memory that `save` wrote in place of the one in `aim`: the same tensors get other values.
 
-    Nothing is traced again; optimisers and compiled forwards go on. Of a checkpoint of ``what="trainable"`` or
+    Nothing is traced again; optimisers and compiled forwards go on. Values alone are put where they are read by the
+    weights that their file was made with, bit for bit. Of a checkpoint of ``what="trainable"`` or
     ``what="all"``, only the memory is taken.
 
     Args:
@@ -108,7 +112,7 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: s
         PlanError: `aim` was not transformed.
         ConfigError: There is no such memory set.
         CheckpointError: The files are missing, damaged or invalid, or made with another base or with other options, or
-            hold other read weights than those that a set shares; nothing is changed.
+            hold other read weights than those that a set shares, or values for other read weights; nothing is changed.
     """
     if not isinstance(aim, nn.Module):
         raise ConfigError("load_memory(aim, folder) takes the transformed model first, then the folder of a checkpoint")
@@ -129,7 +133,25 @@ def load_memory(aim: nn.Module, folder: str | os.PathLike[str], *, memory_set: s
     several = any(entry.sets for entry in spec.parts)
     for entry in spec.parts if several else ():
         check_sets(place, entry, parts[entry.path], memory_set)
-    put_tensors(place, aim, "memory", read_tensors(place, spec), adopt=False, one=None if several else memory_set or "")
+    tensors = read_tensors(place, spec)
+    for entry in spec.parts if spec.what == "values" else ():
+        used = DEFAULT if several else memory_set or record_of(parts[entry.path]).chosen
+        check_drawn(place, parts[entry.path], entry, tensors, used)
+    what: What = "values" if spec.what == "values" else "memory"
+    given = _without_scales(spec, tensors)
+    put_tensors(place, aim, what, given, adopt=False, one=None if several else memory_set or "")
+
+
+def _switch(made: nn.Module, spec: Spec) -> None:
+    """What is frozen, fixed, switched off or trained in the base, as it was."""
+    for part in spec.parts:
+        if part.fixed_reads:
+            fix_reads(_part(made, part.path), True)
+        if part.frozen:
+            freeze_base(made if all(other.frozen for other in spec.parts) else _part(made, part.path))
+        if not part.enabled:
+            disable_memory(_part(made, part.path))
+    give_gradients(made, spec.tensors.keys() & spec.base.layers.keys() if spec.what == "trainable" else ())
 
 
 def _check_arguments(folder: Any, base: Any) -> None:
@@ -144,6 +166,11 @@ def _check_arguments(folder: Any, base: Any) -> None:
         raise ConfigError(
             f"the model is wrapped in {type(base).__name__}: load onto what is wrapped, then wrap the result"
         )
+
+
+def _without_scales(spec: Spec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    scales = {scales_key(part.path, memory.name) for part in spec.parts for memory in part.memories if memory.drawn}
+    return {key: tensor for key, tensor in tensors.items() if key not in scales}
 
 
 def _places(paths: Iterable[str]) -> str:
@@ -209,7 +236,8 @@ def _part(model: nn.Module, path: str) -> AimModule:
 
 def _config(place: Path, entry: MemoryEntry, path: str, components: Mapping[str, Factory]) -> AimConfig:
     """The config that makes the same memory again: with its layers and its shape, whatever chose them."""
-    layers = tuple(dict.fromkeys(glob.escape(read.site) for read in entry.reads))
+    sites = [read.site for read in entry.reads] if entry.drawn is None else lengthened(entry.drawn.sites)
+    layers = tuple(dict.fromkeys(map(glob.escape, sites)))
     try:
         asked = AimConfig.from_json(entry.config)
         fixed: dict[str, Any] = {"sites": layers, "exclude": (), "shape": entry.shape, "within": path or None}

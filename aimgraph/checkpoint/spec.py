@@ -82,11 +82,19 @@ class BaseEntry(_Strict):
 
     Attributes:
         name: Its class, to be shown.
-        layers: Key of its state dict -> what it is.
+        layers: Key of its state dict -> what it is; empty where there is a digest.
+        sha256: Of the fingerprint, where the file holds values alone.
     """
 
     name: str
-    layers: dict[str, LayerEntry]
+    layers: dict[str, LayerEntry] = {}
+    sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "BaseEntry":
+        if (self.sha256 is None) == ("layers" not in self.model_fields_set):
+            raise ValueError("a base has either layers or a digest")
+        return self
 
 
 class ReadEntry(_Strict):
@@ -109,20 +117,36 @@ class ReadEntry(_Strict):
     values: tuple[Size, ...]
 
 
+class DrawnEntry(_Strict):
+    """Read weights that the file does not hold, because they are drawn again.
+
+    Attributes:
+        sites: The layers, in graph order: how many characters a path has in common with the one before, and the rest.
+        plan: SHA-256 of the entries of the reads.
+        sha256: Of the weights as they are drawn: float32, little-endian, read by read.
+    """
+
+    sites: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=1000)], str], ...], Field(max_length=100_000)]
+    plan: Sha256
+    sha256: Sha256
+
+
 class MemoryEntry(_Strict):
     """A memory: what was asked for and what became of it.
 
     Attributes:
         config: Fields of `aimgraph.AimConfig`.
         shape: Resolved shape.
-        reads: In graph order.
+        reads: In graph order; none where they are drawn.
         updates: Where each kept update takes its features from.
+        drawn: What stands in place of the reads in a file of values alone.
     """
 
     config: dict[str, Any]
     shape: Annotated[tuple[Annotated[int, Field(gt=0, lt=2**63)], ...], Field(min_length=1, max_length=3)]
     reads: tuple[ReadEntry, ...]
     updates: tuple[str, ...]
+    drawn: DrawnEntry | None = None
 
     @property
     def name(self) -> str:
@@ -154,6 +178,7 @@ class PartEntry(_Strict):
         sets: Its memory sets besides the default one.
         use: The set in use.
         batches: The two batch sizes that it was looked at, where they are others than one and the next.
+        fixed_reads: Whether `freeze_reads` has fixed its read weights.
     """
 
     path: str
@@ -164,6 +189,7 @@ class PartEntry(_Strict):
     sets: tuple[SetEntry, ...] = ()
     use: str = DEFAULT
     batches: tuple[Size, Size] | None = None
+    fixed_reads: bool = False
 
 
 class Spec(_Strict):
@@ -174,7 +200,8 @@ class Spec(_Strict):
         version: Of the format.
         aimgraph: Version of aimgraph that wrote it.
         torch: Version of torch that it ran with.
-        what: ``memory``; ``trainable``: with what else of the model is trained; or ``all``: with the base.
+        what: ``values`` alone; ``memory``; ``trainable``: with what else of the model is trained; or ``all``: with the
+            base.
         base: Its fingerprint.
         parts: The transformed parts.
         tensors: Key of the model's state dict -> what the file holds.
@@ -186,7 +213,7 @@ class Spec(_Strict):
     version: Literal[1] = VERSION
     aimgraph: str
     torch: str
-    what: Literal["memory", "trainable", "all"]
+    what: Literal["values", "memory", "trainable", "all"]
     base: BaseEntry
     parts: Annotated[tuple[PartEntry, ...], Field(min_length=1)]
     tensors: dict[str, TensorEntry]
@@ -200,11 +227,22 @@ class Spec(_Strict):
             raise ValueError(f"a part is there twice: {sorted(paths)}")
         return self
 
+    @model_validator(mode="after")
+    def _values_have_digests(self) -> "Spec":
+        memories = [memory for part in self.parts for memory in part.memories]
+        alone = {self.base.sha256 is not None, *(memory.drawn is not None for memory in memories)}
+        if alone != {self.what == "values"}:
+            raise ValueError("values alone come with digests of the base and of the reads, and nothing else does")
+        if self.what == "values" and not all(one.shares_reads for part in self.parts for one in part.sets):
+            raise ValueError("values alone come without read weights of a memory set")
+        return self
+
     def written(self) -> bytes:
         """The file's content, with its digest."""
-        data = self.model_dump(mode="json")
+        data = {"format": FORMAT, "version": VERSION} | self.model_dump(mode="json", exclude_unset=True)
         data["sha256"] = _digest(data)
-        return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+        compact: dict[str, Any] = {"separators": (",", ":")} if self.what == "values" else {"indent": 1}
+        return (json.dumps(data, allow_nan=False, **compact) + "\n").encode()
 
 
 def _digest(data: dict[str, Any]) -> str:

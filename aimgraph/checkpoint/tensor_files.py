@@ -173,7 +173,7 @@ def file_sha256(path: Path) -> str:
 def _named(spec: Path) -> str | None:
     """The file that a spec names, whatever else stands in it."""
     try:
-        found = re.search(rb'"name": "(tensors-[0-9a-f]{16}\.safetensors)"', spec.read_bytes())
+        found = re.search(rb'"name": ?"(tensors-[0-9a-f]{16}\.safetensors)"', spec.read_bytes())
     except OSError:
         return None
     return found[1].decode() if found else None

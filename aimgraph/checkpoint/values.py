@@ -84,6 +84,17 @@ def of_sets(key: str, parts: Iterable[str]) -> bool:
     return any(key.startswith(key_prefix(path, SETS)) for path in parts)
 
 
+def values_in(added: Mapping[str, Tensor], parts: Mapping[str, AimModule]) -> dict[str, Tensor]:
+    """What belongs to the sources of memories, in all memory sets."""
+    wanted = tuple(
+        key_prefix(path, place, memory.name, "source")
+        for path, part in parts.items()
+        for place in (AIM, *(f"{SETS}.{name}" for name in record_of(part).sets))
+        for memory in record_of(part).plan.memories
+    )
+    return {key: tensor for key, tensor in added.items() if key.startswith(wanted)}
+
+
 def in_set(key: str, parts: Mapping[str, AimModule], name: str) -> str:
     """The key in a set, of its own or of what it shares, that stands for one of the default set.
 
@@ -105,7 +116,7 @@ def put_tensors(
     Args:
         place: The checkpoint, for messages.
         aim: The model.
-        what: Whether to take the memory, with what else is in the file, or all.
+        what: Whether to take values alone, the memory, with what else is in the file, or all.
         tensors: What the file holds.
         adopt: Whether memories take the dtypes of the file, too; otherwise others are refused.
         one: The memory set that takes the one set of the file, empty for that in use; None for all of them.
@@ -115,6 +126,8 @@ def put_tensors(
     """
     parts = named_parts(aim)
     added, base = tensors_of(aim, parts, strict=False)
+    if what == "values":
+        added = values_in(added, parts)
     if one is not None:
         added = {key: tensor for key, tensor in added.items() if not of_sets(key, parts)}
     held = base if what == "all" else {key: base[key] for key in tensors.keys() & base.keys() if what == "trainable"}

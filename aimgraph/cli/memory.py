@@ -1,11 +1,13 @@
 """aimgraph memory list|diff|merge: what is in checkpoints, without their base."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from rich.table import Table
 
 from aimgraph.checkpoint.compare import KINDS, distances, mean, summary
+from aimgraph.checkpoint.tensor_files import read_spec
 from aimgraph.cli.options import FOLDER
 from aimgraph.cli.output import console, json_text
 
@@ -37,6 +39,9 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> None:
                 folder, item.base, memory.memory_set, name, shape, *(f"{count:,}" for count in counts), *norms
             )
     console(160).print(table)
+    for item in found:
+        if item.what == "values":
+            click.echo(f"{item.folder} holds values alone: its read weights are drawn again when it is loaded")
 
 
 @memory_group.command("diff")
@@ -54,6 +59,8 @@ def diff_command(first: str, second: str, as_json: bool) -> None:
         numbers = (*item.norms, item.distance, item.cosine)
         table.add_row(item.name, *("-" if number is None else f"{number:.4g}" for number in numbers))
     console(160).print(table)
+    if read_spec(Path(first)).what == "values":
+        click.echo("both hold values alone, of the same base and read by the same drawn weights")
 
 
 @memory_group.command("merge")

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph import presets
-from aimgraph.config import AimConfig
+from aimgraph.config import SCALES, AimConfig, renamed_init
 from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.models_zoo.loader import load_model
+from aimgraph.runtime.sources.given import GIVEN
 from aimgraph.runtime.specs import PARTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,28 +26,6 @@ PRESETS = {"article": (presets.article(),), "author": presets.author()}
 FILE = click.Path(exists=True, dir_okay=False)
 FOLDER = click.Path(exists=True, file_okay=False)
 """What is read, and has to be there."""
-
-_MEMORY = (
-    click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Start from what the seed did."),
-    click.option("--config", "config_file", type=FILE, help="JSON: one config or a list."),
-    click.option("--name", help="Name of the memory."),
-    click.option("--shape", help="ROWSxCOLSxCHANNELS or N; by default solved from --budget."),
-    click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
-    click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
-    click.option("--exclude", multiple=True, help="Glob or re:REGEX of layers that don't. Repeatable."),
-    click.option("--source", type=click.Choice(list(PARTS["source"]))),
-    click.option("--read", type=click.Choice(list(PARTS["read"]))),
-    click.option("--updates", multiple=True, help='"stages" or module paths. Repeatable.'),
-    click.option("--block", type=click.Choice(list(PARTS["block"])), help="What writes at --updates."),
-    click.option("--pool", type=click.Choice(["batch"])),
-    click.option("--mode", type=click.Choice(["replace", "gated"])),
-    click.option("--carry", type=click.Choice(["gradient", "state"])),
-    click.option("--rate", type=float, help="Step of the carried state, in (0, 1]."),
-    click.option("--write-in-eval", is_flag=True, default=None, help="Write the carried state in eval mode, too."),
-    click.option("--init", type=click.Choice(["zero", "default"])),
-    click.option("--lowering", type=click.Choice(["split", "concat"])),
-    click.option("--seed", type=int),
-)
 
 
 def replaced(option: str, by: str, *names: str, **settings: Any) -> Callable[[F], F]:
@@ -65,6 +44,32 @@ def replaced(option: str, by: str, *names: str, **settings: Any) -> Callable[[F]
         return value
 
     return click.option(option, *names, hidden=True, callback=told, **settings)
+
+
+_MEMORY = (
+    click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Start from what the seed did."),
+    click.option("--config", "config_file", type=FILE, help="JSON: one config or a list."),
+    click.option("--name", help="Name of the memory."),
+    click.option("--shape", help="ROWSxCOLSxCHANNELS or N; by default solved from --budget."),
+    click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
+    click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
+    click.option("--exclude", multiple=True, help="Glob or re:REGEX of layers that don't. Repeatable."),
+    click.option("--source", type=click.Choice([name for name in PARTS["source"] if name != GIVEN])),
+    click.option("--fixed", "trainable", is_flag=True, flag_value=False, default=None, help="Don't train the values."),
+    click.option("--read", type=click.Choice(list(PARTS["read"]))),
+    click.option("--updates", multiple=True, help='"stages" or module paths. Repeatable.'),
+    click.option("--block", type=click.Choice(list(PARTS["block"])), help="What writes at --updates."),
+    click.option("--pool", type=click.Choice(["batch"])),
+    click.option("--mode", type=click.Choice(["replace", "gated"])),
+    click.option("--carry", type=click.Choice(["gradient", "state"])),
+    click.option("--rate", type=float, help="Step of the carried state, in (0, 1]."),
+    click.option("--write-in-eval", is_flag=True, default=None, help="Write the carried state in eval mode, too."),
+    click.option("--start", type=click.Choice(list(SCALES)), help="Which factor of a read is zero at the start."),
+    click.option("--start-scale", type=float, help="Of what is drawn: deviation of values, or factor on reads."),
+    replaced("--init", "--start zero_reads or --start drawn", type=click.Choice(["zero", "default"])),
+    click.option("--lowering", type=click.Choice(["split", "concat"])),
+    click.option("--seed", type=int),
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class Asked:
         """
         given = {name: value for name, value in self.memory.items() if value is not None and value != ()}
         preset, file = given.pop("preset", None), given.pop("config_file", None)
+        given = renamed_init(given)[0] if "init" in given else given
         if preset and file:
             raise ConfigError("--preset and --config exclude each other")
         start = _from_file(Path(file)) if file else PRESETS.get(preset, (AimConfig(),))
@@ -132,7 +138,7 @@ class Asked:
             given["shape"] = _dimensions(given["shape"], "--shape")
         if given.get("updates") == ("stages",):
             given["updates"] = "stages"
-        return tuple(AimConfig(**(dict(config) | given)) for config in start)
+        return tuple(config.with_options(**given) for config in start)
 
 
 def model_options(command: F) -> Callable[..., None]:
@@ -154,7 +160,7 @@ def model_options(command: F) -> Callable[..., None]:
     def with_asked(
         model: str, within: str | None, inputs: tuple[str, ...], as_json: bool, batches: str | None, **settings: Any
     ) -> None:
-        names = ("preset", "config_file", *AimConfig.model_fields)
+        names = ("preset", "config_file", "init", *AimConfig.model_fields)
         memory = {name: settings.pop(name) for name in names if name in settings}
         command(Asked(model, within, inputs, memory, as_json, batches), **settings)
 

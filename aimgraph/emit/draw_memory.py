@@ -11,6 +11,7 @@ from aimgraph.runtime.function_read import FunctionRead
 from aimgraph.runtime.layers import layer_at
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.parts import redraw
+from aimgraph.runtime.read_bounds import READ_BOUND
 from aimgraph.runtime.read_layers import read_weight
 from aimgraph.runtime.start import Start, zero_memory
 from aimgraph.runtime.state import StateCarry
@@ -40,7 +41,27 @@ def draw_memory(aim: nn.Module, memory: MemoryPlan, made: Memory, start: Start) 
 
 
 def _read_weight(aim: nn.Module, read: Read, layer: nn.Module, start: Start) -> Tensor:
+    if start.kind == "zero_values":
+        return drawn_again(read, layer, start, read_scale(aim, read, layer, start))
     if isinstance(layer, FunctionRead):
-        scale = start.scale if start.kind == "zero_values" else 1.0
-        return start.uniform(tuple(layer.weight.shape), scale * layer.bounds[start.kind], f"reads/{read.name}")
+        return drawn_again(read, layer, start, layer.bounds[start.kind])
     return read_weight(layer_at(aim, read.site), read.channels, start, read.name)
+
+
+def read_scale(aim: nn.Module, read: Read, layer: nn.Module, start: Start) -> float:
+    """The b of the U(-b, b) that ``start="zero_values"`` draws a read weight from.
+
+    Args:
+        aim: The transformed module, for its layers.
+        read: The plan of the read.
+        layer: The read layer.
+        start: For its scale.
+    """
+    if isinstance(layer, FunctionRead):
+        return start.scale * layer.bounds["zero_values"]
+    return start.scale * READ_BOUND(layer_at(aim, read.site), read.channels)
+
+
+def drawn_again(read: Read, layer: nn.Module, start: Start, scale: float) -> Tensor:
+    """The weight of a read layer from U(-scale, scale), of the stream that its start and its name say; float32."""
+    return start.uniform(tuple(layer.get_parameter("weight").shape), scale, f"reads/{read.name}")

@@ -6,15 +6,18 @@ from torch import fx, nn
 
 from aimgraph.compiler.aim_paths import AIM, aim_path
 from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.compiler.graph_tools import submodule_at
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import Signature, layer_paths
 from aimgraph.emit.asked import asked_of
+from aimgraph.emit.draw_memory import read_scale
 from aimgraph.emit.given import samples_of
 from aimgraph.emit.methods import may_tell
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import EXTRA_STATE, ConcatSite, Record
 from aimgraph.inputs.examples import recorded
 from aimgraph.passes import EMITTING, PLANNING
+from aimgraph.planning.start import start_of
 from aimgraph.runtime.layers import weight_shape
 
 _OF_MEMORY = frozenset(step.name for step in (*PLANNING, *EMITTING))
@@ -29,12 +32,11 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         module.training = root.training
     attributes = tuple(name for name in vars(model) if name not in vars(nn.Module()))
     lost = _lost_members(kind)
-    gone = [name for name in lost if hasattr(AimModule, name) or not may_tell(kind, name)]
-    notes: tuple[str, ...] = (f"methods of {kind.__name__} that are lost: {', '.join(gone)}",) if gone else ()
     others = tuple(entry for entry in program.history if entry.name not in _OF_MEMORY)
-    notes += tuple(f"{entry.name} left {item.path}: {item.reason}" for entry in others for item in entry.skipped)
+    skipped = tuple(f"{entry.name} left {item.path}: {item.reason}" for entry in others for item in entry.skipped)
+    changed = tuple(entry.name for entry in others if entry.modified)
     record = Record(
-        plan=replace(program.plan, notes=program.plan.notes + notes),
+        plan=replace(program.plan, notes=program.plan.notes + _note_of_lost(kind, lost) + skipped),
         base_class=kind,
         base_attributes=attributes,
         lost_methods=lost,
@@ -44,14 +46,31 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         concat_sites=_concat_sites(program),
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
-        other_passes=tuple(entry.name for entry in others if entry.modified),
+        other_passes=changed,
         batches=_other_batches(program.signature),
         grad=program.signature.grad,
         asked=asked_of(root, program.signature.example),
+        scales={} if changed else _scales(program),
     )
     made = AimModule(root, record)
     record.given = samples_of(made)
     return made
+
+
+def _note_of_lost(kind: type[nn.Module], lost: tuple[str, ...]) -> tuple[str, ...]:
+    gone = [name for name in lost if hasattr(AimModule, name) or not may_tell(kind, name)]
+    return (f"methods of {kind.__name__} that are lost: {', '.join(gone)}",) if gone else ()
+
+
+def _scales(program: Program) -> dict[tuple[str, str], float]:
+    """Memory and read -> b that its weight was drawn with, which may depend on weights that are trained later."""
+    return {
+        (memory.name, read.name): read_scale(program.root, read, layer, start_of(memory.config))
+        for memory in program.plan.memories
+        if memory.config.start == "zero_values"
+        for read in memory.reads
+        if (layer := submodule_at(program.root, aim_path(memory.name, "reads", read.name))) is not None
+    }
 
 
 def _other_batches(signature: Signature) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Never, Self
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import PythonCode
 
 from aimgraph.compiler.aim_paths import AIM, DEFAULT
+from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
@@ -22,6 +23,7 @@ from aimgraph.emit.record import EXTRA_STATE, GRAPH_STATE, IN_USE, MODULE_DICTS,
 from aimgraph.emit.retrace import refuse_lost_hooks, refuse_script
 from aimgraph.emit.set_in_use import InUse, graphs_in_use, in_use, put_in_use
 from aimgraph.emit.sets import add_set, remove_set
+from aimgraph.passes.make_lean import make_lean
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.finite import Writer
 from aimgraph.runtime.guards import constant, guard
@@ -83,9 +85,10 @@ class AimModule(fx.GraphModule):
     def recompile(self) -> PythonCode:
         """Make the forward of the present mode from its graph."""
         own_call(type(self))
-        with keywords_quoted():
+        record = vars(self).get("_record")
+        with keywords_quoted(), self._lean_graph() if record and record.form[1] else nullcontext():
             code, forward = _compiled(type(self), super().recompile)
-        if record := vars(self).get("_record"):
+        if record:
             if not record.enabled and record.concat_sites:
                 forward = without_concat(forward)
             if record.moded:
@@ -95,12 +98,23 @@ class AimModule(fx.GraphModule):
             decides = any(node.target in (guard, constant) for node in self._graph.nodes)
             forward = dispatched(forward, decides=decides)
             record.eager.clear()
-            if record.given_out and record.present.startswith("aim."):  # somebody may have changed what sets copy
-                record.forget_sets()
-            record.compiled[record.present] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
+            if record.given_out:  # somebody may have changed what sets copy, and what has a lean form
+                record.forget_others()
+            record.compiled[record.form] = Compiled(forward, {name: vars(self)[name] for name in COMPILED})
             record.running = forward
             self._look_like(forward)
         return code
+
+    @contextmanager
+    def _lean_graph(self) -> Iterator[None]:
+        """Have the graph that runs stand in its lean form, to be compiled."""
+        plain = self._graph
+        self._graph = plain_copy(plain)
+        make_lean(self._graph, self)
+        try:
+            yield
+        finally:
+            self._graph = plain
 
     def _look_like(self, forward: Any) -> None:
         """Give the one forward of this module the name and the arguments of a compiled one; all have the same."""
@@ -176,7 +190,8 @@ class AimModule(fx.GraphModule):
     def remove_memory_set(self, name: str) -> None:
         """Take a memory set away.
 
-        With the last one that shares the default set's read weights, these require gradients again if they did before.
+        With the last one that shares the default set's read weights, these require gradients again if they did before,
+        unless `aimgraph.freeze_reads` has fixed them.
 
         Raises:
             ConfigError: There is none of that name, it is in use, or it is the default one.
@@ -228,9 +243,9 @@ class AimModule(fx.GraphModule):
             record.graphs |= graphs_in_use(record.graphs)
         record.choose(train=self.training, kind=kind)
         self._graph = record.graph
-        if record.present not in record.compiled:
+        if record.form not in record.compiled:
             self.recompile()
-        made = record.compiled[record.present]
+        made = record.compiled[record.form]
         record.running = made.forward
         if not hasattr(type(self).forward, "__wrapped__"):  # a copy, of which nothing was compiled
             self._look_like(made.forward)

@@ -88,13 +88,14 @@ class Record:
         concat_sites: Layers in concat form.
         held: Mode of the model -> paths of the base's modules that its own ``train()`` keeps in the other one.
         frozen: Whether the base stays in eval mode.
+        lean: Whether a frozen base keeps only what the gradients still wanted need.
         stopped: What required gradients before it was frozen.
         enabled: Whether the memory takes part.
         present: Name of the graph that runs.
         running: What was compiled from it.
         training: Whether the module was in train mode when it was chosen.
         checkpointed: Forward that may be repeated in the backward pass (`checkpointed_calls`) -> what was chosen in it.
-        compiled: Name of a graph -> what was compiled from it.
+        compiled: Graph, and whether in its lean form -> what was compiled from it.
         shared: Whether a copy has the same graphs.
         given_out: Whether somebody may hold a graph, and change it.
         eager: Graph and sizes of inputs -> what the graph says where the base runs in its place; else None.
@@ -103,7 +104,10 @@ class Record:
         kinds: Of the example inputs, (args, kwargs).
         asked: What the example inputs are by name.
         sets: Memory set besides the default one -> whether it shares that one's read weights.
-        shared_reads: Parameters of the default set that required gradients before others shared them.
+        shared_reads: Parameters of the default set that required gradients before they were fixed, for others to share
+            or by `freeze_reads`.
+        fixed_reads: Whether `freeze_reads` has fixed them.
+        scales: Memory and read -> b of the U(-b, b) that its weight was drawn from, with ``start="zero_values"``.
         chosen: The set in use.
         samples: The set of every sample, where each has its own.
         by_sample: Whether each has; what `torch.compile` makes must not depend on the names.
@@ -124,13 +128,14 @@ class Record:
     concat_sites: tuple[ConcatSite, ...] = ()
     held: dict[bool, tuple[str, ...]] = field(default_factory=dict)
     frozen: bool = False
+    lean: bool = True
     stopped: Stopped = field(default_factory=Stopped)
     enabled: bool = True
     present: str = field(default="", compare=False)
     running: Any = field(default=None, compare=False)
     training: bool = field(default=False, compare=False)
     checkpointed: MutableMapping[Any, set[Chosen]] = field(default_factory=WeakKeyDictionary, compare=False)
-    compiled: dict[str, Compiled] = field(default_factory=dict, compare=False)
+    compiled: dict[tuple[str, bool], Compiled] = field(default_factory=dict, compare=False)
     shared: bool = field(default=False, compare=False)
     given_out: bool = field(default=False, compare=False)
     eager: dict[Any, GuardError | None] = field(default_factory=dict, compare=False)
@@ -140,6 +145,8 @@ class Record:
     asked: Asked = field(default_factory=Asked, compare=False)
     sets: dict[str, bool] = field(default_factory=dict)
     shared_reads: frozenset[str] = frozenset()
+    fixed_reads: bool = False
+    scales: dict[tuple[str, str], float] = field(default_factory=dict)
     chosen: str = DEFAULT
     samples: tuple[str, ...] | None = None
     by_sample: bool = False
@@ -179,14 +186,25 @@ class Record:
         self.present = f"{kind}.{mode if f'{kind}.{mode}' in self.graphs else 'both'}"
 
     @property
+    def form(self) -> tuple[str, bool]:
+        """The graph that runs, and whether it runs in its lean form."""
+        return self.present, self.frozen and self.lean
+
+    @property
     def choice(self) -> Chosen:
         """What runs besides the mode."""
         return self.chosen, self.samples, self.enabled
 
+    def forget_others(self) -> None:
+        """Drop what was made of the graph that runs: those of memory sets, its lean form, and what was compiled."""
+        self.compiled = {key: one for key, one in self.compiled.items() if key[0] != self.present}
+        if self.present.startswith("aim."):
+            self.forget_sets()
+
     def forget_sets(self) -> None:
         """Drop the graphs of memory sets, and what was compiled from them."""
         self.graphs = {key: graph for key, graph in self.graphs.items() if not key.startswith(IN_USE)}
-        self.compiled = {key: one for key, one in self.compiled.items() if not key.startswith(IN_USE)}
+        self.compiled = {key: one for key, one in self.compiled.items() if not key[0].startswith(IN_USE)}
 
     @property
     def graph(self) -> fx.Graph:

@@ -16,7 +16,7 @@ from aimgraph.compiler.aim_paths import AIM, DEFAULT, SETS, aim_path
 from aimgraph.copies import copy_module
 from aimgraph.emit.concat import refuse_concat
 from aimgraph.emit.draw_memory import draw_memory
-from aimgraph.emit.frozen import give_gradients
+from aimgraph.emit.fixed_reads import refuse_zero_reads, settle_reads
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import check_known, member
 from aimgraph.errors import ConfigError
@@ -45,21 +45,9 @@ def add_set(
     put_module(aim, f"{SETS}.{name}", made)
     if not share_reads:
         _add_opaque_calls(aim, name)
-    else:
-        _freeze_reads(aim)
     record.sets[name] = share_reads
+    settle_reads(aim)
     made.train(aim.training)
-
-
-def _freeze_reads(aim: nn.Module) -> None:
-    """Stop the gradients of what memory sets share, until none does (`remove_set`)."""
-    record = record_of(aim)
-    for memory in record.plan.memories:
-        for path in (aim_path(memory.name, part) for part in ("reads", "views")):
-            for name, parameter in aim.get_submodule(path).named_parameters(prefix=path):
-                if parameter.requires_grad:
-                    record.shared_reads |= {name}
-                    parameter.requires_grad_(False)
 
 
 def _check_name(name: str, taken: Sequence[str]) -> None:
@@ -78,13 +66,8 @@ def _check_shareable(aim: nn.Module, name: str, *, filled: bool) -> None:
                 f"memory set {name!r}: share_reads=True shares the weights of reads, and memory {memory.name!r} has "
                 "updates, which have weights and statistics of their own: leave share_reads out"
             )
-        reads = aim.get_submodule(aim_path(memory.name, "reads"))
-        if not filled and not any(bool(weight.any()) for weight in reads.parameters()):
-            raise ConfigError(
-                f"memory set {name!r}: the read weights of memory {memory.name!r} are all zero, so that no values "
-                "would change anything, and none could be trained with the read weights frozen: train the default set "
-                'first, or transform with start="zero_values"'
-            )
+    if not filled:
+        refuse_zero_reads(aim, f"memory set {name!r}")
 
 
 def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: bool, like: str | None) -> Memory:
@@ -131,9 +114,7 @@ def remove_set(aim: nn.Module, name: str) -> None:
         raise ConfigError(f"memory set {name!r} is in use: use another one first")
     del aim.get_submodule(SETS)._modules[name]
     del record.sets[name]
-    if not any(record.sets.values()):
-        give_gradients(aim, record.shared_reads)
-        record.shared_reads = frozenset()
+    settle_reads(aim)
     if not record.sets:
         del aim.get_submodule(AIM)._modules["sets"]
 

@@ -128,6 +128,18 @@ def recorded(inputs: Arguments) -> Arguments:
     return result
 
 
+def without_numbers(inputs: Arguments) -> Arguments:
+    """Remembered inputs without the numbers of floating-point ones of more than 64, such as images and signals."""
+    result: Arguments = tree_map_only(Tensor, _without_numbers, inputs)
+    return result
+
+
+def _without_numbers(leaf: Tensor) -> Tensor:
+    if not is_inexact(leaf) or leaf.numel() <= 64:
+        return leaf
+    return leaf.detach().to("meta").requires_grad_(leaf.requires_grad)
+
+
 def _recorded(leaf: Tensor) -> Tensor:
     numbers = leaf.numel() <= _NUMBERS and (not is_inexact(leaf) or has_numbers(leaf)) and not leaf.is_meta
     made = leaf.detach().cpu().clone() if numbers else leaf.detach().to("meta")

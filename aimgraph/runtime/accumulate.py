@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from aimgraph.errors import PlanError
+from aimgraph.runtime.lean.step import Lean
 from aimgraph.torch_private import FRESH_NODES, is_batchedtensor, is_captured, is_view
 
 
@@ -23,6 +24,9 @@ def accumulate(output: Tensor, term: Tensor) -> Tensor:
     return output.add_(_laid_out(term, output))
 
 
+_FRESH = FRESH_NODES | {f"{Lean.__name__}Backward"}
+"""Backward nodes of what does not keep its output."""
+
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -41,7 +45,7 @@ def _laid_out(term: Tensor, output: Tensor) -> Tensor:
 
 
 def _may_overwrite(output: Tensor, term: Tensor) -> bool:
-    if output.grad_fn is not None and output.grad_fn.name() not in FRESH_NODES:
+    if output.grad_fn is not None and output.grad_fn.name() not in _FRESH:
         return False
     if is_batchedtensor(term) and not is_batchedtensor(output):
         return False

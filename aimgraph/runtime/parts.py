@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aimgraph.errors import ConfigError
 from aimgraph.runtime import reads, sources, updates  # noqa: F401  (their files add what is built in to PARTS)
-from aimgraph.runtime.sources.given import GivenSource
+from aimgraph.runtime.sources.given import GIVEN, GivenSource
 from aimgraph.runtime.specs import PARTS, Factory, Role
 
 _BUILT_IN: dict[Role, frozenset[str]] = {role: frozenset(parts) for role, parts in PARTS.items()}
@@ -50,10 +50,11 @@ def factory_of(role: Role, asked: str | Factory | Tensor) -> Factory:
         return asked
     known = PARTS[role]
     if asked not in known:
-        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.4)
+        names = [name for name in known if name != GIVEN]  # that of a checkpoint is nobody's to ask for
+        near = difflib.get_close_matches(asked, names, n=3, cutoff=0.4)
         hint = f"; near misses: {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"AimConfig {role}={asked!r}: there is no {role} of that name: use {_listed(known)}, or a factory, or "
+            f"AimConfig {role}={asked!r}: there is no {role} of that name: use {_listed(names)}, or a factory, or "
             f"register one with aimgraph.register({role!r}, {asked!r}, factory){hint}"
         )
     return known[asked]

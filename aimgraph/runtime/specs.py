@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Factory: TypeAlias = Callable[[Any], Any]
@@ -40,7 +40,7 @@ class SourceSpec(MemorySpec):
         deviation: The standard deviation that drawn values are asked to have.
     """
 
-    deviation: float = 1.0
+    deviation: float = field(default=1.0, repr=False)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError
-from aimgraph.reproducible import generator_of, kept_randomness
+from aimgraph.reproducible import generator_of, kept_randomness, uniform
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.updates.update import Update
@@ -44,8 +44,7 @@ class Start:
 
     def uniform(self, shape: tuple[int, ...], bound: float, name: str) -> Tensor:
         """Numbers from U(-bound, bound) of a stream of their own: no other draw changes them."""
-        numbers = torch.empty(shape, dtype=torch.float32, device="cpu")
-        return numbers.uniform_(-bound, bound, generator=generator_of(f"{self.stream}/{name}"))
+        return uniform(shape, bound, generator_of(f"{self.stream}/{name}"))
 
     def within(self, name: str) -> "Start":
         """The same start with streams of another name."""

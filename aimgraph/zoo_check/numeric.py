@@ -8,18 +8,23 @@ from torch import Tensor, nn
 
 from aimgraph.api.fold import fold
 from aimgraph.api.transform import plan
-from aimgraph.api.verify import BATCH_SIZES, outputs, same, tensors_in, verify
-from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_read_path
+from aimgraph.api.verify import BATCH_SIZES, adds_nothing, outputs, same, tensors_in, verify
+from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_memory, is_read_path
+from aimgraph.config import Kind
 from aimgraph.copies import copy_module
 from aimgraph.distance import farthest, real_numbers
+from aimgraph.emit.draw_memory import draw_memory
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
+from aimgraph.planning.start import start_of
 from aimgraph.reproducible import plain_attention, seeded
+from aimgraph.runtime.memory import Memory
 from aimgraph.torch_private import tree_leaves, tree_map_only
 from aimgraph.zoo_check.bfloat16 import autocast
+from aimgraph.zoo_check.lean import lean_problem
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -51,7 +56,7 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> tuple[str, list[str
 
     Args:
         base: The untouched model.
-        aim: Its transform, with all read weights zero.
+        aim: Its transform, with all read weights or all values zero.
         inputs: Example inputs as for a transform.
 
     Returns:
@@ -62,9 +67,8 @@ def compare(base: nn.Module, aim: AimModule, inputs: Any) -> tuple[str, list[str
 
 
 def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]) -> str:
-    for name, parameter in aim.named_parameters():
-        if is_read_path(name) and bool(parameter.detach().any()):
-            return f"read weights start at zero: {name} does not"
+    if not adds_nothing(aim):
+        return "each memory starts with read weights or values of zero: this one has others in both"
     report = verify(base, aim, inputs)
     wrong = [check for check in report.checks if not check.ok]
     if wrong:
@@ -73,19 +77,21 @@ def _problem_of(base: nn.Module, aim: AimModule, inputs: Any, without: list[str]
     arguments = resolve_inputs(base, inputs) if inputs is not None else record_of(aim).inputs
     with plain_attention():
         return (
-            _autocast(base, aim, arguments, without)
+            _other_start(base, aim, arguments)
+            or _autocast(base, aim, arguments, without)
             or _resized(base, aim, arguments, without)
             or _step(aim, arguments)
             or _gradients(aim, arguments, without)
+            or _lean(aim, arguments, without)
             or _folded(base, aim, arguments, without)
         )
 
 
 def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[str]) -> str:
-    """Bit identity under bf16 autocast, at one batch size in each mode, if the base runs under it."""
+    """Bit identity of both starts under bf16 autocast, at one batch size in each mode, if the base runs under it."""
     for train, batch in zip((False, True), BATCH_SIZES, strict=True):
         mode = "train" if train else "eval"
-        one, other = copy_module(base).train(train), copy_module(aim).train(train)
+        one, others = copy_module(base).train(train), [copy_module(aim).train(train), _restarted(aim).train(train)]
         sample = random_inputs(inputs, batch, seed=SEED)
         with autocast():
             try:
@@ -93,10 +99,39 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[
             except RuntimeError:  # the base's own limit: some operation of it takes no bfloat16
                 without.append(f"bfloat16 autocast ({mode}): the base does not run")
                 continue
-            seen = outputs(other, sample)
-        if len(expected) != len(seen) or not all(map(same, expected, seen)):
-            return f"output under bfloat16 autocast ({mode}): differs at batch size {batch}"
+            seen = [outputs(other, sample) for other in others]
+        for found, start in zip(seen, ("", " from the other start"), strict=True):
+            if not _alike(expected, found):
+                return f"output under bfloat16 autocast ({mode}){start}: differs at batch size {batch}"
     return ""
+
+
+def _other_start(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
+    """Bit identity with values of zero in place of read weights of zero, or the other way round, in each mode."""
+    for train, batch in zip((False, True), BATCH_SIZES, strict=True):
+        sample = random_inputs(inputs, batch, seed=SEED)
+        expected = outputs(copy_module(base).train(train), sample)
+        if not _alike(expected, outputs(_restarted(aim).train(train), sample)):
+            return f"output from the other start ({'train' if train else 'eval'}): differs at batch size {batch}"
+    return ""
+
+
+_OTHER: dict[str, Kind] = {"zero_reads": "zero_values", "zero_values": "zero_reads"}
+
+
+def _restarted(aim: AimModule) -> AimModule:
+    """A copy whose memories begin with the other factor at zero."""
+    module = copy_module(aim)
+    for memory in record_of(module).plan.memories:
+        config = memory.config.model_copy(update={"start": _OTHER[memory.config.start], "start_scale": None})
+        made = module.get_submodule(aim_path(memory.name))
+        assert isinstance(made, Memory)
+        draw_memory(module, memory, made, start_of(config))
+    return module
+
+
+def _alike(expected: list[Tensor], seen: list[Tensor]) -> bool:
+    return len(expected) == len(seen) and all(map(same, expected, seen))
 
 
 def _resized(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[str]) -> str:
@@ -112,8 +147,7 @@ def _resized(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[s
         except Exception:  # whatever the base says about this size
             continue
         seen = outputs(other, sample)
-        alike = len(expected) == len(seen) and all(map(same, expected, seen))
-        return "" if alike else f"output at another size (eval): differs for {input_shapes(sample)}"
+        return "" if _alike(expected, seen) else f"output at another size (eval): differs for {input_shapes(sample)}"
     without.append("another image size: the base takes none")
     return ""
 
@@ -154,14 +188,20 @@ def _gradients(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     return found
 
 
+def _lean(aim: AimModule, inputs: Arguments, without: list[str]) -> str:
+    """The gradients of a memory on a frozen base, with what torch keeps for them and with what they need."""
+    return lean_problem(_alive(aim), lambda module: _backward(module, random_inputs(inputs, 2, seed=SEED)), without)
+
+
 def _alive(aim: AimModule) -> AimModule:
-    """A copy that reads, with no parameter that is zero throughout."""
+    """A copy that reads, with no parameter that is zero throughout, and small terms, which saturate nothing."""
     module = copy_module(aim)
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
-        if is_read_path(name) or not bool(parameter.detach().any()):
+        values = is_memory(name) and ".source." in name
+        if values or is_read_path(name) or not bool(parameter.detach().any()):
             with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.02 if values else 0.05))
     return module
 
 

@@ -85,7 +85,7 @@ CASES: dict[str, tuple[nn.Module, object, dict[str, object], type[Exception], st
         X,
         {"source": "zeros", "shape": (3,)},
         ConfigError,
-        r"AimConfig source='zeros': there is no source of that name: use 'parameter' or 'ones_conv'",
+        r"AimConfig source='zeros': there is no source of that name: use 'parameter', 'ones_conv' or 'coordinates'",
     ),
     "no such read": (
         nn.Sequential(nn.Linear(3, 3)),

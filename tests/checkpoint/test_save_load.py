@@ -315,7 +315,7 @@ def test_other_options_are_told(tmp_path: Path) -> None:
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     base, x = build("linear")
     aim = aimgraph.transform(base, x)
-    with pytest.raises(ConfigError, match='save takes what="memory", what="trainable" or what="all"'):
+    with pytest.raises(ConfigError, match='save takes what="values", what="memory", what="trainable" or what="all"'):
         aimgraph.save(aim, tmp_path, what="base")  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="has no memory"):
         aimgraph.save(base, tmp_path)

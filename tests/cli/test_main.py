@@ -111,7 +111,7 @@ def test_verify(folder: Path) -> None:
 
 def test_export_with_weights(folder: Path) -> None:
     base = ("usernet:net", "--input", "2x3x16x16")
-    assert call("transform", *base, "--init", "default", "--save", "w.safetensors").exit_code == 0
+    assert call("transform", *base, "--start", "drawn", "--save", "w.safetensors").exit_code == 0
     result = call("export", *base, "--onnx", "m.onnx", "--lowering", "concat", "--weights", "w.safetensors")
     assert result.exit_code == 0, result.output
     assert "Concat" in result.stdout
@@ -294,3 +294,19 @@ def test_a_file_that_serves_many_memories_is_exported_and_verified(folder: Path)
     assert (done.returncode, "export with memory='input'" in done.stderr) == (4, True)
     done = shell("export", "zoo/mlp", "--onnx", file, "--memory", "input", "--fuse-batchnorm", cwd=folder)
     assert (done.returncode, "--memory input does not: give one of them" in done.stderr) == (2, True)
+
+
+def test_where_a_memory_starts(folder: Path) -> None:
+    def planned(*options: str) -> str:
+        result = call("plan", "usernet:net", "--input", "2x3x16x16", "--shape", "2x2x2", *options)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert "start zero_values: values are zero, read weights drawn at 0.5 x" in planned(
+        "--start", "zero_values", "--start-scale", "0.5"
+    )
+    assert "values are coordinates and fixed" in planned("--source", "coordinates", "--fixed")
+    assert "values drawn with a standard deviation of 0.02" in planned("--init", "zero")
+    result = call("plan", "usernet:net", "--input", "2x3x16x16", "--init", "default")
+    assert "--init: give --start zero_reads or --start drawn instead" in result.stderr
+    assert "start drawn: read weights drawn as by their layers" in result.stdout

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import aimgraph
@@ -229,6 +230,29 @@ def test_one_set_of_several_as_input(tmp_path: Path) -> None:
     aimgraph.export_onnx(one, tmp_path / "model.onnx", memory="input")
     with aim.using("own"):
         assert close(MemorySession(tmp_path / "model.onnx").run(x.numpy())[0], aim(x))
+
+
+def test_tasks_of_values_alone_are_fed_to_one_file(tmp_path: Path) -> None:
+    base, x = build("residual")
+    aim = aimgraph.freeze_reads(aimgraph.freeze_base(aimgraph.transform(base.eval(), x, start="zero_values"))).eval()
+    aimgraph.export_onnx(aim, tmp_path / "model.onnx", memory="input")
+    session = MemorySession(tmp_path / "model.onnx")
+    assert close(session.run(x.numpy())[0], base(x))
+    given = {}
+    for seed in (1, 2):
+        source = aim.get_parameter("aim.memory.source.value")
+        with torch.no_grad():
+            source.copy_(torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)))
+        (file,) = aimgraph.save(aim, tmp_path / str(seed), what="values").glob("*.safetensors")
+        given[seed] = load_file(file)["aim.memory.source.value"][None]
+        one = session.run(x.numpy(), memories={"memory": given[seed].numpy()})[0]
+        assert close(one, aimgraph.load(tmp_path / str(seed), base).eval()(x))
+        assert not close(one, base(x))
+    rows = torch.cat([given[1 + row % 2] for row in range(x.shape[0])])
+    aim.add_memory_set("a", share_reads=True)
+    aimgraph.load_memory(aim, tmp_path / "1", memory_set="a")
+    with aim.using(["a" if row % 2 == 0 else "default" for row in range(x.shape[0])]):
+        assert close(session.run(x.numpy(), memories={"memory": rows.numpy()})[0], aim(x))
 
 
 def weights(path: Path) -> int:

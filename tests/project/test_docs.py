@@ -35,12 +35,12 @@ def test_the_python_of_the_readme_runs() -> None:
 def test_the_python_of_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     scope: dict[str, object] = {}
     for block in blocks:
         exec(block, scope)
     assert {path.name for path in (tmp_path / "out" / "deploy").iterdir()} >= {
-        *("first", "constant.onnx", "input.onnx", "state.onnx")
+        *("first", "cats", "constant.onnx", "input.onnx", "state.onnx")
     }
 
 

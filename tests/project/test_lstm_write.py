@@ -36,6 +36,13 @@ def made(net: str = "residual", **options: Any) -> tuple[nn.Module, aimgraph.Aim
     return model, aimgraph.transform(model, x, shape=(2, 2, 3), block="lstm", **options), x
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_memory_that_starts_at_zero(way: str) -> None:
+    model, aim, x = made(start="zero_values", **WAYS[way])
+    assert torch.equal(aim.eval()(x), model.eval()(x))
+    assert aimgraph.verify(model, aim).ok
+
+
 def test_it_is_the_cell_of_an_lstm(lstm: Any) -> None:
     """`nn.LSTMCell` with the same weights, whose output is not looked at, at each of four places."""
     block = lstm(aimgraph.BlockSpec((2, 2, 3), 5, (4, 6), False, lambda spec: nn.Identity()))

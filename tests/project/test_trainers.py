@@ -55,7 +55,7 @@ def base() -> Net:
 
 def transformed(*, trained: bool = False) -> aimgraph.AimModule:
     """One whose memory is untrained and stays so, or one that is at work."""
-    aim = aimgraph.transform(base(), {"x": X[:4], "labels": Y[:4]}, start="drawn" if trained else "zero")
+    aim = aimgraph.transform(base(), {"x": X[:4], "labels": Y[:4]}, start="drawn" if trained else "zero_reads")
     for parameter in aimgraph.memory_parameters(aim):
         parameter.requires_grad_(trained)
     return aim

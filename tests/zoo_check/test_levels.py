@@ -80,12 +80,21 @@ def only_at_its_size(aim: AimModule) -> None:
     aim.register_forward_hook(lambda _, given, output: output if given[0].shape[-1] == 8 else output + 1)
 
 
+def right_from_one_start(aim: AimModule) -> None:
+    def spoil(one: torch.nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+        values = [p for name, p in one.named_parameters() if ".source." in name]
+        return output + 1 if values and not values[0].any() else output
+
+    aim.register_forward_hook(spoil)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (right_from_one_start, "output from the other start (eval)"),
         (only_at_its_size, "output at another size (eval): differs for [[1, 3, 40, 72]]"),
         (other_weight, "base weights are unchanged"),
-        (reads_at_once, "read weights start at zero: aim.memory.reads"),
+        (reads_at_once, "each memory starts with read weights or values of zero"),
         (never_learns, "gradients of the memory: that of memory.reads"),
         (forgets_its_source, "gradients of the memory: that of memory.source"),
     ],

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from aimgraph.reproducible import uniform
 from aimgraph.runtime.specs import PARTS, SourceSpec
 from aimgraph.torch_private import is_jit_tracing
 
@@ -23,12 +24,11 @@ class ParameterSource(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all values anew; on the CPU, where uniform numbers are the same on every machine."""
+        """Draw all values anew; on the CPU, where they are the same on every machine."""
         if not self.value.is_meta:
             bound = math.sqrt(3) * self.deviation
-            drawn = torch.empty(self.value.shape, dtype=torch.float32, device="cpu").uniform_(-bound, bound)
             with torch.no_grad():
-                self.value.copy_(drawn)
+                self.value.copy_(uniform(self.value.shape, bound))
 
     def zero_(self) -> None:
         """Make all values zero."""

@@ -1,0 +1,76 @@
+"""Batch normalisation by statistics that stand still: it keeps its scale, and nothing of the features.
+
+    y = (x - mean) / sqrt(var + eps) * w + b
+    dL/dx = dL/dy / sqrt(var + eps) * w
+
+The gradient is computed as torch's own backward function does it, which reads the features for other gradients.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aimgraph.runtime.lean.forms import lean_form
+from aimgraph.runtime.lean.step import Geometry, Kept, pays, run
+
+
+@dataclass
+class _Normalisation:
+    """One call."""
+
+    eps: float
+    like: Geometry = field(init=False)
+
+    def forward(
+        self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Kept]:
+        self.like = Geometry.of(x)
+        output = F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+        return output, (var,) if weight is None else (var, weight)
+
+    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
+        var, *weights = (one.float() if one.dtype.itemsize < 4 else one for one in kept)
+        inverse = _inverse_deviation(var, self.eps)
+        scale = _by_channel(inverse, grad)
+        found = torch.mul(grad, scale, out=_laid_out(self.like, torch.result_type(grad, scale)))
+        for weight in weights:
+            found.mul_(_by_channel(weight, grad))
+        return (found,)
+
+
+def _laid_out(like: Geometry, dtype: torch.dtype) -> Tensor:
+    """What torch's own backward function puts its gradient into: channels-last if the input was, or else not."""
+    found = like.empty(dtype)
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(found.dim(), torch.contiguous_format)
+    return found if found.is_contiguous(memory_format=last) else found.contiguous()
+
+
+def _inverse_deviation(var: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(var + eps)``, [C], to the bit as torch's backward function computes it: its gradient of ones."""
+    ones, backward = torch.ones_like(var)[None], torch.ops.aten.native_batch_norm_backward
+    found: Tensor = backward(ones, ones, None, var, var, None, None, False, eps, [True, False, False])[0]
+    return found[0]
+
+
+def _by_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 2))
+
+
+@lean_form(F.batch_norm, modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm))
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm`."""
+    fixed = (running_mean, running_var, weight, bias)
+    if training or running_mean is None or running_var is None or not pays(input, *fixed):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return run(_Normalisation(eps), input, *fixed)

@@ -1,0 +1,69 @@
+"""Let the functions of a frozen base run in forms that keep less for the backward pass.
+
+Before:  y = conv1(x);                     z = relu(y)
+After:   y = lean_call(self.conv1, x);     z = aimgraph.runtime.lean.activations.relu(z)
+
+    y = f(x; w),   dL/dx = b(dL/dy; kept)
+
+With `w` fixed, `kept` holds no features, or one bit of each. A convolution and a frozen norm keep their weights, a ReLU
+one bit a value, max pooling a byte a window, mean pooling nothing. Torch itself keeps nothing for sums, concatenations
+and linear layers. Whether `w` is fixed is asked at each call: a layer that is trained after all keeps what it needs.
+
+Declines: modules that are kept as one call, of which nothing is known; functions whose gradient needs their features
+(softmax, attention, layer normalisation), which torch keeps once; and tensors of other classes than torch's own.
+"""
+
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from aimgraph.compiler.aim_paths import OPAQUE, is_added
+from aimgraph.compiler.graph_tools import submodule_at
+from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
+from aimgraph.planning.sites import Skipped
+from aimgraph.runtime.lean.call import lean_call
+from aimgraph.runtime.lean.forms import FORMS, METHODS, has_lean_form
+
+
+@dataclass(frozen=True)
+class MakeLean(BasePass):
+    """Works on a program with its memory."""
+
+    requires: Stage = Stage.LOWERED
+
+    def run(self, program: Program) -> PassResult:
+        """Rewrite every graph."""
+        modified = [make_lean(graph, program.root) for graph in program.graphs.values()]
+        skipped = {node.target: node for graph in program.graphs.values() for node in graph.nodes if _is_opaque(node)}
+        reasons = tuple(Skipped(str(target), "call", "kept as one call") for target in skipped)
+        return PassResult(program, any(modified), reasons)
+
+
+def make_lean(graph: fx.Graph, root: nn.Module) -> bool:
+    """Rewrite a graph; whether anything changed.
+
+    Args:
+        graph: It is edited.
+        root: Owner of its modules.
+    """
+    modified = False
+    for node in graph.nodes:
+        if node.op == "call_module":
+            if is_added(str(node.target)) or not has_lean_form(submodule_at(root, str(node.target))):
+                continue
+            with graph.inserting_before(node):
+                module = graph.get_attr(str(node.target))
+            node.op, node.target, node.args = "call_function", lean_call, (module, *node.args)
+        elif node.op in ("call_function", "call_method"):
+            form = (METHODS if node.op == "call_method" else FORMS).get(node.target)
+            if form is None:
+                continue
+            node.op, node.target = "call_function", form
+        else:
+            continue
+        modified = True
+    return modified
+
+
+def _is_opaque(node: fx.Node) -> bool:
+    return node.op == "call_module" and str(node.target).startswith(f"{OPAQUE}.")

@@ -1,0 +1,78 @@
+"""Functions that keep less, in the graph of a program with its memory."""
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from aimgraph.compiler.pipeline import Pipeline
+from aimgraph.compiler.program import Program
+from aimgraph.config import AimConfig
+from aimgraph.passes import EMITTING, PLANNING, MakeLean
+from aimgraph.runtime.lean.call import lean_call
+from aimgraph.runtime.lean.forms import FORMS
+from tests.passes.helpers import execute, fingerprint, program_for, randomise_program
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool2d(self.act(self.norm(self.conv(x))), 2).relu()
+        return self.head(torch.tanh(y).mean((2, 3)))
+
+
+def lowered(net: nn.Module, x: Tensor) -> Program:
+    program, _ = program_for(net.double().eval(), x, AimConfig())
+    return Pipeline((*PLANNING, *EMITTING), verify="full").run(program).program
+
+
+def targets(graph: fx.Graph) -> list[object]:
+    return [node.target for node in graph.nodes if node.op in ("call_function", "call_method", "call_module")]
+
+
+def test_modules_functions_and_methods_are_rewritten_and_nothing_else() -> None:
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    program = lowered(Net(), x)
+    randomise_program(program)
+    before = {name: targets(graph) for name, graph in program.graphs.items()}
+    expected = execute(program, x)
+    result = Pipeline((MakeLean(),), verify="full").run(program)
+    assert result.modified
+    graph = program.graphs["both"]
+    assert targets(graph).count(lean_call) == 3
+    called = [node.args[0].target for node in graph.nodes if node.target is lean_call]
+    assert called == ["conv", "norm", "act"]
+    assert FORMS[F.max_pool2d] in targets(graph)
+    assert FORMS[torch.relu] in targets(graph)
+    kept = {"head", torch.tanh, "mean", "aim.memory.source", "aim.memory.reads.conv", "aim.memory.reads.head"}
+    assert kept <= set(targets(graph)) & set(before["both"])
+    assert torch.equal(execute(program, x), expected)
+
+
+def test_it_changes_nothing_a_second_time_and_nothing_without_such_functions() -> None:
+    program = lowered(Net(), torch.randn(2, 2, 8, 8, dtype=torch.float64))
+    assert MakeLean().run(program).modified
+    before = fingerprint(program)
+    assert not MakeLean().run(program).modified
+    assert fingerprint(program) == before
+    plain = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    assert not MakeLean().run(lowered(plain, torch.randn(2, 4, dtype=torch.float64))).modified
+
+
+def test_a_module_that_is_kept_as_one_call_is_left_with_its_name() -> None:
+    class Loops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            while float(x.abs().max()) > 1:
+                x = x / 2
+            return self.conv(x).relu()
+
+    net = nn.Sequential(nn.Conv1d(2, 2, 1), Loops(), nn.ReLU())
+    result = MakeLean().run(lowered(net, torch.randn(2, 2, 5, dtype=torch.float64)))
+    assert result.modified
+    assert [item.path for item in result.skipped] == ["aim._opaque.1"]
