@@ -20,20 +20,21 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 import aimgraph
 from benchmarks.learning.data import FASHION_FOLDER
 from benchmarks.learning.journal import Journal
-from benchmarks.learning.starts import Start, parameter_groups, resize_reads
+from benchmarks.learning.starts import Start, parameter_groups, redraw
 from benchmarks.learning.tasks import Problem, Task, tasks
 from benchmarks.learning.train import accuracy, train
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 STARTS = (
-    *(Start("zero_reads", scale) for scale in (0.02, 0.1, 0.3, 0.5, 1.0, 3.0)),
+    *(Start("zero_reads", scale) for scale in (0.1, 0.3, 0.5, 1.0)),
+    *(Start("noise", scale) for scale in (0.02, 0.1, 0.3, 0.5, 1.0, 3.0)),
     *(Start("zero_values", scale) for scale in (0.3, 1.0, 3.0)),
     Start("zero_values, memory bound"),
     Start("zero_values, feature bound"),
     *(Start("drawn", scale) for scale in (0.02, 1.0)),
-    *(Start("zero_reads, 1/n", scale) for scale in (1.0,)),
-    *(Start("zero_reads, 1/sqrt(n)", scale) for scale in (0.3, 1.0, 2.0, 3.0)),
-    Start("zero_reads, min(1, 25/n)", 0.5),
+    *(Start("noise, 1/n", scale) for scale in (1.0,)),
+    *(Start("noise, 1/sqrt(n)", scale) for scale in (0.3, 1.0, 2.0, 3.0)),
+    Start("noise, min(1, 25/n)", 0.5),
     Start("coordinates"),
 )
 MEMORIES: dict[str, dict[str, Any]] = {
@@ -151,7 +152,7 @@ def prepared(task: Task, problem: Problem, run: Run) -> tuple[torch.nn.Module, l
     options = MEMORIES[run.memory] | run.start.options
     options |= {"shape": task.shape, "exclude": task.exclude, "seed": run.seed}
     aim = aimgraph.transform(problem.model, problem.test.pixels[:2], **options)
-    resize_reads(aim, run.start)
+    redraw(aim, run.start, run.seed)
     if task.frozen:
         aimgraph.freeze_base(aim)
     trained = aimgraph.memory_parameters(aim) if task.frozen else aim.parameters()

@@ -1,6 +1,6 @@
 """Does the chosen start of a memory hold what is asked of it? On seeds that it was not chosen on.
 
-Run as ``python -m benchmarks.starts_bars --start "zero_reads 1" --out benchmarks/results`` after `benchmarks.starts`:
+Run as ``python -m benchmarks.starts_bars --start "zero_reads 0.5" --out benchmarks/results`` after `benchmarks.starts`:
 
 - position: of ten seeds, at rates 3e-3 and 1e-2, at least nine reach 90 % within 800 steps; at 3e-3 the median is at
   most 0.6 times that of values from N(0, 0.02^2), and at most 1.2 times that of fixed coordinates;
@@ -18,7 +18,7 @@ from benchmarks.learning.tasks import tasks
 from benchmarks.starts import STARTS, Run, measure_all, starts_for
 
 FIRST_SEED = 100
-FORMER, FIXED = "zero_reads 0.02", "coordinates"
+FORMER, FIXED = "noise 0.02", "coordinates"
 POSITION_RATES, DIGITS_RATES = (3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
 POSITION_SEEDS, DIGITS_SEEDS = 10, 3
 WITHIN, OF_FORMER, OF_FIXED, ENOUGH = 800, 0.6, 1.2, 0.9

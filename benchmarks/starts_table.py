@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.learning.tasks import tasks
 from benchmarks.starts import STARTS
 
-ALWAYS = ("coordinates", "zero_reads, min(1, 25/n) 0.5")
+ALWAYS = ("coordinates", "noise, min(1, 25/n) 0.5")
 """Starts that are shown wherever they were measured."""
 LOWEST = 0.6
 """Accuracies below it are not drawn."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Generator, nn
 
 import aimgraph
+from aimgraph.reproducible import uniform
 from aimgraph.runtime.read_bounds import feature_bound, layer_bound, memory_bound
 
 READS = "aim.memory.reads"
@@ -17,9 +18,9 @@ OTHER_BOUNDS: dict[str, Callable[[nn.Module, int], float]] = {
     "zero_values, feature bound": feature_bound,
 }
 FACTORS: dict[str, Callable[[int], float]] = {
-    "zero_reads, 1/n": lambda n: 1 / n,
-    "zero_reads, 1/sqrt(n)": lambda n: 1 / math.sqrt(n),
-    "zero_reads, min(1, 25/n)": lambda n: min(1.0, 25 / n),
+    "noise, 1/n": lambda n: 1 / n,
+    "noise, 1/sqrt(n)": lambda n: 1 / math.sqrt(n),
+    "noise, min(1, 25/n)": lambda n: min(1.0, 25 / n),
 }
 """Kind -> the factor on what a site reads, from the number of inputs of its read weight."""
 
@@ -31,7 +32,8 @@ class Start:
     Attributes:
         kind: ``"zero_reads"``, ``"zero_values"`` and ``"drawn"`` as in `aimgraph.AimConfig`. ``"zero_values, memory
             bound"`` and ``"zero_values, feature bound"``: read weights are drawn in another size, see
-            `aimgraph.runtime.read_bounds`. Those of `FACTORS`: with that factor on what a site reads, n being
+            `aimgraph.runtime.read_bounds`. ``"noise"``: read weights 0, values are noise without a smooth field.
+            Those of `FACTORS`: the same with that factor on what a site reads, n being
             the inputs of the read weight, `k` channels times the kernel. ``"coordinates"``:
             read weights 0, values are the places' coordinates and are not trained. ``"none"``: no memory.
         scale: Its scale.
@@ -48,11 +50,16 @@ class Start:
         """Those of `aimgraph.AimConfig`."""
         if self.kind == "coordinates":
             return {"start": "zero_reads", "source": "coordinates", "trainable": False}
-        return {"start": self.kind.split(",")[0], "start_scale": self.scale}
+        kind = self.kind.split(",")[0]
+        return {"start": "zero_reads" if kind == "noise" else kind, "start_scale": self.scale}
 
 
-def resize_reads(aim: aimgraph.AimModule, start: Start) -> None:
-    """Give drawn read weights the size of another bound, if the start has one."""
+def redraw(aim: aimgraph.AimModule, start: Start, seed: int) -> None:
+    """Give values, or read weights, what no option of `aimgraph.AimConfig` gives them."""
+    if start.kind.startswith("noise"):
+        value = aim.get_parameter("aim.memory.source.value")
+        with torch.no_grad():
+            value.copy_(uniform(value.shape, math.sqrt(3) * start.scale, Generator().manual_seed(seed)))
     if start.kind in OTHER_BOUNDS:
         for layer, weight in _reads(aim):
             channels = weight.shape[1]

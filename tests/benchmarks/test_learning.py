@@ -8,7 +8,7 @@ import aimgraph
 from benchmarks.learning.data import Images, digits, fashion_mnist, squares
 from benchmarks.learning.journal import Journal
 from benchmarks.learning.networks import position_blind
-from benchmarks.learning.starts import READS, Start, parameter_groups, resize_reads
+from benchmarks.learning.starts import READS, Start, parameter_groups, redraw
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
 from benchmarks.starts_table import groups, markdown
 
@@ -63,24 +63,24 @@ def small() -> tuple[nn.Module, torch.Tensor]:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.randn(2, 1, 4, 4)
 
 
-@pytest.mark.parametrize("kind", ["zero_reads", "zero_values", "zero_values, memory bound", "zero_reads, 1/n"])
+@pytest.mark.parametrize("kind", ["zero_reads", "zero_values", "zero_values, memory bound", "noise, 1/n"])
 def test_a_start_changes_nothing(kind):
     (base, x), start = small(), Start(kind, 0.5)
     aim = aimgraph.transform(base, x, shape=(4, 4, 2), **start.options)
-    resize_reads(aim, start)
+    redraw(aim, start, 0)
     assert torch.equal(aim(x), base(x))
 
 
 def test_read_weights_of_another_bound():
     (base, x), start = small(), Start("zero_values, memory bound")
     aim = aimgraph.transform(base, x, shape=(4, 4, 2), **start.options)
-    resize_reads(aim, start)
+    redraw(aim, start, 0)
     largest = aim.get_submodule(READS).get_parameter("0.weight").abs().max()
     assert 0.8 * (3 / 18) ** 0.5 < largest <= (3 / 18) ** 0.5
 
 
 def test_a_factor_is_a_rate_of_the_read_weight():
-    (base, x), start = small(), Start("zero_reads, 1/n")
+    (base, x), start = small(), Start("noise, 1/n")
     aim = aimgraph.transform(base, x, shape=(4, 4, 2), **start.options)
     given = parameter_groups(aim, start, 0.1, list(aim.parameters()))
     rates = {id(one): group["lr"] for group in given for one in group["params"]}
