@@ -29,7 +29,7 @@ from torch.fx.experimental import symbolic_shapes
 from torch.nn.modules import conv
 from torch.nn.modules import module as nn_module
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils import _device, _python_dispatch, _pytree, checkpoint
+from torch.utils import _device, _python_dispatch, _pytree, checkpoint, weak
 
 TESTED = ((2, 9), (2, 13), (2, 14), (2, 15))
 """Versions of torch with which all tests pass; `docs/compatibility.md` has the results."""
@@ -68,6 +68,8 @@ is_batchedtensor = torch._C._functorch.is_batchedtensor  # what a function sees 
 # Functions and methods that were marked with ``torch.fx.wrap``, in all files: changed in place.
 WRAPPED_FUNCTIONS = _symbolic_trace._wrapped_fns_to_patch
 WRAPPED_METHODS = _symbolic_trace._wrapped_methods_to_patch
+
+WeakTensorKeyDictionary = weak.WeakTensorKeyDictionary  # goes by the identity of tensors
 
 PARAMETER_MARKS = ("_is_param", "_is_buffer")
 """Attributes by which torch tells an instance of `nn.Parameter` or `nn.Buffer` that is of another class."""
@@ -151,6 +153,16 @@ def is_captured() -> bool:
 def is_transformed() -> bool:
     """Whether `torch.func` transforms what runs, or forward-mode differentiation goes along with it."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def is_dispatched() -> bool:
+    """Whether a mode sees each operation of the dispatcher that runs now."""
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for several, as the gradients of ``torch.autograd.grad(is_grads_batched=True)`` do."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor)) or is_batchedtensor(tensor)
 
 
 def in_backward() -> bool:

@@ -21,8 +21,8 @@ from aimgraph.compiler.aim_paths import OPAQUE, is_added
 from aimgraph.compiler.graph_tools import submodule_at
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
-from aimgraph.runtime.lean.call import lean_call
-from aimgraph.runtime.lean.forms import FORMS, METHODS, has_lean_form
+from aimgraph.runtime.lean.call import lean_call, lean_function, lean_method
+from aimgraph.runtime.lean.forms import METHODS, has_lean_form
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,10 @@ def make_lean(graph: fx.Graph, root: nn.Module) -> bool:
             with graph.inserting_before(node):
                 module = graph.get_attr(str(node.target))
             node.op, node.target, node.args = "call_function", lean_call, (module, *node.args)
-        elif node.op in ("call_function", "call_method"):
-            form = (METHODS if node.op == "call_method" else FORMS).get(node.target)
-            if form is None:
-                continue
-            node.op, node.target = "call_function", form
+        elif node.op == "call_method" and node.target in METHODS:
+            node.op, node.target, node.args = "call_function", lean_method, (node.target, *node.args)
+        elif node.op == "call_function" and (form := lean_function(node.target, node.kwargs)) is not node.target:
+            node.target = form
         else:
             continue
         modified = True

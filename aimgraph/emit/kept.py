@@ -50,8 +50,8 @@ def _kept(aim: AimModule, *, frozen: bool, lean: bool) -> int:
     def pack(tensor: Tensor) -> Tensor:
         if storage_of(tensor) not in there:
             found[storage_of(tensor)] = tensor.untyped_storage().nbytes()
-            alive.append(tensor)
-        return tensor
+            alive.append(tensor.detach())
+        return tensor.detach()  # an output that is kept would hold itself
 
     with mode, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = made(*args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import aimgraph
@@ -109,13 +110,12 @@ def test_nothing_before_the_first_trainable_place_is_kept() -> None:
 
 
 @pytest.mark.parametrize("path", ["head", "deep.0", "deep.1", "stem.0", "stem.1", "stem"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["at once", "after a step"])
 def test_what_is_thawed_gets_its_gradients(path: str, when: str) -> None:
-    """Whether it is thawed after `freeze_base`, or after the first lean forwards."""
     aim, x = made()
     found = []
     for _, one in both(aim):
-        if when == "after":
+        if when == "after a step":
             gradients(one, x)
         one.get_submodule(path).requires_grad_(True)
         found.append(gradients(one, x))
@@ -220,21 +220,56 @@ def test_retained_graphs_checkpointing_and_hooks() -> None:
         equal(lean, without)
 
 
-def test_a_second_derivative_is_refused_with_the_remedy() -> None:
-    aim, x = made()
+class Functional(nn.Module):
+    """The same kinds of layers, called as functions and methods, with smooth activations and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.gate = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(F.max_pool2d(F.relu(self.first(x)), 2).clamp(max=3))
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3))))[..., None, None]
+        return self.head(F.gelu(self.second(y)).relu().mean((2, 3)))
+
+
+def functional() -> tuple[AimModule, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16)
+    aim: AimModule = aimgraph.transform(Functional(), x, start="drawn")
+    return aim.train(), x
+
+
+@pytest.mark.parametrize("make", [made, functional])
+def test_a_second_derivative_is_refused_with_the_remedy(make: Any) -> None:
+    aim, x = make()
     (_, plain), (_, lean) = both(aim)
     for one in (plain, lean):
         inputs = x.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(one(inputs).square().sum(), inputs, create_graph=True)
-        if one is plain:
+
+        def penalty(one: nn.Module = one, inputs: Tensor = inputs) -> None:
+            (grad,) = torch.autograd.grad(one(inputs).square().sum(), inputs, create_graph=True)
             grad.square().sum().backward()
+
+        if one is plain:
+            penalty()
         else:
             with pytest.raises(PlanError, match="lean=False"):
-                grad.square().sum().backward()
+                penalty()
 
 
-def test_transforms_of_torch_func_and_forward_mode_stand_aside() -> None:
-    aim, x = made()
+def test_a_gradient_that_changes_with_the_features_alone_is_refused_too() -> None:
+    aim, x = functional()
+    lean = aimgraph.freeze_base(aim)
+    inputs = x.clone().requires_grad_()
+    with pytest.raises(PlanError, match="lean=False"):  # of a constant gradient
+        torch.autograd.grad(lean(inputs).sum(), inputs, create_graph=True)
+
+
+@pytest.mark.parametrize("make", [made, functional])
+def test_transforms_of_torch_func_and_forward_mode_stand_aside(make: Any) -> None:
+    aim, x = make()
     (_, plain), (_, lean) = both(aim)
     found = []
     for one in (plain, lean):
@@ -246,20 +281,77 @@ def test_transforms_of_torch_func_and_forward_mode_stand_aside() -> None:
 
         grads = torch.func.grad(loss)(parameters)
         _, tangent = torch.func.jvp(one, (x,), (torch.ones_like(x),))
+        with torch.autograd.forward_ad.dual_level():
+            dual = one(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+            also = torch.autograd.forward_ad.unpack_dual(dual).tangent
         rows = torch.func.vmap(lambda row, one=one: one(row[None])[0])(x)
-        found.append({**grads, "tangent": tangent, "rows": rows})
+        found.append({**grads, "tangent": tangent, "also": also.detach(), "rows": rows})
     equal(*found)
 
 
-def test_compiled_training_gives_the_same(recwarn: Any) -> None:
-    aim, x = made()
+@pytest.mark.parametrize("make", [made, functional])
+def test_a_batched_backward_pass(make: Any) -> None:
+    aim, x = make()
+    found = []
+    for _, one in both(aim):
+        inputs = x.clone().requires_grad_()
+        rows = torch.eye(5)[:, None].expand(5, 4, 5).contiguous()
+        found.append(torch.autograd.grad(one(inputs), inputs, rows, is_grads_batched=True)[0])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("make", [made, functional])
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_and_captured_forwards_give_the_same(make: Any) -> None:
+    aim, x = make()
     (_, plain), (_, lean) = both(aim)
     expected = gradients(plain, x)
-    compiled = torch.compile(lean, backend="aot_eager")
-    found = gradients(lean, x, compiled)
+    found = gradients(lean, x, torch.compile(lean, backend="aot_eager", fullgraph=True))
     assert found.keys() == expected.keys()
     for name, other in expected.items():
         torch.testing.assert_close(found[name], other, rtol=1e-4, atol=1e-4)
+    traced = torch.jit.trace(lean, x)
+    torch.testing.assert_close(traced(x), plain(x))
+    exported = torch.export.export(lean, (x,), strict=True)
+    torch.testing.assert_close(exported.module()(x), plain(x))
+
+
+def test_a_module_that_is_compiled_by_itself() -> None:
+    aim, x = made()
+    (_, plain), (_, lean) = both(aim)
+    lean.deep[2].compile(backend="aot_eager")
+    equal(gradients(lean, x), gradients(plain, x))
+
+
+def test_calls_that_no_form_is_for() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.wave = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1, dtype=torch.complex64)
+            self.scale = nn.Parameter(torch.ones(4, 1, 1))
+            self.register_buffer("table", torch.ones(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale = torch.empty_like(self.table)
+            torch.mul(self.table, 2.0, out=scale)
+            torch.clamp(self.table, min=0.0, out=scale)
+            return self.wave((self.conv(x) * scale).to(torch.complex64)).abs()
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 6)
+    aim = aimgraph.transform(Odd(), x, start="drawn")
+    equal(*[gradients(one.train(), x) for _, one in both(aim)])
+
+
+def test_outputs_can_be_saved_and_hold_nothing(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 6)
+    for last in (nn.SiLU(), nn.GELU()):
+        lean = aimgraph.freeze_base(aimgraph.transform(nn.Sequential(nn.Conv2d(3, 4, 3), last), x, start="drawn"))
+        output = lean(x)
+        assert not vars(output)
+        torch.save(output, tmp_path / "output.pt")
+        assert torch.equal(torch.load(tmp_path / "output.pt"), output)
 
 
 def test_larger_models_with_a_transformed_part_are_lean_inside_of_it() -> None:

@@ -1,6 +1,7 @@
 """What training keeps for the backward pass, counted before anything is trained."""
 
 import copy
+import gc
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph.bench.footprint import kept_bytes
+from aimgraph.torch_private import FakeTensor
 from tests.nets import build
 
 
@@ -56,3 +58,16 @@ def test_a_forward_that_needs_values_says_so() -> None:
     planned = aimgraph.plan(nn.Sequential(nn.Linear(4, 4), Decides()), torch.randn(2, 4))
     assert planned.kept is not None
     assert "not known" in str(planned.kept)
+
+
+def test_counting_leaves_no_tensors_behind() -> None:
+    net, x = build("residual")
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(one, FakeTensor) for one in gc.get_objects())
+
+    aimgraph.plan(net, x)
+    before = alive()
+    aimgraph.plan(net, x)
+    assert alive() <= before

@@ -38,6 +38,7 @@ class _TwoSlopes:
     gradient: Gradient
     of_output: bool = True
     like: Geometry = field(init=False)
+    curved = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
         bits = None if self.of_output else self._bits(x)

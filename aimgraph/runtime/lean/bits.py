@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from aimgraph.runtime.lean.step import Geometry
+from aimgraph.runtime.lean.step import Geometry, is_written
 
 Gradient: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Of the output's gradient, numbers from 0 to 128 that are 0 where no flag is set, and where to write the result, if
@@ -73,7 +73,7 @@ def through_bits(grad: Tensor, bits: Tensor, like: Geometry, gradient: Gradient)
         gradient: The function.
     """
     flags = _unpacked(bits)
-    if grad.stride() != like.stride:
+    if not is_written(grad) or grad.stride() != like.stride:
         return gradient(grad, flags.as_strided(like.shape, like.stride).to(grad.dtype), None)
     found = like.empty(grad.dtype)
     given, out = _in_a_row(grad), _in_a_row(found)

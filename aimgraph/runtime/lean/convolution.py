@@ -32,6 +32,7 @@ class _Convolution:
     function: Callable[..., Tensor]
     options: tuple[Any, ...]
     like: Geometry = field(init=False)
+    curved = False
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
         self.like = Geometry.of(x)

@@ -7,7 +7,7 @@ Hardswish, keeps both of each block's widest features.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,9 @@ from torch.nn import functional as F
 
 from aimgraph.runtime.lean.forms import lean_form
 from aimgraph.runtime.lean.step import Kept, may_overwrite, pays, run
-from aimgraph.torch_private import version_of
+from aimgraph.torch_private import WeakTensorKeyDictionary, version_of
 
 aten = torch.ops.aten
-_MADE_FROM = "aim_made_from"
-"""Attribute of an activation's output: what gives it once more."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,16 @@ class _MadeFrom:
     Attributes:
         function: Gives it.
         z: The input, which is kept in any case.
-        version: Of the tensor, when it was computed.
+        versions: Of the tensor and the input, when it was computed.
     """
 
     function: Callable[[Tensor], Tensor]
     z: Tensor
-    version: int
+    versions: tuple[int, int]
+
+
+_MADE: MutableMapping[Any, _MadeFrom] = WeakTensorKeyDictionary()
+"""An activation's output, as long as it lives -> what gives it once more."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _Activation:
     function: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]
     overwrites: bool
+    curved = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
         self.z = x.detach().clone() if self.overwrites else x.detach()
@@ -61,7 +64,8 @@ def _activated(
 ) -> Tensor:
     step = _Activation(function, gradient, overwrites)
     output = run(step, x, overwrites=overwrites)
-    setattr(output, _MADE_FROM, _MadeFrom(function, step.__dict__.pop("z"), version_of(output)))
+    z: Tensor = vars(step).pop("z")
+    _MADE[output] = _MadeFrom(function, z, (version_of(output), version_of(z)))
     return output
 
 
@@ -111,6 +115,7 @@ class _Product:
     """
 
     again: tuple[Callable[[Tensor], Tensor] | None, ...]
+    curved = True
 
     def forward(self, a: Tensor, b: Tensor, *kept: Tensor) -> tuple[Tensor, Kept]:
         return a * b, kept
@@ -121,8 +126,9 @@ class _Product:
 
 
 def _made_from(tensor: Tensor) -> _MadeFrom | None:
-    found: _MadeFrom | None = vars(tensor).get(_MADE_FROM)
-    return found if found is not None and found.version == version_of(tensor) else None
+    found = _MADE.get(tensor)
+    there = found is not None and found.versions == (version_of(tensor), version_of(found.z))
+    return found if there else None
 
 
 @lean_form(operator.mul, torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.__mul__, methods=("mul",))

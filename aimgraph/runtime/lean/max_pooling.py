@@ -139,6 +139,7 @@ class _Max:
     window: _Window
     ceil_mode: bool
     like: Geometry = field(init=False)
+    curved = False
 
     @property
     def _options(self) -> tuple[Any, ...]:

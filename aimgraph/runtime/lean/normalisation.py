@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimgraph.runtime.lean.forms import lean_form
-from aimgraph.runtime.lean.step import Geometry, Kept, pays, run
+from aimgraph.runtime.lean.step import Geometry, Kept, is_written, pays, run
 
 
 @dataclass
@@ -22,6 +22,7 @@ class _Normalisation:
 
     eps: float
     like: Geometry = field(init=False)
+    curved = False
 
     def forward(
         self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -34,6 +35,9 @@ class _Normalisation:
         var, *weights = (one.float() if one.dtype.itemsize < 4 else one for one in kept)
         inverse = _inverse_deviation(var, self.eps)
         scale = _by_channel(inverse, grad)
+        if not is_written(grad):
+            found = grad * scale
+            return (found * _by_channel(weights[0], grad) if weights else found,)
         found = torch.mul(grad, scale, out=_laid_out(self.like, torch.result_type(grad, scale)))
         for weight in weights:
             found.mul_(_by_channel(weight, grad))

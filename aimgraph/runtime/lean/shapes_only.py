@@ -27,6 +27,7 @@ class _ShapeOnly:
     function: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]
     like: Geometry = field(init=False)
+    curved = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
         self.like = Geometry.of(x)

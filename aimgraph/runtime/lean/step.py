@@ -13,13 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.errors import PlanError
-from aimgraph.torch_private import FakeTensor, is_captured, is_transformed, is_view
+from aimgraph.torch_private import FakeTensor, is_batched, is_captured, is_dispatched, is_transformed, is_view
 
 Kept: TypeAlias = tuple[Tensor, ...]
 
 
 class Step(Protocol):
-    """What one call computes, forward and backward."""
+    """What one call computes, forward and backward.
+
+    Attributes:
+        curved: Whether its gradient changes with its input, so that there is a further gradient of that.
+    """
+
+    curved: bool
 
     def forward(self, *inputs: Any) -> tuple[Tensor, Kept]:
         """The output, and the tensors that `backward` needs besides the gradient."""
@@ -51,6 +57,12 @@ class Geometry:
         return torch.empty_strided(self.shape, self.stride, dtype=dtype or self.dtype, device=self.device)
 
 
+TWICE = (
+    "this backward pass differentiates the gradients of a module whose base is frozen, and its forward kept too little "
+    "for that: call aimgraph.freeze_base(aim, lean=False) before the forward"
+)
+
+
 class Lean(torch.autograd.Function):
     """Runs a `Step`. None keeps its output, so that others may write over it."""
 
@@ -67,10 +79,12 @@ class Lean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         """The gradients of the step's inputs."""
+        if torch.is_grad_enabled() and ctx.step.curved:  # create_graph=True
+            raise PlanError(TWICE)
         with torch.no_grad():
             given = ctx.step.backward(grad, *ctx.saved_tensors)
             found = [None if one is None else one.to(dtype) for one, dtype in zip(given, ctx.dtypes, strict=False)]
-        if torch.is_grad_enabled():  # create_graph=True
+        if torch.is_grad_enabled():
             found = [None if one is None else _once(one, grad) for one in found]
         return None, None, *found, *[None] * (len(ctx.dtypes) - len(found))
 
@@ -79,7 +93,7 @@ _apply: Any = Lean.apply
 
 
 class _Once(torch.autograd.Function):
-    """A gradient of which there is no further gradient."""
+    """A gradient that is linear in the one it was made from, by way of which alone there would be a further one."""
 
     @staticmethod
     def forward(ctx: Any, found: Tensor, grad: Tensor) -> Tensor:
@@ -87,10 +101,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        raise PlanError(
-            "this backward pass differentiates the gradients of a module whose base is frozen, and its forward kept "
-            "too little for that: call aimgraph.freeze_base(aim, lean=False) before the forward"
-        )
+        raise PlanError(TWICE)
 
 
 _once: Any = _Once.apply
@@ -114,7 +125,9 @@ def pays(wanted: Tensor, *fixed: Any) -> bool:
         wanted: The features.
         *fixed: Weights, statistics and the like; what is no tensor has no gradient.
     """
-    if not torch.is_grad_enabled() or not _plain(wanted) or not wanted.requires_grad:
+    if stands_aside() or not torch.is_grad_enabled() or not isinstance(wanted, Tensor):
+        return False
+    if not _plain(wanted) or not wanted.requires_grad or wanted.is_complex():
         return False
     return not any(isinstance(one, Tensor) and (one.requires_grad or not _plain(one)) for one in fixed)
 
@@ -132,6 +145,14 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
 def stands_aside() -> bool:
     """Whether torch's own functions have to run: a program is made of what runs, or a transform differentiates it."""
     return is_captured() or is_transformed()
+
+
+def is_written(grad: Tensor) -> bool:
+    """Whether torch's functions may write what they make of a gradient into a tensor of ours.
+
+    They can't where the backward pass itself is batched, differentiated or recorded.
+    """
+    return type(grad) is Tensor and not (stands_aside() or is_dispatched() or is_batched(grad))
 
 
 def may_overwrite(tensor: Tensor) -> bool:

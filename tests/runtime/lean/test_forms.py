@@ -183,3 +183,15 @@ def test_a_factor_that_was_written_over_is_kept_itself() -> None:
         y = y.add_(1)
         found.append(torch.autograd.grad(form(operator.mul)(y, gate).sum(), (x, gate)))
     same(*found)
+
+
+def test_a_factor_whose_source_was_written_over_is_kept_itself() -> None:
+    x, mix = torch.randn(3, 4), torch.randn(3, 4)
+    found = []
+    for form in (lambda one: one, FORMS.__getitem__):
+        leaf, gate = x.clone().requires_grad_(), mix.clone().requires_grad_()
+        z = leaf * 1
+        y = form(F.silu)(z)
+        z.add_(1)
+        found.append(torch.autograd.grad(form(operator.mul)(y, gate).sum(), gate))
+    assert torch.equal(found[0][0], found[1][0])
