@@ -96,7 +96,7 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
     notes = [_fill(aim, made, one, other) for one, other in pairs]
     memories = tuple(replace(other, config=one.config) for one, other in pairs)
     now.plan = replace(now.plan, memories=memories, notes=(*now.plan.notes, *notes))
-    now.frozen, now.stopped = record.frozen, record.stopped
+    now.frozen, now.stopped, now.lean = record.frozen, record.stopped, record.lean
     gradients = {name: parameter.requires_grad for name, parameter in aim.named_parameters(remove_duplicate=False)}
     for name, parameter in made.named_parameters(remove_duplicate=False):
         if not is_added(name):

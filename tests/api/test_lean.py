@@ -182,6 +182,9 @@ def test_copies_pickles_and_memory_sets_are_lean(tmp_path: Any) -> None:
         one.use("other")
     assert is_lean(lean, x)
     equal(gradients(lean, x), gradients(plain, x))
+    for one, expected_lean in ((lean, True), (plain, False)):
+        one.use("default")
+        assert is_lean(aimgraph.refit(one), x) is expected_lean
     aimgraph.save(lean, tmp_path / "memory")
     assert is_lean(aimgraph.load(tmp_path / "memory", aimgraph.strip(copy.deepcopy(plain))).train(), x)
 
