@@ -28,3 +28,6 @@ FOLDING: tuple[Pass, ...] = (FoldMemory(), FoldBatchnorm(), MergeMaps(), RemoveD
 
 
 EXPORTING: tuple[Pass, ...] = (ExposeState(),)
+
+
+FREEZING: tuple[Pass, ...] = (MakeLean(),)

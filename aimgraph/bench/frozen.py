@@ -17,6 +17,8 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import ConfigError
+from aimgraph.runtime.layer_kinds import is_layer, kind_of
+from aimgraph.runtime.layers import groups_of
 from aimgraph.user_code import told_error
 
 FROZEN = ("full", "biases", "lora", "memory", "lean")
@@ -97,9 +99,7 @@ def _lora(model: nn.Module) -> nn.Module:
 
 def _takes_lora(layer: nn.Module) -> bool:
     """Whether peft can put LoRA of this rank on a layer: groups have to share the rank out among them."""
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return RANK % layer.groups == 0
-    return isinstance(layer, nn.Linear)
+    return is_layer(layer) and kind_of(layer).in_axis == 1 and RANK % groups_of(layer) == 0
 
 
 def trained(module: nn.Module) -> list[torch.nn.Parameter]:

@@ -139,6 +139,12 @@ def _read(made: Made) -> None:
     made.gives(other)
 
 
+def _fixed(made: Made) -> None:
+    aim = aimgraph.freeze_reads(copy.deepcopy(made.aim))
+    assert [name for name, _ in aimgraph.trainable_parameters(aim) if ".reads." in name] == []
+    made.gives(aim)
+
+
 def _checked(made: Made) -> None:
     report = aimgraph.check_training(made.aim, lambda aim: aim(X).square().mean())
     assert len(report.never) < len(list(aimgraph.memory_parameters(made.aim)))
@@ -157,6 +163,7 @@ CALLS: dict[str, Callable[[Made], None]] = {
     "export_onnx": _exported,
     "fold": lambda made: made.gives(aimgraph.fold(made.aim)),
     "freeze_base": _frozen,
+    "freeze_reads": _fixed,
     "load": lambda made: made.gives(aimgraph.load(made.folder, made.base)),
     "load_memory": _read,
     "memory_parameters": lambda made: _same(len(list(aimgraph.memory_parameters(made.aim))), 3),

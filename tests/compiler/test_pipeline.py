@@ -14,7 +14,7 @@ from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
-from aimgraph.passes import EMITTING, EXPORTING, FOLDING, PLANNING
+from aimgraph.passes import EMITTING, EXPORTING, FOLDING, FREEZING, PLANNING
 from tests.nets import build
 from tests.passes.helpers import program_for
 
@@ -36,7 +36,7 @@ def test_one_derivation_of_names() -> None:
         for word in ("Before", "fter", "Declines"):
             assert word in module.__doc__, (stem, word)
         classes.add(type(step))
-    assert {type(step) for step in (*PLANNING, *EMITTING, *FOLDING, *EXPORTING)} == classes
+    assert {type(step) for step in (*PLANNING, *EMITTING, *FOLDING, *EXPORTING, *FREEZING)} == classes
 
 
 def test_history_and_watch() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import aimgraph
+from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.onnx.session import MemorySession
 from tests.marks import mostly_slow
@@ -383,7 +384,7 @@ def test_a_file_says_what_it_is(tmp_path: Path) -> None:
     about = json.loads(next(item.value for item in model.metadata_props if item.key == "aimgraph"))
     assert about["aimgraph"] == aimgraph.__version__
     assert about["memory"] == "input"
-    assert about["plan"] == json.loads(json.dumps(aimgraph.plan(aim).to_dict(), default=str))
+    assert about["plan"] == json.loads(json.dumps(record_of(aim).plan.to_dict(), default=str))
     assert next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")) == 18
     assert not [node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")]
     session = MemorySession(path)
