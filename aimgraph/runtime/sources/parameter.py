@@ -1,6 +1,6 @@
 """N free values, drawn as noise upon a smooth field.
 
-    m = deviation * (noise + field) / sqrt(2)
+    m = deviation * (sqrt(s) * noise + sqrt(1 - s) * field),   s = 1/4
 
 Both have a deviation of 1. Noise tells every place from every other one; a smooth field says where a place is, so that
 layers learn from it as fast as from coordinates. docs/adr/0030-where-a-memory-starts.md has the measurements.
@@ -17,6 +17,9 @@ from aimgraph.torch_private import is_jit_tracing
 
 WAVES = 4
 """Of which a field is the sum."""
+
+NOISE = 0.25
+"""s, the share of the noise in the variance."""
 
 
 class ParameterSource(nn.Module):
@@ -51,7 +54,7 @@ class ParameterSource(nn.Module):
 
 
 def drawn_values(shape: tuple[int, ...]) -> Tensor:
-    """Noise and a smooth field of deviation 1, in equal parts, in float32 on the CPU.
+    """Noise and a smooth field, together of deviation 1, in float32 on the CPU.
 
     The field of a channel is the sum of `WAVES` waves ``sin(pi (a r + b c) + p)`` over rows r and columns c from -1 to
     1, with a and b from U(-1, 1), at most one period across the memory, and p from U(-pi, pi). A memory of one place
@@ -69,7 +72,7 @@ def drawn_values(shape: tuple[int, ...]) -> Tensor:
     field = (math.pi * angles).sin().sum(1)
     deviation, mean = torch.std_mean(field, (1, 2), correction=0, keepdim=True)
     field = (field - mean) / deviation.clamp_min(1e-6)
-    mixed: Tensor = (noise + field.movedim(0, -1).reshape(shape)) / math.sqrt(2)
+    mixed: Tensor = math.sqrt(NOISE) * noise + math.sqrt(1 - NOISE) * field.movedim(0, -1).reshape(shape)
     return mixed
 
 
