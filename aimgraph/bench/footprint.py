@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+from aimgraph.emit.kept import saved_outside
+from aimgraph.torch_private import storage_of
 
 
 def saved_bytes(module: nn.Module, forward: Callable[[], Any]) -> int:
@@ -19,20 +22,7 @@ def saved_bytes(module: nn.Module, forward: Callable[[], Any]) -> int:
         module: Whose parameters don't count.
         forward: Runs it.
     """
-    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    storages: dict[int, int] = {}
-    kept = []  # keeps addresses from being used again
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor.detach())
-        return tensor.detach()  # an output that is kept would hold itself
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storages.values())
+    return saved_outside({storage_of(parameter) for parameter in module.parameters()}, forward)
 
 
 def kept_bytes(forward: Callable[[], Any], device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """What a training forward of a transformed module keeps for its backward pass, counted on tensors without values."""
 
+from collections.abc import Callable, Collection
 from itertools import chain
 from typing import Any
 
@@ -44,6 +45,17 @@ def _kept(aim: AimModule, *, frozen: bool, lean: bool) -> int:
     args, kwargs = tree_map(lambda leaf: _given(leaf, mode, device_of(aim)), record.inputs)
     given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     there = {storage_of(tensor) for tensor in chain(made.parameters(), made.buffers(), given)}
+    with mode, torch.enable_grad():
+        return saved_outside(there, lambda: made(*args, **kwargs))
+
+
+def saved_outside(there: Collection[int], forward: Callable[[], Any]) -> int:
+    """Bytes of the memory of all tensors that a forward saves for the backward pass, each once.
+
+    Args:
+        there: The memory that does not count, as `storage_of` tells it.
+        forward: Runs it; its tensors may be fake.
+    """
     found: dict[int, int] = {}
     alive = []  # keeps identities from being used again
 
@@ -53,9 +65,8 @@ def _kept(aim: AimModule, *, frozen: bool, lean: bool) -> int:
             alive.append(tensor.detach())
         return tensor.detach()  # an output that is kept would hold itself
 
-    with mode, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = made(*args, **kwargs)
-    del output
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
     return sum(found.values())
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from aimgraph.runtime.lean.bits import Gradient, dense, packed, through_bits
 from aimgraph.runtime.lean.forms import lean_form
-from aimgraph.runtime.lean.step import Geometry, Kept, may_overwrite, pays, run
+from aimgraph.runtime.lean.step import Geometry, Kept, pays, run
 
 aten = torch.ops.aten
 
@@ -73,7 +73,7 @@ def _called(backward: Any, out: Tensor | None, *args: Any) -> Tensor:
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """`F.relu`."""
     function = torch.relu_ if inplace else torch.relu
-    if not pays(input) or (inplace and not may_overwrite(input)):
+    if not pays(input, overwrites=inplace):
         return function(input)
     return run(_TwoSlopes(function, lambda y: y, _through), input, overwrites=inplace)
 
@@ -87,7 +87,7 @@ def relu_(input: Tensor) -> Tensor:
 @lean_form(F.hardtanh, modules=(nn.Hardtanh,))  # nn.ReLU6 is one
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """`F.hardtanh`."""
-    if not pays(input) or (inplace and not may_overwrite(input)) or min_val > max_val:
+    if not pays(input, overwrites=inplace) or min_val > max_val:
         return F.hardtanh(input, min_val, max_val, inplace)
     step = _TwoSlopes(
         lambda x: F.hardtanh(x, min_val, max_val, inplace),
@@ -121,7 +121,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
 @lean_form(F.leaky_relu, modules=(nn.LeakyReLU,))
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """`F.leaky_relu` with a slope of 0 or more, of which the output's sign is the input's."""
-    if not pays(input) or (inplace and not may_overwrite(input)) or negative_slope < 0:
+    if not pays(input, overwrites=inplace) or negative_slope < 0:
         return F.leaky_relu(input, negative_slope, inplace)
     step = _TwoSlopes(
         lambda x: F.leaky_relu(x, negative_slope, inplace),

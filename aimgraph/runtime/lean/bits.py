@@ -59,7 +59,7 @@ def packed(tensor: Tensor, flags: Callable[[Tensor], Tensor]) -> Tensor:
     found = torch.empty(math.ceil(flat.numel() / _WORD) * _WORD, dtype=torch.bool, device=tensor.device)
     found[flat.numel() :].zero_()
     for piece in _pieces(flat):
-        found[piece].copy_(flags(flat[piece]))  # to booleans: several times as fast as a comparison
+        found[piece].copy_(flags(flat[piece]))  # to booleans: faster than a comparison
     return found.view(torch.int64).mul(_TOGETHER).bitwise_right_shift_(56).to(torch.uint8)
 
 

@@ -9,10 +9,10 @@ Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
 FORMS: dict[Function, Function] = {}
-"""Function of torch, or method of its tensors -> its lean form, which takes the same arguments."""
+"""Function of torch -> its lean form, which takes the same arguments."""
 
 METHODS: dict[str, Function] = {}
-"""The same by the names of methods."""
+"""Name of a method of tensors -> the same."""
 
 _MODULES: list[type[nn.Module]] = []
 
@@ -20,7 +20,7 @@ _MODULES: list[type[nn.Module]] = []
 def lean_form(
     *functions: Function, methods: tuple[str, ...] = (), modules: tuple[type[nn.Module], ...] = ()
 ) -> Callable[[F], F]:
-    """Register a lean form. A function that torch does not have in this version is left out by its caller.
+    """Register a lean form.
 
     Args:
         *functions: Of torch, which take the same arguments.

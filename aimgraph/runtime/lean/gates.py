@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimgraph.runtime.lean.forms import lean_form
-from aimgraph.runtime.lean.step import Kept, may_overwrite, pays, run
+from aimgraph.runtime.lean.step import Kept, pays, run
 from aimgraph.torch_private import WeakTensorKeyDictionary, version_of
 
 aten = torch.ops.aten
@@ -72,7 +72,7 @@ def _activated(
 @lean_form(F.silu, modules=(nn.SiLU,))
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """`F.silu`."""
-    if not pays(input) or (inplace and not may_overwrite(input)):
+    if not pays(input, overwrites=inplace):
         return F.silu(input, inplace)
     return _activated(input, F.silu, aten.silu_backward, inplace)
 
@@ -80,7 +80,7 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
 @lean_form(F.hardswish, modules=(nn.Hardswish,))
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """`F.hardswish`."""
-    if not pays(input) or (inplace and not may_overwrite(input)):
+    if not pays(input, overwrites=inplace):
         return F.hardswish(input, inplace)
     return _activated(input, F.hardswish, aten.hardswish_backward, inplace)
 
@@ -88,7 +88,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 @lean_form(F.mish, modules=(nn.Mish,))
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """`F.mish`."""
-    if not pays(input) or (inplace and not may_overwrite(input)):
+    if not pays(input, overwrites=inplace):
         return F.mish(input, inplace)
     return _activated(input, F.mish, aten.mish_backward, inplace)
 

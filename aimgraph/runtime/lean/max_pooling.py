@@ -29,7 +29,7 @@ _MAX = {
 class _Step:
     """One axis of a window: ``number -> number - place * way, place * other``.
 
-    The place is ``number // way``, as a product and a shift: several times as fast as a division for int32.
+    The place is ``number // way``, as a product and a shift, which are faster than a division.
 
     Attributes:
         way: How far apart two places are in what is given.

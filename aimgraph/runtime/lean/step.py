@@ -118,16 +118,19 @@ def run(step: Step, *inputs: Any, overwrites: bool = False) -> Tensor:
     return cast(Tensor, _apply(step, overwrites, *inputs))
 
 
-def pays(wanted: Tensor, *fixed: Any) -> bool:
+def pays(wanted: Tensor, *fixed: Any, overwrites: bool = False) -> bool:
     """Whether a step is worth while, and right: a gradient is wanted of the first tensor and of no other one.
 
     Args:
         wanted: The features.
         *fixed: Weights, statistics and the like; what is no tensor has no gradient.
+        overwrites: Whether the step would write over the features: a view of another tensor is left to torch.
     """
     if stands_aside() or not torch.is_grad_enabled() or not isinstance(wanted, Tensor):
         return False
     if not _plain(wanted) or not wanted.requires_grad or wanted.is_complex():
+        return False
+    if overwrites and (is_view(wanted) or wanted.is_leaf):
         return False
     return not any(isinstance(one, Tensor) and (one.requires_grad or not _plain(one)) for one in fixed)
 
@@ -153,8 +156,3 @@ def is_written(grad: Tensor) -> bool:
     They can't where the backward pass itself is batched, differentiated or recorded.
     """
     return type(grad) is Tensor and not (stands_aside() or is_dispatched() or is_batched(grad))
-
-
-def may_overwrite(tensor: Tensor) -> bool:
-    """Whether a step may write over `tensor`; a view of another tensor is left to torch."""
-    return not is_view(tensor) and not tensor.is_leaf
