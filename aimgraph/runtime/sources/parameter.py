@@ -2,8 +2,8 @@
 
     m = deviation * (sqrt(s) * noise + sqrt(1 - s) * field),   s = 1/4
 
-Both have a deviation of 1. Noise tells every place from every other one; a smooth field says where a place is, which layers learn
-from sooner. docs/adr/0030-where-a-memory-starts.md has the measurements.
+Both have a deviation of 1. Noise tells every place from every other one; a smooth field says where a place is, which
+layers learn from sooner. docs/adr/0033-which-factor-starts-at-zero.md has the measurements.
 """
 
 import math
