@@ -24,9 +24,6 @@ Kind: TypeAlias = Literal["zero_reads", "zero_values", "drawn"]
 START: Kind = "zero_reads"
 """The start of a memory that asks for none."""
 
-SCALES: dict[Kind, float] = {"zero_reads": 0.5, "zero_values": 1.0, "drawn": 0.02}
-"""Start -> its scale where none is asked for."""
-
 EARLIER_DEVIATION = 0.02
 """Standard deviation of the values that ``init="zero"`` drew."""
 
@@ -65,7 +62,8 @@ class AimConfig(BaseModel):
             drawn; ``"zero_values"``: the values, and read weights are drawn; with both the output equals the base's,
             bit for bit. ``"drawn"``: none, read weights are drawn by their layers' own initialiser.
         start_scale: Of what is drawn: the standard deviation of the values, or with ``"zero_values"`` a factor on the
-            read weights. By default that of `SCALES`.
+            read weights. By default that of `aimgraph.planning.start.scale_of`: with ``"zero_reads"`` a formula of the
+            layers that read.
         lowering: ``"split"``: ``y = layer(x) + layer_m(m)``; ``"concat"``: the literal form, in which read weights are
             part of the layers' own weights.
 
@@ -200,11 +198,6 @@ class AimConfig(BaseModel):
             ConfigError: As for `AimConfig`.
         """
         return AimConfig(**({name: getattr(self, name) for name in self.model_fields_set} | options))
-
-    @property
-    def scale(self) -> float:
-        """Of what is drawn: `start_scale`, or the default of the start."""
-        return SCALES[self.start] if self.start_scale is None else self.start_scale
 
     def __eq__(self, other: object) -> bool:
         """Whether all options are the same; tensors are if they are the same object, as hashes have it."""

@@ -26,7 +26,8 @@ from benchmarks.learning.train import accuracy, train
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 STARTS = (
-    *(Start("zero_reads", scale) for scale in (0.1, 0.3, 0.5, 1.0)),
+    Start("default"),
+    *(Start("zero_reads", scale) for scale in (0.02, 0.1, 0.3, 0.5, 1.0)),
     *(Start("noise", scale) for scale in (0.02, 0.1, 0.3, 0.5, 1.0, 3.0)),
     *(Start("zero_values", scale) for scale in (0.3, 1.0, 3.0)),
     Start("zero_values, memory bound"),

@@ -76,7 +76,7 @@ class InsertMemory(BasePass):
 
 def build_memory(program: Program, memory: MemoryPlan) -> Memory:
     """Source and read layers of one memory, on the device and in the dtype of its first site."""
-    config, start = memory.config, start_of(memory.config)
+    config, start = memory.config, start_of(memory)
     like = weight_at(program, memory.reads[0])
     source = next((one.source for one in program.configs if one.name == config.name), config.source)
     with torch.device("cpu"), own_stream(f"{start.stream}/source"):

@@ -65,7 +65,7 @@ def _add_modules(program: Program, memory: MemoryPlan) -> None:
     module = program.root.get_submodule(aim_path(memory.name))
     assert isinstance(module, Memory)
     like, report = weight_at(program, memory.reads[0]), Report(memory.name)
-    start = start_of(config)
+    start = start_of(memory)
     with torch.device("cpu"), own_stream(f"{start.stream}/updates"):
         for planned in memory.updates:
             update = update_of(factory_of("block", config.block), block_spec(config, memory.shape, planned.spot))

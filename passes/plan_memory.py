@@ -29,6 +29,7 @@ from aimgraph.planning.patterns import select_paths
 from aimgraph.planning.plan import Plan
 from aimgraph.planning.reads import MemoryPlan, PlannedUpdate, Read, ReadCall
 from aimgraph.planning.sites import Site, SiteCall, Skipped, UpdateSpot
+from aimgraph.planning.start import scale_of
 from aimgraph.reproducible import kept_randomness
 from aimgraph.runtime.reads.view import ViewSpec
 from aimgraph.runtime.sources.given import GIVEN
@@ -85,6 +86,7 @@ def _plan_one(parts: Parts, program: Program, order: dict[str, dict[str, int]]) 
         config=config,
         shape=shape,
         size=math.prod(shape),
+        scale=scale_of(config, reads),
         source_parameters=parts.source_parameters(shape),
         reads=tuple(reads),
         updates=tuple(PlannedUpdate(spot, parts.update_parameters(shape, spot)) for spot in kept),
@@ -201,6 +203,7 @@ def _site_reads(parts: Parts, site: Site, shape: tuple[int, ...], values: _Value
             channels=view.channels,
             grid=calls[0].grid,
             parameters=view.channels * site.taps,
+            inputs=view.channels * site.taps // site.channels[1],
             lowering="concat" if concat and not note else "split",
             calls=tuple(values.read(call, view) for call in calls),
             raw=site.raw,

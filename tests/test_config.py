@@ -10,7 +10,7 @@ from torch import nn
 
 import aimgraph
 from aimgraph import AimConfig, ConfigError, presets
-from aimgraph.config import SCALES, START
+from aimgraph.config import START
 
 
 def test_defaults_are_valid_and_frozen() -> None:
@@ -113,7 +113,7 @@ def test_the_earlier_name_of_start_is_taken_with_a_warning() -> None:
         zero = AimConfig(init="zero")
     with pytest.warns(UserWarning, match='give start="drawn"'):
         drawn = AimConfig(init="default")
-    assert (zero.start, zero.scale, drawn.start, drawn.scale) == ("zero_reads", 0.02, "drawn", 0.02)
+    assert (zero.start, zero.start_scale, drawn.start, drawn.start_scale) == ("zero_reads", 0.02, "drawn", None)
     base, x = nn.Sequential(nn.Linear(3, 2)), torch.zeros(1, 3)
     with pytest.warns(UserWarning, match='init= has another name: give start="drawn"') as told:
         assert aimgraph.plan(base, x, config=AimConfig(), init="default").memories[0].config.start == "drawn"
@@ -128,12 +128,6 @@ def test_files_of_before_are_read_without_a_warning() -> None:
     ones = old | {"init": "zero", "source": "ones_conv", "shape": [2, 2, 3]}
     assert AimConfig.from_json(ones) == AimConfig(source="ones_conv", shape=(2, 2, 3), start="zero_reads")
     assert "init" not in AimConfig().to_json()
-
-
-@pytest.mark.parametrize("start", SCALES)
-def test_each_start_has_a_scale(start: str) -> None:
-    assert AimConfig(start=start).scale == SCALES[start]
-    assert AimConfig(start=start, start_scale=0.5).scale == 0.5
 
 
 def test_a_tensor_gives_the_shape_and_is_a_name_in_json() -> None:

@@ -7,6 +7,7 @@ formula for b changes nothing of it. The numbers come from the seed: see `aimgra
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -179,7 +180,7 @@ def _numbers(told: str, scales: Tensor | None, count: int) -> list[float]:
 
 
 def _drawn(part: AimModule, memory: MemoryPlan, config: AimConfig, scales: list[float]) -> dict[str, Tensor]:
-    start = start_of(config)
+    start = start_of(replace(memory, config=config))
     pairs = zip(memory.reads, scales, strict=True)
     return {read.name: drawn_again(read, _layer(part, memory, read), start, scale) for read, scale in pairs}
 

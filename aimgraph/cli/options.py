@@ -5,14 +5,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import torch
 from torch import Tensor, nn
 
 from aimgraph import presets
-from aimgraph.config import SCALES, AimConfig, renamed_init
+from aimgraph.config import AimConfig, Kind, renamed_init
 from aimgraph.emit.parts import submodule
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.models_zoo.loader import load_model
@@ -64,7 +64,7 @@ _MEMORY = (
     click.option("--carry", type=click.Choice(["gradient", "state"])),
     click.option("--rate", type=float, help="Step of the carried state, in (0, 1]."),
     click.option("--write-in-eval", is_flag=True, default=None, help="Write the carried state in eval mode, too."),
-    click.option("--start", type=click.Choice(list(SCALES)), help="Which factor of a read is zero at the start."),
+    click.option("--start", type=click.Choice(get_args(Kind)), help="Which factor of a read is zero at the start."),
     click.option("--start-scale", type=float, help="Of what is drawn: deviation of values, or factor on reads."),
     replaced("--init", "--start zero_reads or --start drawn", type=click.Choice(["zero", "default"])),
     click.option("--lowering", type=click.Choice(["split", "concat"])),

@@ -65,7 +65,7 @@ def _note_of_lost(kind: type[nn.Module], lost: tuple[str, ...]) -> tuple[str, ..
 def _scales(program: Program) -> dict[tuple[str, str], float]:
     """Memory and read -> b that its weight was drawn with, which may depend on weights that are trained later."""
     return {
-        (memory.name, read.name): read_scale(program.root, read, layer, start_of(memory.config))
+        (memory.name, read.name): read_scale(program.root, read, layer, start_of(memory))
         for memory in program.plan.memories
         if memory.config.start == "zero_values"
         for read in memory.reads

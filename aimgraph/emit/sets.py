@@ -84,7 +84,7 @@ def _new_memory(aim: nn.Module, memory: MemoryPlan, name: str, *, share_reads: b
     made.requires_grad_(True)
     made.source.requires_grad_(memory.config.trainable)
     if like is None:
-        draw_memory(aim, memory, made, start_of(memory.config, name))
+        draw_memory(aim, memory, made, start_of(memory, name))
     return made
 
 

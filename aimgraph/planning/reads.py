@@ -98,6 +98,7 @@ class Read:
         channels: k.
         grid: S of the first call.
         parameters: Parameters of Wm.
+        inputs: Numbers of the memory that one of the layer's outputs sees: k times the size of the kernel.
         lowering: ``split`` or ``concat``.
         calls: The calls that use this read weight.
         raw: Whether the layer transforms its own weight; Wm is used as it is.
@@ -115,6 +116,7 @@ class Read:
     channels: int
     grid: tuple[int, ...]
     parameters: int
+    inputs: int
     lowering: str
     calls: tuple[ReadCall, ...]
     raw: bool = False
@@ -144,6 +146,7 @@ class MemoryPlan:
         config: What was asked for.
         shape: Resolved shape.
         size: N.
+        scale: Of what its start draws; see `aimgraph.planning.start.scale_of`.
         source_parameters: Parameters of the source.
         reads: Read weights, in graph order.
         updates: Kept updates, in execution order.
@@ -153,6 +156,7 @@ class MemoryPlan:
     config: AimConfig
     shape: tuple[int, ...]
     size: int
+    scale: float
     source_parameters: int
     reads: tuple[Read, ...]
     updates: tuple[PlannedUpdate, ...]

@@ -29,7 +29,7 @@ def print_table(
     """
     for memory in memories:
         console.print(_memory_table(memory), _cost_table(memory))
-        console.print(f"  {start_text(memory.config)}")
+        console.print(f"  {start_text(memory)}")
         for i, update in enumerate(memory.updates, start=1):
             console.print(f"  update {i}: {update.spot.where}, +{update.parameters:,} parameters")
         for item in memory.dropped:

@@ -1,5 +1,6 @@
 """Does a transformed model compute what its base computes, and does every part of its memory learn?"""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
-from aimgraph.planning.start import start_of
+from aimgraph.planning.start import scale_of, start_of
 from aimgraph.reproducible import plain_attention, seeded
 from aimgraph.runtime.memory import Memory
 from aimgraph.torch_private import tree_leaves, tree_map_only
@@ -123,9 +124,10 @@ def _restarted(aim: AimModule) -> AimModule:
     module = copy_module(aim)
     for memory in record_of(module).plan.memories:
         config = memory.config.model_copy(update={"start": _OTHER[memory.config.start], "start_scale": None})
+        other = replace(memory, config=config, scale=scale_of(config, memory.reads))
         made = module.get_submodule(aim_path(memory.name))
         assert isinstance(made, Memory)
-        draw_memory(module, memory, made, start_of(config))
+        draw_memory(module, other, made, start_of(other))
     return module
 
 

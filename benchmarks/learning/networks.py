@@ -47,6 +47,21 @@ def small_resnet(classes: int = 10) -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
 
 
+def with_plain_convolutions(model: nn.Module) -> nn.Module:
+    """`model`, whose convolutions that pad by themselves are a padding and one of torch's: peft makes no other ones."""
+    for path, layer in list(model.named_modules()):
+        padding = getattr(layer, "static_padding", None)
+        if isinstance(layer, nn.Conv2d) and isinstance(padding, nn.Module):
+            options = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
+            plain = nn.Conv2d(
+                layer.in_channels, layer.out_channels, layer.kernel_size, bias=layer.bias is not None, **options
+            )
+            plain.weight, plain.bias = layer.weight, layer.bias
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, nn.Sequential(padding, plain))
+    return model
+
+
 class FirstLogits(nn.Module):
     """The pretrained EfficientNet-Lite0 whose first logits stand for the classes of another task."""
 

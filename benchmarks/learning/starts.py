@@ -30,7 +30,8 @@ class Start:
     """One start.
 
     Attributes:
-        kind: ``"zero_reads"``, ``"zero_values"`` and ``"drawn"`` as in `aimgraph.AimConfig`. ``"zero_values, memory
+        kind: ``"default"``: that of `aimgraph.AimConfig`, with the scale of its plan. ``"zero_reads"``,
+            ``"zero_values"`` and ``"drawn"`` as there, with a scale. ``"zero_values, memory
             bound"`` and ``"zero_values, feature bound"``: read weights are drawn in another size, see
             `aimgraph.runtime.read_bounds`. ``"noise"``: read weights 0, values are noise without a smooth field.
             Those of `FACTORS`: the same with that factor on what a site reads, n being
@@ -43,13 +44,15 @@ class Start:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        return self.kind if self.kind in ("coordinates", "none") else f"{self.kind} {self.scale:g}"
+        return self.kind if self.kind in ("default", "coordinates", "none") else f"{self.kind} {self.scale:g}"
 
     @property
     def options(self) -> dict[str, Any]:
         """Those of `aimgraph.AimConfig`."""
         if self.kind == "coordinates":
             return {"start": "zero_reads", "source": "coordinates", "trainable": False}
+        if self.kind == "default":
+            return {}
         kind = self.kind.split(",")[0]
         return {"start": "zero_reads" if kind == "noise" else kind, "start_scale": self.scale}
 

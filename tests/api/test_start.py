@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import aimgraph
 from aimgraph import BlockSpec, ConfigError, ReadSpec, SourceSpec
 from aimgraph.copies import copy_module
+from aimgraph.planning.start import REACH, SCALES
 from aimgraph.runtime.start import Start
 from tests.nets import NETS, build, run, updates_for
 
@@ -92,6 +93,30 @@ def test_scales() -> None:
     for path, read in one.get_submodule("aim.memory.reads").named_parameters():
         assert torch.equal(read * 2, other.get_parameter(f"aim.memory.reads.{path}"))
     assert not one.get_parameter(values).any()
+
+
+def test_the_default_scale_keeps_a_first_step_small() -> None:
+    """What all sites see of the memory, added up, times the scale is at most REACH; a small network has the largest."""
+    base, x = build("residual")
+    few = aimgraph.plan(base, x, shape=(2, 2, 1), sites=("stem.0",)).memories[0]
+    assert few.scale == SCALES["zero_reads"]
+    assert few.reads[0].inputs == 9
+    many = aimgraph.plan(base, x, shape=(32, 32, 8)).memories[0]
+    assert many.scale == pytest.approx(REACH / sum(read.inputs for read in many.reads))
+    assert many.scale < 0.5
+    aim = aimgraph.transform(base, x, shape=(32, 32, 8))
+    assert float(aim.get_parameter("aim.memory.source.value").detach().std()) == pytest.approx(many.scale, rel=0.1)
+    for start in ("zero_values", "drawn"):
+        assert aimgraph.plan(base, x, shape=(32, 32, 8), start=start).memories[0].scale == SCALES[start]
+        assert aimgraph.plan(base, x, start=start, start_scale=0.5).memories[0].scale == 0.5
+
+
+def test_a_layer_that_is_called_again_moves_the_output_again() -> None:
+    base, x = build("shared")
+    shared = aimgraph.plan(base, x, shape=(32, 32, 8)).memories[0]
+    calls = sum(read.inputs * len(read.calls) for read in shared.reads)
+    assert max(len(read.calls) for read in shared.reads) > 1
+    assert shared.scale == pytest.approx(REACH / calls)
 
 
 @pytest.mark.parametrize("start", ["zero_values", "drawn"])

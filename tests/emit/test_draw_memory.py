@@ -26,7 +26,7 @@ def test_bit_for_bit(name: str, start: str) -> None:
     (memory,) = aimgraph.plan(aim).memories
     made = aim.get_submodule("aim.memory")
     assert isinstance(made, Memory)
-    draw_memory(aim, memory, made, start_of(memory.config))
+    draw_memory(aim, memory, made, start_of(memory))
     assert all(torch.equal(value, expected[key]) for key, value in aim.state_dict().items())
 
 
@@ -39,7 +39,7 @@ def test_calls_of_functions_and_updates(start: str) -> None:
     (memory,) = aimgraph.plan(aim).memories
     made = aim.get_submodule("aim.memory")
     assert isinstance(made, Memory)
-    draw_memory(aim, memory, made, start_of(memory.config))
+    draw_memory(aim, memory, made, start_of(memory))
     different = {key for key, value in aim.state_dict().items() if not torch.equal(value, expected[key])}
     assert all(".updates." in key for key in different)  # drawn in turn, not as they are built
     for path, other in (("reads", "source"), ("source", "reads")):

@@ -59,14 +59,22 @@ def _ones(like: Tensor) -> Tensor:
     return like.new_ones(()).expand_as(like)
 
 
-def _through(grad: Tensor, flags: Tensor, out: Tensor | None) -> Tensor:
+def _through(grad: Tensor, numbers: Tensor, above: float, out: Tensor | None) -> Tensor:
     """The gradient where a flag is set, elsewhere 0, be it finite or not."""
-    return _called(aten.threshold_backward, out, grad, flags, 0)
+    return _called(aten.threshold_backward, out, grad, numbers, above)
+
+
+def _between(grad: Tensor, numbers: Tensor, above: float, out: Tensor | None) -> Tensor:
+    """The same, in the layout that `F.hardtanh` gives a gradient."""
+    if out is not None:
+        return _through(grad, numbers, above, out)
+    return _called(aten.hardtanh_backward, None, grad, numbers, above, torch.inf)
 
 
 def _called(backward: Any, out: Tensor | None, *args: Any) -> Tensor:
     """What a backward function gives, put into `out` if there is one."""
-    return backward(*args) if out is None else backward.grad_input(*args, grad_input=out)  # type: ignore[no-any-return]
+    found: Tensor = backward.default(*args) if out is None else backward.grad_input(*args, grad_input=out)
+    return found
 
 
 @lean_form(F.relu, torch.relu, methods=("relu",), modules=(nn.ReLU,))
@@ -92,7 +100,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     step = _TwoSlopes(
         lambda x: F.hardtanh(x, min_val, max_val, inplace),
         lambda y: aten.hardtanh_backward(_ones(y), y, min_val, max_val),
-        lambda grad, flags, out: _called(aten.hardtanh_backward, out, grad, flags, 0.0, 256.0),
+        _between,
     )
     return run(step, input, overwrites=inplace)
 
@@ -126,7 +134,9 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     step = _TwoSlopes(
         lambda x: F.leaky_relu(x, negative_slope, inplace),
         lambda y: aten.leaky_relu_backward(_ones(y), y, 0.0, False),
-        lambda grad, flags, out: _called(aten.leaky_relu_backward, out, grad, flags, negative_slope, False),
+        lambda grad, numbers, above, out: _called(
+            aten.leaky_relu_backward, out, grad, numbers - above if above else numbers, negative_slope, False
+        ),
     )
     return run(step, input, overwrites=inplace)
 
