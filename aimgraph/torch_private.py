@@ -56,6 +56,14 @@ function_mode_popped: Any = overrides._pop_mode_temporarily
 # Operators that are registered, as `torch.ops` has them: one overload, and all of a name.
 OpOverload, OpOverloadPacket = _ops.OpOverload, _ops.OpOverloadPacket
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything runs when a module is called, or its gradient computed, besides its forward."""
+    return nn_module._has_any_global_hook() or any(getattr(module, name) for name in _HOOKS)
+
+
 ConvNd = conv._ConvNd  # what every convolution inherits from
 WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak reference to its module
 

@@ -1,7 +1,12 @@
 """Let the functions of a frozen base run in forms that keep less for the backward pass.
 
 Before:  y = conv1(x);                     z = relu(y)
-After:   y = lean_call(self.conv1, x);     z = aimgraph.runtime.lean.activations.relu(z)
+After:   y = lean_call(self.conv1, x);     z = aimgraph.runtime.lean.activations.relu(y)
+
+A batch normalisation and an activation that alone reads what it gives become one call:
+
+Before:  y = bn1(x);  z = relu1(y)
+After:   z = lean_pair(self.bn1, self.relu1, x)
 
     y = f(x; w),   dL/dx = b(dL/dy; kept)
 
@@ -14,6 +19,7 @@ Declines: modules that are kept as one call, of which nothing is known; function
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -23,6 +29,7 @@ from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.planning.sites import Skipped
 from aimgraph.runtime.lean.call import lean_call, lean_function, lean_method
 from aimgraph.runtime.lean.forms import METHODS, has_lean_form
+from aimgraph.runtime.lean.pair import ACTIVATIONS, NAMES, NORMS, lean_pair
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,39 @@ def make_lean(graph: fx.Graph, root: nn.Module) -> bool:
         else:
             continue
         modified = True
+        if (norm := _norm_before(node, root)) is not None:
+            _pair(graph, norm, node)
     return modified
+
+
+def _norm_before(node: fx.Node, root: nn.Module) -> fx.Node | None:
+    """The call of a norm whose output an activation alone reads; None where there is none."""
+    activation, *args = _called(node)
+    norm = args[0] if args else None
+    if not isinstance(norm, fx.Node) or norm.target is not lean_call or list(norm.users) != [node]:
+        return None
+    if (_class(activation, root) or activation) not in (*ACTIVATIONS, *NAMES) or len(norm.args) != 2 or norm.kwargs:
+        return None
+    return norm if _class(norm.args[0], root) in NORMS else None
+
+
+def _called(node: fx.Node) -> list[Any]:
+    """The module, or the function, and its positional arguments."""
+    return list(node.args) if node.target is lean_call else [node.target, *node.args]
+
+
+def _class(module: Any, root: nn.Module) -> type[nn.Module] | None:
+    """Of the module that a node gets; None for anything else."""
+    found = submodule_at(root, str(module.target)) if isinstance(module, fx.Node) else None
+    return None if found is None else type(found)
+
+
+def _pair(graph: fx.Graph, norm: fx.Node, node: fx.Node) -> None:
+    """Make one call of two."""
+    activation, _, *rest = _called(node)
+    module, x = norm.args
+    node.target, node.args = lean_pair, (module, NAMES.get(activation, activation), x, *rest)
+    graph.erase_node(norm)
 
 
 def _is_opaque(node: fx.Node) -> bool:

@@ -10,6 +10,7 @@ from aimgraph.config import AimConfig
 from aimgraph.passes import EMITTING, PLANNING, MakeLean
 from aimgraph.runtime.lean.call import lean_call, lean_method
 from aimgraph.runtime.lean.forms import FORMS
+from aimgraph.runtime.lean.pair import lean_pair
 from tests.passes.helpers import execute, fingerprint, program_for, randomise_program
 
 
@@ -41,9 +42,10 @@ def test_modules_functions_and_methods_are_rewritten_and_nothing_else() -> None:
     result = Pipeline((MakeLean(),), verify="full").run(program)
     assert result.modified
     graph = program.graphs["both"]
-    assert targets(graph).count(lean_call) == 3
     called = [node.args[0].target for node in graph.nodes if node.target is lean_call]
-    assert called == ["conv", "norm", "act"]
+    assert called == ["conv"]
+    pairs = [[one.target for one in node.args[:2]] for node in graph.nodes if node.target is lean_pair]
+    assert pairs == [["norm", "act"]]
     assert FORMS[F.max_pool2d] in targets(graph)
     assert [node.args[0] for node in graph.nodes if node.target is lean_method] == ["relu"]
     kept = {"head", torch.tanh, "mean", "aim.memory.source", "aim.memory.reads.conv", "aim.memory.reads.head"}
@@ -59,6 +61,35 @@ def test_it_changes_nothing_a_second_time_and_nothing_without_such_functions() -
     assert fingerprint(program) == before
     plain = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
     assert not MakeLean().run(lowered(plain, torch.randn(2, 4, dtype=torch.float64))).modified
+
+
+class Between(nn.Module):
+    """Norms whose output somebody else reads, too, or that stand behind nothing, or before another function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in range(4))
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = self.norms
+        y = a(x)
+        y = F.relu(y) + y
+        y = torch.tanh(b(y))
+        y = F.relu6(c(y))
+        return self.head(F.relu(d(y), inplace=True).mean((2, 3)))
+
+
+def test_a_norm_is_joined_with_an_activation_that_alone_reads_it() -> None:
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    program = lowered(Between(), x)
+    randomise_program(program)
+    expected = execute(program, x)
+    Pipeline((MakeLean(),), verify="full").run(program)
+    (graph,) = program.graphs.values()
+    assert [node.args[0].target for node in graph.nodes if node.target is lean_pair] == ["norms.2", "norms.3"]
+    assert [node.args[0].target for node in graph.nodes if node.target is lean_call] == ["norms.0", "norms.1"]
+    assert torch.equal(execute(program, x), expected)
 
 
 def test_a_module_that_is_kept_as_one_call_is_left_with_its_name() -> None:

@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 @dataclass
-class _TwoSlopes:
+class TwoSlopes:
     """An activation with one slope where a flag is set, and another one elsewhere.
 
     Attributes:
@@ -41,6 +41,7 @@ class _TwoSlopes:
     curved = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
+        """The output, and the bits."""
         bits = None if self.of_output else self._bits(x)
         output = self.function(x)
         return output, (self._bits(output) if bits is None else bits,)
@@ -51,6 +52,7 @@ class _TwoSlopes:
         return packed(shown, self.flags)
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
+        """The gradient of the input."""
         return (through_bits(grad, kept[0], self.like, self.gradient),)
 
 
@@ -80,10 +82,14 @@ def _called(backward: Any, out: Tensor | None, *args: Any) -> Tensor:
 @lean_form(F.relu, torch.relu, methods=("relu",), modules=(nn.ReLU,))
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """`F.relu`."""
-    function = torch.relu_ if inplace else torch.relu
     if not pays(input, overwrites=inplace):
-        return function(input)
-    return run(_TwoSlopes(function, lambda y: y, _through), input, overwrites=inplace)
+        return torch.relu_(input) if inplace else torch.relu(input)
+    return run(relu_step(inplace), input, overwrites=inplace)
+
+
+def relu_step(inplace: bool = False) -> TwoSlopes:
+    """One call of `F.relu`."""
+    return TwoSlopes(torch.relu_ if inplace else torch.relu, lambda y: y, _through)
 
 
 @lean_form(F.relu_, torch.relu_, methods=("relu_",))
@@ -97,12 +103,17 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """`F.hardtanh`."""
     if not pays(input, overwrites=inplace) or min_val > max_val:
         return F.hardtanh(input, min_val, max_val, inplace)
-    step = _TwoSlopes(
+    return run(hardtanh_step(min_val, max_val, inplace), input, overwrites=inplace)
+
+
+def hardtanh_step(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> TwoSlopes:
+    """One call of `F.hardtanh`. The output does not tell what was at a bound, where that is rounded."""
+    return TwoSlopes(
         lambda x: F.hardtanh(x, min_val, max_val, inplace),
         lambda y: aten.hardtanh_backward(_ones(y), y, min_val, max_val),
         _between,
+        of_output=False,
     )
-    return run(step, input, overwrites=inplace)
 
 
 @lean_form(F.relu6)
@@ -117,7 +128,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     low, high = -torch.inf if min is None else min, torch.inf if max is None else max
     if not pays(input) or not all(isinstance(one, int | float) for one in (low, high)):
         return torch.clamp(input, min, max)
-    step = _TwoSlopes(
+    step = TwoSlopes(
         lambda x: torch.clamp(x, min, max),
         lambda x: (x >= low).logical_and_(x <= high),
         _through,
@@ -131,7 +142,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     """`F.leaky_relu` with a slope of 0 or more, of which the output's sign is the input's."""
     if not pays(input, overwrites=inplace) or negative_slope < 0:
         return F.leaky_relu(input, negative_slope, inplace)
-    step = _TwoSlopes(
+    step = TwoSlopes(
         lambda x: F.leaky_relu(x, negative_slope, inplace),
         lambda y: aten.leaky_relu_backward(_ones(y), y, 0.0, False),
         lambda grad, numbers, above, out: _called(
@@ -142,7 +153,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
 
 
 @dataclass
-class _Slopes(_TwoSlopes):
+class _Slopes(TwoSlopes):
     """`F.prelu`: the slope elsewhere is that of the channel."""
 
     def forward(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Kept]:  # type: ignore[override]

@@ -128,6 +128,13 @@ def _number(byte: int, dtype: torch.dtype) -> float:
     return facts.smallest_normal * (fraction if exponent == 0 else (1 + fraction) * 2.0 ** (exponent - 1))
 
 
+def in_one_piece(count: int, device: torch.device) -> tuple[bool, bool]:
+    """Whether so many values are worked on in stretches of an eighth each, and whether in one call for all of them."""
+    length = count // _BITS
+    one = not count % _ROUND and (device.type != "cpu" or length <= _PIECE * torch.get_num_threads())
+    return one, one and length <= _SHORT
+
+
 def _in_a_row(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 

@@ -21,7 +21,7 @@ _CACHED = 1 << 20
 
 
 @dataclass
-class _Normalisation:
+class Normalisation:
     """One call."""
 
     eps: float
@@ -31,15 +31,17 @@ class _Normalisation:
     def forward(
         self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Kept]:
+        """The output, the variance, and the weight if there is one."""
         self.like = Geometry.of(x)
         output = F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         return output, (var,) if weight is None else (var, weight)
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
-        if is_written(grad) and Geometry.of(grad) == self.like and grad.is_contiguous():
+        """The gradient of the input."""
+        if grad.numel() and is_written(grad) and Geometry.of(grad) == self.like and grad.is_contiguous():
             return (_own_gradient(grad, kept[0], kept[1] if len(kept) > 1 else None, self.eps),)
         var, *weights = (one.float() if one.dtype.itemsize < 4 else one for one in kept)
-        inverse = _inverse_deviation(var, self.eps)
+        inverse = inverse_deviation(var, self.eps)
         scale = _by_channel(inverse, grad)
         if not is_written(grad):
             found = grad * scale
@@ -65,7 +67,7 @@ def _laid_out(like: Geometry, dtype: torch.dtype) -> Tensor:
     return found if found.is_contiguous(memory_format=last) else found.contiguous()
 
 
-def _inverse_deviation(var: Tensor, eps: float) -> Tensor:
+def inverse_deviation(var: Tensor, eps: float) -> Tensor:
     """``1 / sqrt(var + eps)``, [C], to the bit as torch's backward function computes it: its gradient of ones."""
     return _own_gradient(torch.ones_like(var)[None], var, None, eps)[0]
 
@@ -96,4 +98,4 @@ def batch_norm(
     fixed = (running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None or not pays(input, *fixed):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return run(_Normalisation(eps), input, *fixed)
+    return run(Normalisation(eps), input, *fixed)

@@ -54,6 +54,7 @@ CASES = [
     Case(torch.relu_, MAP, keeps=BIT),
     *(Case(F.relu6, MAP, args, keeps=BIT) for args in ((), (True,))),
     Case(F.hardtanh, MAP, (-0.3, 0.4), keeps=BIT),
+    *(Case(F.hardtanh, MAP, (-0.3, 0.7, inplace), keeps=BIT) for inplace in (False, True)),  # rounded in bfloat16
     *(Case(F.leaky_relu, MAP, args, keeps=BIT) for args in ((0.1,), (0.1, True), (0.0,))),
     Case(torch.clamp, MAP, (-0.5, 0.5), keeps=BIT),
     Case(torch.clamp, MAP, kwargs={"min": 0}, keeps=BIT),
