@@ -3,17 +3,23 @@
 import ctypes
 import gc
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+STEPS = 5
+"""Of which the median counts: where an allocator puts tensors, and what it gives back, changes from step to step."""
+
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def step_peak(step: Callable[[], Any], device: torch.device) -> int | None:
     """Bytes: of tensors on a GPU; on the CPU of the whole process, with what libraries take for themselves.
+
+    The median of `STEPS` steps.
 
     Args:
         step: One training step. Whatever is made once, such as states of an optimiser, is there already.
@@ -22,6 +28,12 @@ def step_peak(step: Callable[[], Any], device: torch.device) -> int | None:
     Returns:
         None where the operating system does not tell (other than Linux).
     """
+    if device.type != "cuda" and not _RESET.exists():
+        return None
+    return round(statistics.median(_of_one(step, device) for _ in range(STEPS)))
+
+
+def _of_one(step: Callable[[], Any], device: torch.device) -> int:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -30,8 +42,6 @@ def step_peak(step: Callable[[], Any], device: torch.device) -> int | None:
         step()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - idle)
-    if not _RESET.exists():
-        return None
     ctypes.CDLL(None).malloc_trim(0)  # what the last step has given back goes back to the system
     idle = _kilobytes("VmRSS")
     _RESET.write_text("5")  # the highest mark starts from here
