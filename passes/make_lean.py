@@ -79,6 +79,11 @@ def _norm_before(node: fx.Node, root: nn.Module) -> fx.Node | None:
     norm = args[0] if args else None
     if not isinstance(norm, fx.Node) or norm.target is not lean_call or list(norm.users) != [node]:
         return None
+    between = node.prev
+    while between.op == "get_attr":
+        between = between.prev
+    if between is not norm:  # it may write over what the norm reads
+        return None
     if (_class(activation, root) or activation) not in (*ACTIVATIONS, *NAMES) or len(norm.args) != 2 or norm.kwargs:
         return None
     return norm if _class(norm.args[0], root) in NORMS else None

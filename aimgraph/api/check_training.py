@@ -113,7 +113,8 @@ def check_training(
         raise ConfigError(f"check_training: loss is a {type(loss).__name__}: give a function, loss(aim) -> number")
     if type(steps) is not int or steps < 1:
         raise ConfigError(f"check_training(steps={steps!r}): give a whole number above 0")
-    module = copy_module(with_own_forwards(aim))
+    with torch.inference_mode(False):
+        module = copy_module(with_own_forwards(aim))
     tensors = [one for path, part in named_parts(module).items() for one in _tensors(path, part)]
     trained = [one for one in tensors if one.in_use and not one.frozen]
     if trained:

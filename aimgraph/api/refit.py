@@ -16,7 +16,7 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.emit.changed import changed_sites
 from aimgraph.emit.concat import refuse_concat
-from aimgraph.emit.fixed_reads import fix_reads
+from aimgraph.emit.fixed_reads import fix_reads, stand_still
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import parts_of, replace_part
 from aimgraph.emit.record import record_of
@@ -124,7 +124,10 @@ def _fill(aim: AimModule, made: AimModule, old: MemoryPlan, new: MemoryPlan) -> 
                 continue  # a set has those of the default one
             anew[part.what] = None
             fresh.setdefault(place, []).extend([module] if part.read else [])
+    still = stand_still(made) and old.config.start == "zero_values"
     for place, reads in fresh.items():
+        if still and place == places[DEFAULT]:
+            continue  # drawn, and not trained: of zeros they could not even be
         shown = [place, *(places[name] for name, shared in sets.items() if shared and place == places[DEFAULT])]
         if not all(_is_zero(made, one) for one in shown):
             for module in reads:

@@ -17,10 +17,16 @@ def fix_reads(aim: nn.Module, fixed: bool) -> None:
     settle_reads(aim)
 
 
+def stand_still(aim: nn.Module) -> bool:
+    """Whether the read weights of the default set are not trained: sets share them, or `freeze_reads` stopped them."""
+    record = record_of(aim)
+    return record.fixed_reads or any(record.sets.values())
+
+
 def settle_reads(aim: nn.Module) -> None:
     """Stop the gradients of the default set's reads, or give them back where nothing needs them fixed."""
     record = record_of(aim)
-    if not record.fixed_reads and not any(record.sets.values()):
+    if not stand_still(aim):
         give_gradients(aim, record.shared_reads)
         record.shared_reads = frozenset()
         return
@@ -36,7 +42,7 @@ def refuse_zero_reads(aim: nn.Module, place: str) -> None:
     """Refuse to fix read weights that are all zero: no values would change anything."""
     for memory in record_of(aim).plan.memories:
         reads = aim.get_submodule(aim_path(memory.name, "reads"))
-        if not any(bool(weight.any()) for weight in reads.parameters()):
+        if not any(weight.is_meta or bool(weight.any()) for weight in reads.parameters()):
             raise ConfigError(
                 f"{place}: the read weights of memory {memory.name!r} are all zero, so that no values would change "
                 "anything, and none could be trained with the read weights frozen: train the default set first, or "

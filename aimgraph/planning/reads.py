@@ -98,7 +98,7 @@ class Read:
         channels: k.
         grid: S of the first call.
         parameters: Parameters of Wm.
-        inputs: Numbers of the memory that one of the layer's outputs sees: k times the size of the kernel.
+        inputs: Numbers of the memory that one of the layer's outputs sees at most: k times the size of the kernel.
         lowering: ``split`` or ``concat``.
         calls: The calls that use this read weight.
         raw: Whether the layer transforms its own weight; Wm is used as it is.

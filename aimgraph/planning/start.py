@@ -18,7 +18,9 @@ def scale_of(config: AimConfig, reads: Iterable[Read]) -> float:
 
     Adam's first step moves every parameter by about its rate, whatever the size of the gradient. Where read weights
     are zero, a site that sees n numbers of the memory is moved by about ``rate * n * scale``, and the network by the
-    sum over its sites. The default keeps that below ``rate * REACH``: ``min(1, REACH / sum of n)``, over all calls.
+    sum over its sites. The default keeps that below ``rate * REACH`` for each memory: ``min(1, REACH / sum of n)``,
+    over all calls in the graph that has more of them, that of train or that of eval mode. Sources that draw nothing
+    have a scale of their own.
 
     Args:
         config: Of the memory.
@@ -29,7 +31,8 @@ def scale_of(config: AimConfig, reads: Iterable[Read]) -> float:
     largest = SCALES[config.start]
     if config.start != "zero_reads":
         return largest
-    seen = sum(read.inputs * sum(call.graph != "eval" for call in read.calls) for read in reads)
+    calls = [(call.graph, read.inputs) for read in reads for call in read.calls]
+    seen = max(sum(inputs for graph, inputs in calls if graph in ("both", mode)) for mode in ("train", "eval"))
     return min(largest, REACH / max(1, seen))
 
 

@@ -92,6 +92,30 @@ def test_a_norm_is_joined_with_an_activation_that_alone_reads_it() -> None:
     assert torch.equal(execute(program, x), expected)
 
 
+class Overwritten(nn.Module):
+    """What the norm reads is written over before the activation is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        y = self.norm(x)
+        skip = F.relu_(x)
+        return self.act(y) + skip
+
+
+@torch.no_grad()
+def test_a_norm_runs_before_what_writes_over_its_input() -> None:
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    program = lowered(Overwritten(), x)
+    randomise_program(program)
+    expected = execute(program, x)
+    Pipeline((MakeLean(),), verify="full").run(program)
+    assert torch.equal(execute(program, x), expected)
+
+
 def test_a_module_that_is_kept_as_one_call_is_left_with_its_name() -> None:
     class Loops(nn.Module):
         def __init__(self) -> None:

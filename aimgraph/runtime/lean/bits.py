@@ -149,9 +149,11 @@ def _pieces(bits: Tensor, *flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _stretches(bits: Tensor, *flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """All but the last ones."""
     length = flat[0].numel() // _ROUND * _BITS
+    if not length:
+        return
     values = [one[: _BITS * length].view(_BITS, length) for one in flat]
     size = _PIECE * torch.get_num_threads() if bits.device.type == "cpu" else length
-    if 0 < length <= size:
+    if length <= size:
         yield bits[:length], *values
         return
     for start in range(0, length, size):

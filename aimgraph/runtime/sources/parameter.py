@@ -1,6 +1,6 @@
 """N free values, drawn as noise upon a smooth field.
 
-    m = deviation * (sqrt(s) * noise + sqrt(1 - s) * field),   s = 1/4
+    m = deviation * (sqrt(s) * noise + sqrt(1 - s) * field),   s = 1/2
 
 Both have a deviation of 1. Noise tells every place from every other one; a smooth field says where a place is, which
 layers learn from sooner. docs/adr/0033-which-factor-starts-at-zero.md has the measurements.
@@ -15,10 +15,10 @@ from aimgraph.reproducible import uniform
 from aimgraph.runtime.specs import PARTS, SourceSpec
 from aimgraph.torch_private import is_jit_tracing
 
-WAVES = 4
-"""Of which a field is the sum."""
+FREQUENCIES = 4
+"""Of the waves, in half periods across the memory: 1, 2, 3, 4, for two channels each, and again."""
 
-NOISE = 0.25
+NOISE = 0.5
 """s, the share of the noise in the variance."""
 
 
@@ -56,9 +56,10 @@ class ParameterSource(nn.Module):
 def drawn_values(shape: tuple[int, ...]) -> Tensor:
     """Noise and a smooth field, together of deviation 1, in float32 on the CPU.
 
-    The field of a channel is the sum of `WAVES` waves ``sin(pi (a r + b c) + p)`` over rows r and columns c from -1 to
-    1, with a and b from U(-1, 1), at most one period across the memory, and p from U(-pi, pi). A memory of one place
-    has noise alone.
+    The field of a channel is a wave, ``sin(pi / 2 * f * (cos(t) r + sin(t) c) + p)`` over rows r and columns c from
+    -1 to 1, with p from U(-pi / 4, pi / 4). Two channels have one frequency f, and directions t that are drawn, and at
+    right angles; in a memory of one row or column, whose direction is given, phases are. A memory of one place has
+    noise alone.
 
     Args:
         shape: Of the memory, (rows, cols, channels), or (N,) for one row.
@@ -67,13 +68,25 @@ def drawn_values(shape: tuple[int, ...]) -> Tensor:
     rows, cols, channels = shape if len(shape) == 3 else (1, shape[0], 1)
     if rows * cols == 1:
         return noise
-    a, b, phase = uniform((3, channels, WAVES, 1, 1), 1.0)
-    angles = a * axis(rows)[:, None] + b * axis(cols) + phase
-    field = (math.pi * angles).sin().sum(1)
+    field = _waves(rows, cols, channels)
     deviation, mean = torch.std_mean(field, (1, 2), correction=0, keepdim=True)
     field = (field - mean) / deviation.clamp_min(1e-6)
     mixed: Tensor = math.sqrt(NOISE) * noise + math.sqrt(1 - NOISE) * field.movedim(0, -1).reshape(shape)
     return mixed
+
+
+def _waves(rows: int, cols: int, channels: int) -> Tensor:
+    """One a channel, [channels, rows, cols]; computed in float64, so that rounding hides how a processor does it."""
+    number = torch.arange(channels, dtype=torch.int64, device="cpu")
+    pair, right_angle = number // 2, number % 2 * (math.pi / 2)
+    turns, phases = uniform((int(pair[-1]) + 1,), math.pi)[pair].double(), uniform((channels,), math.pi / 4).double()
+    if min(rows, cols) == 1:
+        turns, phases = torch.full_like(turns, 0 if cols == 1 else math.pi / 2), phases + right_angle
+    else:
+        turns = turns + right_angle
+    along = turns.cos()[:, None, None] * axis(rows)[:, None] + turns.sin()[:, None, None] * axis(cols)
+    half_periods = (1 + pair % FREQUENCIES)[:, None, None]
+    return (math.pi / 2 * half_periods * along + phases[:, None, None]).sin().float()
 
 
 def axis(size: int) -> Tensor:

@@ -19,6 +19,11 @@ def as_they_are(values: Tensor) -> Tensor:
     return values
 
 
+def aten_through(grad: Tensor, numbers: Tensor, above: float, out: Tensor | None) -> Tensor:
+    assert out is not None
+    return torch.mul(grad, numbers, out=out)
+
+
 def masked(grad: Tensor, numbers: Tensor, above: float, out: Tensor | None) -> Tensor:
     """The gradient where a flag is set, elsewhere 0."""
     assert numbers.dtype == grad.dtype
@@ -71,6 +76,12 @@ def test_numbers_of_bytes(dtype: torch.dtype) -> None:
     assert all(one < other for one, other in itertools.pairwise(numbers))
     smallest = 0.0 if dtype == torch.float16 else torch.finfo(dtype).smallest_normal  # halves are computed as floats
     assert numbers[1] >= smallest
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 200])
+def test_a_few_values_on_another_device(count: int) -> None:
+    y = torch.zeros(count, device="meta")
+    assert through_bits(y, packed(y, as_they_are), Geometry.of(y), aten_through).shape == (count,)
 
 
 def test_gaps_are_closed() -> None:

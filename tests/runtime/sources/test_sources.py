@@ -23,10 +23,19 @@ def test_values_are_noise_upon_a_smooth_field() -> None:
     torch.manual_seed(0)
     values = drawn_values((64, 64, 3))
     smooth = nn.functional.avg_pool2d(values.movedim(-1, 0), 9, stride=1)
-    assert all(0.6 < float(channel.std()) < 1 for channel in smooth)  # noise alone would have 1 / 9
+    assert all(0.5 < float(channel.std()) < 0.9 for channel in smooth)  # noise alone would have 1 / 9
     noise = values.movedim(-1, 0)[:, 4:-4, 4:-4] - smooth
-    assert all(0.4 < float(channel.std()) < 0.7 for channel in noise)
-    assert not torch.allclose(smooth[0], smooth[1], atol=0.5)
+    assert all(0.55 < float(channel.std()) < 0.85 for channel in noise)
+
+
+def test_two_channels_tell_two_directions() -> None:
+    """Their waves are at right angles: each place has values of its own, as with rows and columns."""
+    torch.manual_seed(0)
+    for shape in ((64, 64, 2), (1, 400, 2), (400, 1, 2)):
+        values = drawn_values(shape).movedim(-1, 0)
+        size = tuple(9 if side > 9 else 1 for side in shape[:2])
+        smooth = nn.functional.avg_pool2d(values, size, stride=1).reshape(2, -1)
+        assert abs(float(torch.corrcoef(smooth)[0, 1])) < 0.2
 
 
 def test_memories_of_one_row_or_one_place_are_drawn_too() -> None:
