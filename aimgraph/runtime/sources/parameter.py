@@ -58,8 +58,8 @@ def drawn_values(shape: tuple[int, ...]) -> Tensor:
 
     The field of a channel is a wave, ``sin(pi / 2 * f * (cos(t) r + sin(t) c) + p)`` over rows r and columns c from
     -1 to 1, with p from U(-pi / 4, pi / 4). Two channels have one frequency f, and directions t that are drawn, and at
-    right angles; in a memory of one row or column, whose direction is given, phases are. A memory of one place has
-    noise alone.
+    right angles. In a memory of one row or column, whose direction is given, p is 0 and pi / 2. A memory of one place
+    has noise alone.
 
     Args:
         shape: Of the memory, (rows, cols, channels), or (N,) for one row.
@@ -81,7 +81,7 @@ def _waves(rows: int, cols: int, channels: int) -> Tensor:
     pair, right_angle = number // 2, number % 2 * (math.pi / 2)
     turns, phases = uniform((int(pair[-1]) + 1,), math.pi)[pair].double(), uniform((channels,), math.pi / 4).double()
     if min(rows, cols) == 1:
-        turns, phases = torch.full_like(turns, 0 if cols == 1 else math.pi / 2), phases + right_angle
+        turns, phases = torch.full_like(turns, 0 if cols == 1 else math.pi / 2), right_angle
     else:
         turns = turns + right_angle
     along = turns.cos()[:, None, None] * axis(rows)[:, None] + turns.sin()[:, None, None] * axis(cols)
