@@ -85,6 +85,7 @@ def main() -> None:
         _do(name, task, journal, [(arm, best[arm], seed) for seed in seeds for arm in ARMS if arm in best])
     paths = {name: given.out / f"values_{name}.json" for name in TASKS}
     runs = {name: json.loads(path.read_text())["runs"] for name, path in paths.items() if path.exists()}
+    runs = {name: found for name, found in runs.items() if any(_counted(found))}
     text = "\n".join(_table(name, found) for name, found in runs.items())
     (given.out / "values.md").write_text(text)
     print(text)
