@@ -8,18 +8,15 @@ repeated. `benchmarks.starts_table` makes the tables and the picture.
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import aimgraph
 from benchmarks.learning.data import FASHION_FOLDER
-from benchmarks.learning.journal import Journal
+from benchmarks.learning.journal import Journal, shown
 from benchmarks.learning.starts import Start, parameter_groups, redraw
 from benchmarks.learning.tasks import Problem, Task, tasks
 from benchmarks.learning.train import accuracy, train
@@ -100,21 +97,14 @@ def measure_all(name: str, task: Task, runs: list[Run], out: Path, prefix: str =
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / f"{prefix}_{name}.json", KEYS, settings_of(task))
     missing = [run for run in runs if run.key() not in journal]
-    for run in _shown(missing, name):
+    for run in shown(missing, name, _told):
         started = time.perf_counter()
         result = measure(task, run)
         journal.add(run.key() | result | {"seconds": round(time.perf_counter() - started, 1)})
 
 
-def _shown(runs: list[Run], name: str) -> Iterator[Run]:
-    """The runs, with a bar that says how long the others will take."""
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
-        shown = bar.add_task(name, total=len(runs))
-        for run in runs:
-            bar.update(shown, description=f"{name}: {run.start}, rate {run.rate:g}, seed {run.seed}")
-            yield run
-            bar.advance(shown)
+def _told(run: Run) -> str:
+    return f"{run.start}, rate {run.rate:g}, seed {run.seed}"
 
 
 def settings_of(task: Task) -> dict[str, Any]:

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 import aimgraph
@@ -27,7 +25,7 @@ from aimgraph.models_zoo.loader import import_torchvision
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
 from aimgraph.runtime.layers import groups_of
 from benchmarks.learning.data import Images
-from benchmarks.learning.journal import Journal
+from benchmarks.learning.journal import Journal, shown
 from benchmarks.learning.networks import with_plain_convolutions
 from benchmarks.learning.tasks import Problem, Task, tasks
 from benchmarks.learning.train import accuracy, train
@@ -41,7 +39,7 @@ SHAPES = {
 SIZES = [list(shape) for shape in SHAPES.values()]
 CHOOSING, SEEDS = 100, 5
 MEMORIES = ("values", "whole set")
-LORAS = {"LoRA, N": "values", "LoRA, as whole set": "whole set"}
+LORAS = ("LoRA, N", "LoRA, as whole set")
 ALONE = ("biases", "last layer")
 KEYS = ("arm", "values", "rate", "seed")
 COLOURS = {"values": "C0", "whole set": "C1", "LoRA, N": "C2", "LoRA, as whole set": "C3", "biases": "C4"}
@@ -96,15 +94,14 @@ def _do(name: str, task: Task, journal: Journal, wanted: list[tuple[Arm, float, 
     """Do the runs that a journal does not hold."""
     keys = [dict(zip(KEYS, (arm.kind, arm.values, rate, seed), strict=True)) for arm, rate, seed in wanted]
     missing = [(key, one) for key, one in zip(keys, wanted, strict=True) if key not in journal]
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
-        shown = bar.add_task(name, total=len(missing))
-        for key, (arm, rate, seed) in missing:
-            bar.update(shown, description=f"{name}: {arm.kind} {arm.values}, rate {rate:g}, seed {seed}")
-            started = time.perf_counter()
-            found = measure(task, arm, rate, seed)
-            journal.add(key | found | {"seconds": round(time.perf_counter() - started, 1)})
-            bar.advance(shown)
+    for key, (arm, rate, seed) in shown(missing, name, lambda one: _said(*one[1])):
+        started = time.perf_counter()
+        found = measure(task, arm, rate, seed)
+        journal.add(key | found | {"seconds": round(time.perf_counter() - started, 1)})
+
+
+def _said(arm: Arm, rate: float, seed: int) -> str:
+    return f"{arm.kind} {arm.values}, rate {rate:g}, seed {seed}"
 
 
 def measure(task: Task, arm: Arm, rate: float, seed: int) -> dict[str, Any]:

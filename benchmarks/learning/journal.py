@@ -2,9 +2,25 @@
 
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def shown(runs: Sequence[T], name: str, told: Callable[[T], str]) -> Iterator[T]:
+    """The runs of a task, with a bar that says how long the others will take."""
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
+        task = bar.add_task(name, total=len(runs))
+        for run in runs:
+            bar.update(task, description=f"{name}: {told(run)}")
+            yield run
+            bar.advance(task)
 
 
 class Journal:

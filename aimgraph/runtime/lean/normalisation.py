@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from aimgraph.runtime.lean.forms import lean_form
 from aimgraph.runtime.lean.step import Geometry, Kept, is_written, pays, run
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Dimensions of features -> their memory format with channels last."""
+
 _CACHED = 1 << 20
 """Numbers that stay in a processor's cache."""
 
@@ -63,7 +66,7 @@ def _samples(grad: Tensor) -> int:
 def _laid_out(like: Geometry, dtype: torch.dtype) -> Tensor:
     """What torch's own backward function puts its gradient into: channels-last if the input was, or else not."""
     found = like.empty(dtype)
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(found.dim(), torch.contiguous_format)
+    last = CHANNELS_LAST.get(found.dim(), torch.contiguous_format)
     return found if found.is_contiguous(memory_format=last) else found.contiguous()
 
 

@@ -16,7 +16,7 @@ from aimgraph.runtime.lean import activations
 from aimgraph.runtime.lean.activations import TwoSlopes, hardtanh_step, relu_step
 from aimgraph.runtime.lean.bits import in_one_piece, through_bits
 from aimgraph.runtime.lean.call import lean_call
-from aimgraph.runtime.lean.normalisation import Normalisation, inverse_deviation
+from aimgraph.runtime.lean.normalisation import CHANNELS_LAST, Normalisation, inverse_deviation
 from aimgraph.runtime.lean.step import Geometry, Kept, is_written, pays, run
 from aimgraph.torch_private import has_hooks
 
@@ -73,11 +73,11 @@ class _Pair:
         if self.norm.like != self.like or any(one.dtype != grad.dtype or one.dtype.itemsize < 4 for one in fixed):
             return False
         one, short = in_one_piece(grad.numel(), grad.device)
-        return one and (short or len(grad) % 8 == 0) and _inner(self.like) > 0
+        return one and (short or len(grad) % 8 == 0) and _inner(grad) > 0
 
     def _scaled(self, grad: Tensor, bits: Tensor, fixed: list[Tensor]) -> Tensor:
         var, *weights = fixed
-        channels, inner = len(var), _inner(self.like)
+        channels, inner = len(var), _inner(grad)
         factors = [one.view(channels, 1) for one in (inverse_deviation(var, self.norm.eps), *weights)]
 
         def gradient(given: Tensor, numbers: Tensor, above: float, out: Tensor | None) -> Tensor:
@@ -91,18 +91,12 @@ class _Pair:
         return through_bits(grad, bits, self.like, gradient)
 
 
-def _inner(like: Geometry) -> int:
+def _inner(grad: Tensor) -> int:
     """Numbers that lie between one channel and the next; 0 where channels lie in neither of torch's two ways."""
-    rest = like.shape[2:].numel()
-    expected, last = 1, 1
-    contiguous = channels_last = True
-    for axis in reversed(range(len(like.shape))):
-        contiguous &= like.shape[axis] == 1 or like.stride[axis] == expected
-        expected *= like.shape[axis]
-    for axis in (1, *reversed(range(2, len(like.shape))), 0):
-        channels_last &= like.shape[axis] == 1 or like.stride[axis] == last
-        last *= like.shape[axis]
-    return rest if contiguous else int(channels_last and len(like.shape) in (4, 5))
+    if grad.is_contiguous():
+        return grad.shape[2:].numel()
+    last = CHANNELS_LAST.get(grad.dim())
+    return int(last is not None and grad.is_contiguous(memory_format=last))
 
 
 def lean_pair(norm: nn.Module, activation: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -23,9 +23,10 @@ def test_values_are_noise_upon_a_smooth_field() -> None:
     torch.manual_seed(0)
     values = drawn_values((64, 64, 3))
     smooth = nn.functional.avg_pool2d(values.movedim(-1, 0), 9, stride=1)
-    assert all(0.5 < float(channel.std()) < 0.9 for channel in smooth)  # noise alone would have 1 / 9
+    assert all(0.5 < float(channel.std()) < 0.8 for channel in smooth)  # noise alone would have 1 / 9
     noise = values.movedim(-1, 0)[:, 4:-4, 4:-4] - smooth
-    assert all(0.55 < float(channel.std()) < 0.85 for channel in noise)
+    assert all(0.6 < float(channel.std()) < 0.85 for channel in noise)
+    assert not torch.allclose(smooth[0], smooth[1], atol=0.5)
 
 
 def test_two_channels_tell_two_directions() -> None:
