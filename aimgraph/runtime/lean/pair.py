@@ -20,8 +20,10 @@ from aimgraph.runtime.lean.normalisation import CHANNELS_LAST, Normalisation, in
 from aimgraph.runtime.lean.step import Geometry, Kept, is_written, pays, run
 from aimgraph.torch_private import has_hooks
 
-NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""Classes of norms, and of those alone, that a pair can begin with."""
+NORMS: dict[type[nn.Module], Callable[[Any], Normalisation]] = dict.fromkeys(
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), lambda module: Normalisation(module.eps)
+)
+"""Class of a norm, and of that alone -> its step, which a pair begins with."""
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], TwoSlopes]] = {
     nn.ReLU: lambda module: relu_step(inplace=True),
@@ -109,27 +111,30 @@ def lean_pair(norm: nn.Module, activation: Any, x: Tensor, *args: Any, **kwargs:
         *args: Of the lean form.
         **kwargs: The same.
     """
-    if not _takes(norm, activation, x):
+    given: Any = norm
+    begins, ends = NORMS.get(type(norm)), _end(activation)
+    if begins is None or ends is None or not _takes(given, activation, x):
         middle = lean_call(norm, x)
         if isinstance(activation, nn.Module):
             return lean_call(activation, middle)
         return _FORMS[activation][0](middle, *args, **kwargs)
-    if isinstance(activation, nn.Module):
-        step = ACTIVATIONS[type(activation)](activation)
-    else:
-        step = _FORMS[activation][1](*args, **kwargs)
-    given: Any = norm
     given._check_input_dim(x)
-    pair = _Pair(Normalisation(given.eps), step)
+    pair = _Pair(begins(norm), ends(*args, **kwargs))
     return run(pair, x, given.running_mean, given.running_var, given.weight, given.bias)
+
+
+def _end(activation: Any) -> Callable[..., TwoSlopes] | None:
+    """What makes the step of an activation of the arguments of a call."""
+    if not isinstance(activation, nn.Module):
+        return _FORMS[activation][1]
+    step = ACTIVATIONS.get(type(activation))
+    return None if step is None else lambda: step(activation)
 
 
 def _takes(norm: Any, activation: Any, x: Any) -> bool:
     """Whether the two may be one step: nobody looks at what is between them, and it would keep less."""
     modules = [norm, activation] if isinstance(activation, nn.Module) else [norm]
-    if type(norm) not in NORMS or any(has_hooks(module) or "forward" in vars(module) for module in modules):
-        return False
-    if isinstance(activation, nn.Module) and type(activation) not in ACTIVATIONS:
+    if any(has_hooks(module) or "forward" in vars(module) for module in modules):
         return False
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return False
