@@ -8,7 +8,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ ALWAYS = ("coordinates", "noise, min(1, 25/n) 0.5")
 """Starts that are shown wherever they were measured."""
 LOWEST = 0.6
 """Accuracies below it are not drawn."""
+MANY = 10
+"""Seeds of the cells of the first table."""
 SHORT = 0.9
 """A run without a target fails if its accuracy is below this share of the best mean of its task."""
 
@@ -133,6 +135,16 @@ def _cell(group: Group, start: str, rate: float) -> str:
     return group.shown(group.mean(start, rate)) + (f" ({failed} failed)" if failed else "")
 
 
+def of_many_seeds(group: Group) -> Group | None:
+    """The cells of a group that have `MANY` seeds; None where no start has two of them."""
+    cells = {
+        start: {rate: found for rate, found in rates.items() if len(found) >= MANY}
+        for start, rates in group.scores.items()
+    }
+    scores = {start: rates for start, rates in cells.items() if len(rates) > 1}
+    return replace(group, scores=scores) if scores else None
+
+
 def summary(found: list[Group]) -> str:
     """One row for each of the `main_starts`: its mean at the best and at the worst rate of each group's grid."""
     heads = [one.task if one.memory == "static" else f"{one.task}, {one.memory}" for one in found]
@@ -148,8 +160,8 @@ def summary(found: list[Group]) -> str:
 
 def main_starts(found: list[Group]) -> list[str]:
     """Those that at least half of the groups have, in the order of `benchmarks.starts`, and `ALWAYS`."""
-    names = [str(start) for start in STARTS]
-    return [name for name in names if sum(name in one.scores for one in found) >= len(found) / 2 or name in ALWAYS]
+    counts = {str(start): sum(str(start) in one.scores for one in found) for start in STARTS}
+    return [name for name, count in counts.items() if count >= len(found) / 2 or (count and name in ALWAYS)]
 
 
 def _best_and_worst(group: Group, start: str) -> str:
@@ -202,7 +214,10 @@ def main() -> None:
     out: Path = parser.parse_args().out
     paths = [out / f"starts_{name}.json" for name in tasks()]
     found = [group for path in paths if path.exists() for group in groups(path)]
-    text = "\n".join([summary(found), *(markdown(group) for group in found)])
+    many = [group for group in map(of_many_seeds, found) if group is not None]
+    heads = [f"{MANY} seeds or more in each cell:", summary(many)]
+    heads += ["All; the tables below say of how many seeds:", summary(found)]
+    text = "\n".join([*heads, *(markdown(group) for group in found)])
     (out / "starts.md").write_text(text)
     draw(found, out / "starts.png")
     print(text)

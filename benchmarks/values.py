@@ -20,10 +20,9 @@ import torch
 from torch import nn
 
 import aimgraph
-from aimgraph.bench.frozen import StandsStill
+from aimgraph.bench.frozen import StandsStill, lora_layers, with_lora
 from aimgraph.models_zoo.loader import import_torchvision
-from aimgraph.runtime.layer_kinds import is_layer, kind_of
-from aimgraph.runtime.layers import groups_of
+from aimgraph.runtime.layer_kinds import is_layer
 from benchmarks.learning.data import Images
 from benchmarks.learning.journal import Journal, shown
 from benchmarks.learning.networks import with_plain_convolutions
@@ -74,6 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)  # of which runs at too large a rate are full: those would take ten times as long
     for name in () if given.show else given.task:
         task = tasks()[name]
         journal = Journal(given.out / f"values_{name}.json", KEYS, settings_of(task) | {"shape": SIZES})
@@ -145,10 +145,8 @@ def tuned(problem: Problem, arm: Arm, seed: int) -> nn.Module | None:
     else:
         count = arm.values if arm.kind == "LoRA, N" else _of_whole_set(base, x, arm.values)
         torch.manual_seed(seed)
-        found = _with_lora(with_plain_convolutions(model), count)
-        if found is None:
-            return None
-        model = found
+        adapted = _with_lora(with_plain_convolutions(model), count)
+        return None if adapted is None else adapted.train()
     return StandsStill(model).train()
 
 
@@ -163,24 +161,14 @@ def _with_lora(model: nn.Module, count: int) -> nn.Module | None:
     Layers of one rank have ``rank * (inputs * taps + outputs)`` parameters each.
     """
     import_torchvision()  # peft imports transformers, and that imports it
-    from peft import LoraConfig, get_peft_model
-
-    sizes = {path: _rank_one(layer) for path, layer in model.named_modules() if _takes_lora(layer)}
+    sizes = {path: _rank_one(model.get_submodule(path)) for path in lora_layers(model, 1)}
     rank = max(1, count // sum(sizes.values()))
     left, layers = count, list[str]()
     for path in reversed(sizes):
         if rank * sizes[path] <= left:
             layers.append(path)
             left -= rank * sizes[path]
-    if not layers:
-        return None
-    adapted: Any = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
-    made: nn.Module = adapted.base_model.model
-    return made
-
-
-def _takes_lora(layer: nn.Module) -> bool:
-    return is_layer(layer) and kind_of(layer).in_axis == 1 and groups_of(layer) == 1
+    return with_lora(model, rank, layers) if layers else None
 
 
 def _rank_one(layer: nn.Module) -> int:

@@ -50,7 +50,7 @@ def build_frozen(
     parts: dict[str, Callable[[], nn.Module]] = {
         "full": lambda: copy_module(model).requires_grad_(True),
         "biases": lambda: _biases(copy_module(model)),
-        "lora": lambda: _lora(copy_module(model)),
+        "lora": lambda: with_lora(copy_module(model), RANK, lora_layers(model, RANK)),
         "memory": lambda: memory(lean=False),
         "lean": lambda: memory(lean=True),
     }
@@ -84,7 +84,21 @@ def _biases(model: nn.Module) -> nn.Module:
     return StandsStill(model)
 
 
-def _lora(model: nn.Module) -> nn.Module:
+def lora_layers(model: nn.Module, rank: int) -> list[str]:
+    """Paths of the layers on which peft can put LoRA of a rank: groups have to share the rank out among them."""
+    return [
+        path
+        for path, layer in model.named_modules()
+        if is_layer(layer) and kind_of(layer).in_axis == 1 and rank % groups_of(layer) == 0
+    ]
+
+
+def with_lora(model: nn.Module, rank: int, layers: list[str]) -> nn.Module:
+    """A model with LoRA on some layers, which alone is trained; its norms and dropout stand still.
+
+    Raises:
+        ConfigError: peft can't be imported.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except (ImportError, RuntimeError) as error:  # what it imports may fail in its own way
@@ -92,14 +106,8 @@ def _lora(model: nn.Module) -> nn.Module:
             f"the form 'lora' needs peft, which can't be imported ({told_error(error)}): pip install "
             "'aimgraph[bench]', or leave the form out"
         ) from error
-    layers = [path for path, layer in model.named_modules() if _takes_lora(layer)]
-    adapted: Any = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers))
+    adapted: Any = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
     return StandsStill(adapted.base_model.model)
-
-
-def _takes_lora(layer: nn.Module) -> bool:
-    """Whether peft can put LoRA of this rank on a layer: groups have to share the rank out among them."""
-    return is_layer(layer) and kind_of(layer).in_axis == 1 and RANK % groups_of(layer) == 0
 
 
 def trained(module: nn.Module) -> list[torch.nn.Parameter]:

@@ -20,6 +20,7 @@ from aimgraph.api.fold import fold
 from aimgraph.api.report import Report
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
+from aimgraph.checkpoint.entries import What
 from aimgraph.checkpoint.load import load
 from aimgraph.checkpoint.save import save as save_checkpoint
 from aimgraph.checkpoint.values import state_of
@@ -72,15 +73,20 @@ def plan_command(asked: Asked) -> None:
 @click.option("--dump", type=click.Path(file_okay=False), help="Write the graph after every pass into this folder.")
 @replaced("--save", "--checkpoint FOLDER", type=click.Path(dir_okay=False))
 @click.option("--checkpoint", type=click.Path(file_okay=False), help="Save the memory into this folder.")
+@click.option("--what", type=click.Choice(get_args(What)), help="What --checkpoint saves; by default the memory.")
 @click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
-def transform_command(asked: Asked, dump: str | None, save: str | None, checkpoint: str | None, code: bool) -> None:
+def transform_command(
+    asked: Asked, dump: str | None, save: str | None, checkpoint: str | None, what: What | None, code: bool
+) -> None:
     """Transform MODEL and compare the result with it, bit for bit."""
+    if what and not checkpoint:
+        raise ConfigError(f"--what {what} says what --checkpoint saves: give --checkpoint FOLDER, too")
     aim, report, history = _transformed(asked, dump)
     planned = plan(aim)
     if save:
         _save_state(aim, Path(save))
     if checkpoint:
-        save_checkpoint(aim, checkpoint)
+        save_checkpoint(aim, checkpoint, what=what or "memory")
     if asked.as_json:
         passes = [asdict(entry) for entry in history]
         extra = {"code": aim.code} if code else {}

@@ -10,7 +10,7 @@ from benchmarks.learning.journal import Journal
 from benchmarks.learning.networks import position_blind
 from benchmarks.learning.starts import READS, Start, parameter_groups, redraw
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
-from benchmarks.starts_table import groups, markdown
+from benchmarks.starts_table import MANY, groups, markdown, of_many_seeds
 
 
 def test_a_square_lies_inside_of_the_cell_of_its_label():
@@ -114,3 +114,18 @@ def test_a_row_of_the_table(tmp_path):
     best, other = markdown(group).splitlines()[4:]
     assert best == "| b | 2 | 0.1 | 95.0 ± 0.0 | 0.2 | 90.0 | 95.0 | 90.0 |"
     assert other == "| a | 2 | 0.1 | 85.0 ± 5.0 | 0.2 | 30.0 | 85.0 (1 failed) | 30.0 (2 failed) |"
+
+
+def test_a_table_of_many_seeds_leaves_out_the_cells_of_few(tmp_path):
+    counts = {("a", 0.1): MANY, ("a", 0.2): MANY, ("a", 0.3): MANY - 1, ("b", 0.1): MANY, ("b", 0.2): 1}
+    runs = [
+        {"memory": "static", "start": start, "rate": rate, "seed": seed, "accuracy": [0.9], "reached": None}
+        for (start, rate), count in counts.items()
+        for seed in range(count)
+    ]
+    path = tmp_path / "starts_some.json"
+    path.write_text(json.dumps({"settings": {"task": "a task", "target": None, "steps": 10}, "runs": runs}))
+    (group,) = groups(path)
+    many = of_many_seeds(group)
+    assert many is not None
+    assert (list(many.scores), many.grid) == (["a"], [0.1, 0.2])

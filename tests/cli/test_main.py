@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from aimgraph.cli.main import cli, main
 from aimgraph.onnx.session import MemorySession
@@ -88,8 +89,6 @@ def test_sizes_that_were_tried_leave_no_noise(folder: Path) -> None:
 
 
 def test_transform_verifies_dumps_and_saves(folder: Path) -> None:
-    from safetensors.torch import load_file
-
     result = call(
         "transform", "usernet:net", "--input", "2x3x16x16", "--dump", "graphs", "--save", "out/w.safetensors", "--code"
     )
@@ -151,6 +150,17 @@ def test_a_checkpoint_is_saved_and_exported(folder: Path) -> None:
     other = shell("export", "zoo/mlp", "--onnx", "d.onnx", "--checkpoint", "notes", cwd=folder)
     assert other.returncode == 2
     assert "CheckpointError: notes was made with another base" in other.stderr
+
+
+def test_a_checkpoint_of_values_alone(folder: Path) -> None:
+    model = ("usernet:net", "--input", "2x3x16x16", "--shape", "2x2x3")
+    made = call("transform", *model, "--start", "zero_values", "--checkpoint", "few", "--what", "values")
+    assert made.exit_code == 0, made.output
+    (file,) = (folder / "few").glob("*.safetensors")
+    assert sorted(load_file(str(file))) == ["aim.memory.source.value", "scales.memory"]
+    exported = call("export", *model[:3], "--onnx", "v.onnx", "--checkpoint", "few")
+    assert exported.exit_code == 0, exported.output
+    assert "give --checkpoint FOLDER, too" in str(call("transform", *model, "--what", "values").exception)
 
 
 def test_options_that_say_what_another_says_are_taken_with_a_warning(folder: Path) -> None:

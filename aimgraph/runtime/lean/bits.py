@@ -131,8 +131,13 @@ def _number(byte: int, dtype: torch.dtype) -> float:
 def in_one_piece(count: int, device: torch.device) -> tuple[bool, bool]:
     """Whether so many values are worked on in stretches of an eighth each, and whether in one call for all of them."""
     length = count // _BITS
-    one = not count % _ROUND and (device.type != "cpu" or length <= _PIECE * torch.get_num_threads())
+    one = not count % _ROUND and length <= _at_a_time(length, device)
     return one, one and length <= _SHORT
+
+
+def _at_a_time(length: int, device: torch.device) -> int:
+    """How many of so many bytes are worked on at a time."""
+    return _PIECE * torch.get_num_threads() if device.type == "cpu" else length
 
 
 def _in_a_row(tensor: Tensor) -> Tensor:
@@ -152,7 +157,7 @@ def _stretches(bits: Tensor, *flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if not length:
         return
     values = [one[: _BITS * length].view(_BITS, length) for one in flat]
-    size = _PIECE * torch.get_num_threads() if bits.device.type == "cpu" else length
+    size = _at_a_time(length, bits.device)
     if length <= size:
         yield bits[:length], *values
         return
