@@ -21,7 +21,6 @@ from torch import nn
 
 import aimgraph
 from aimgraph.bench.frozen import StandsStill, lora_layers, with_lora
-from aimgraph.models_zoo.loader import import_torchvision
 from aimgraph.runtime.layer_kinds import is_layer
 from benchmarks.learning.data import Images
 from benchmarks.learning.journal import Journal, shown
@@ -160,7 +159,6 @@ def _with_lora(model: nn.Module, count: int) -> nn.Module | None:
 
     Layers of one rank have ``rank * (inputs * taps + outputs)`` parameters each.
     """
-    import_torchvision()  # peft imports transformers, and that imports it
     sizes = {path: _rank_one(model.get_submodule(path)) for path in lora_layers(model, 1)}
     rank = max(1, count // sum(sizes.values()))
     left, layers = count, list[str]()

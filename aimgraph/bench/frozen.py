@@ -6,6 +6,7 @@ it keeps what the gradients need. In all but ``full`` the base's norms and dropo
 """
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from aimgraph.config import AimConfig
 from aimgraph.copies import copy_module
 from aimgraph.emit.module import AimModule
 from aimgraph.errors import ConfigError
+from aimgraph.models_zoo.loader import import_torchvision
 from aimgraph.runtime.layer_kinds import is_layer, kind_of
 from aimgraph.runtime.layers import groups_of
 from aimgraph.user_code import told_error
@@ -100,6 +102,8 @@ def with_lora(model: nn.Module, rank: int, layers: list[str]) -> nn.Module:
         ConfigError: peft can't be imported.
     """
     try:
+        if find_spec("torchvision"):
+            import_torchvision()  # peft imports it, by way of transformers
         from peft import LoraConfig, get_peft_model
     except (ImportError, RuntimeError) as error:  # what it imports may fail in its own way
         raise ConfigError(

@@ -62,6 +62,11 @@ def with_plain_convolutions(model: nn.Module) -> nn.Module:
     return model
 
 
+def plain_lite0() -> nn.Module:
+    """The pretrained EfficientNet-Lite0 with convolutions of torch's alone."""
+    return with_plain_convolutions(efficientnet_lite0())
+
+
 class FirstLogits(nn.Module):
     """The pretrained EfficientNet-Lite0 whose first logits stand for the classes of another task."""
 

@@ -14,15 +14,12 @@ from aimgraph.bench.frozen import build_frozen, trained
 from aimgraph.cli.main import cli
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
-from aimgraph.models_zoo.loader import import_torchvision
 
 NET = nn.Sequential(
     nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8 * 16, 4)
 )
 X = torch.zeros(4, 3, 8, 8)
 MEMORY = AimConfig(shape=(4, 4, 1))
-
-import_torchvision()  # peft imports it, by way of transformers
 
 
 def test_every_form_trains_its_own_parameters_and_keeps_what_it_needs() -> None:
