@@ -11,7 +11,7 @@ Each row also has the bytes that a lean forward can't do without (`needed_bytes`
 import argparse
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from aimgraph.bench import FROZEN, BenchReport, Setting, bench, print_bench
+from aimgraph.bench import FROZEN, BenchReport, Setting, bench, draw_bench, print_bench
 from aimgraph.cli.bench import with_fresh_peaks
 from aimgraph.cli.options import Asked
 from aimgraph.models_zoo.loader import load_model
@@ -74,7 +74,7 @@ def main() -> None:
         place.write_text(json.dumps({key: rows[key] for key in CASES if key in rows}, indent=1) + "\n")
         print_bench(report_in(data), Console(width=140))
     rows = json.loads(place.read_text())
-    draw({name: report_in(data) for name, data in rows.items()}, place.with_suffix(".png"))
+    draw_bench({name: report_in(data) for name, data in rows.items()}, place.with_suffix(".png"))
 
 
 def measure(name: str, setting: Setting) -> dict[str, Any]:
@@ -93,40 +93,6 @@ def measure(name: str, setting: Setting) -> dict[str, Any]:
         report = with_fresh_peaks(report, asked, progress)
     needed = needed_bytes(load_model(case.model), torch.zeros(case.batch, 3, 224, 224))
     return report.to_dict() | {"needed": needed}
-
-
-def draw(reports: Mapping[str, BenchReport], path: Path) -> None:
-    """Three panels, what is kept, the peak and the time of a step, each over that of training all; a row a network."""
-    from matplotlib import pyplot as plt
-
-    names = list(reversed(reports))
-    size = (13.0, 1.2 + 0.55 * len(names))
-    figure, panels = plt.subplots(1, len(_PANELS), figsize=size, sharey=True, layout="constrained")
-    for panel, (title, of) in zip(panels, _PANELS.items(), strict=True):
-        for place, form in enumerate(FROZEN[1:]):
-            ratios = [of(reports[name], form) for name in names]
-            rows = [row + 0.24 - 0.16 * place for row in range(len(names))]
-            panel.scatter(ratios, rows, s=28, color=f"C{place}", label=form)
-            panel.hlines(rows, 0.005, ratios, color=f"C{place}", linewidth=1)
-        panel.axvline(1, color="0.6", linewidth=1, linestyle="--")
-        panel.set(title=f"{title} / all trained", xlim=(0, None), ylim=(-0.5, len(names) - 0.5))
-    panels[0].set(xscale="log", xlim=(0.005, 2))
-    panels[0].set_xticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
-    panels[0].set_yticks(range(len(names)), names)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _of_bytes(what: str) -> Callable[[BenchReport, str], float]:
-    return lambda report, form: getattr(report.forms[form], what) / getattr(report.forms["full"], what)
-
-
-_PANELS: dict[str, Callable[[BenchReport, str], float]] = {
-    "kept for backward": _of_bytes("saved"),
-    "peak of a step": _of_bytes("peak"),
-    "time of a step": lambda report, form: report.ratio(form, "full", "training step").value,
-}
 
 
 def needed_bytes(model: nn.Module, x: Tensor) -> int:

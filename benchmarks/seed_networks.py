@@ -24,7 +24,6 @@ import aimgraph
 from aimgraph.bench.footprint import kept_bytes, saved_bytes
 from aimgraph.bench.frozen import build_frozen
 from aimgraph.models_zoo import mlp, resnet50_keras, vgg16
-from aimgraph.models_zoo.loader import import_torchvision
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet-50": (resnet50_keras, (2, 3, 224, 224)),
@@ -39,7 +38,6 @@ def main() -> None:
     out: Path = parser.parse_args().out
     console = Console()
     rows = []
-    import_torchvision()  # peft imports it, by way of transformers
     for name, (factory, shape) in NETWORKS.items():
         with console.status(f"measuring {name}"):
             rows.append({"network": name, "input": list(shape)} | measure(factory, shape))

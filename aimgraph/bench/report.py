@@ -1,13 +1,14 @@
 """What was measured, as a table and as a picture."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from aimgraph.bench.frozen import FROZEN
 from aimgraph.bench.run import WHAT, BenchReport
 from aimgraph.planning.picture import blank
 
@@ -15,6 +16,9 @@ _COLOURS = {"floor": "#bbbbbb", "split": "#4477aa", "concat": "#ee6677", "folded
 _COLOURS |= {"biases": "#bbbbbb", "lora": "#ee6677", "memory": "#4477aa", "lean": "#228833"}
 _COLOURS |= {"fused floor": "#dddddd", "fused folded": "#66ccee"}
 
+
+_LEAST = 0.005
+"""Where an axis of shares begins."""
 
 _WIDEST = 1.6
 """Ratios beyond this one are written beside the picture."""
@@ -43,7 +47,8 @@ def print_bench(report: BenchReport, console: Console) -> None:
 def draw_bench(reports: Mapping[str, BenchReport], path: str | os.PathLike[str]) -> Path:
     """Write a picture: for every network what each form takes, over what its base takes.
 
-    Left: training step. Right: inference. Lines are 95 % intervals; fused forms are over the fused base.
+    Left: training step. Right: inference. Lines are 95 % intervals; fused forms are over the fused base. For ways to
+    train beside a frozen base: what each keeps, its peak and its step, over those of training all.
 
     Args:
         reports: Title -> what was measured.
@@ -52,17 +57,63 @@ def draw_bench(reports: Mapping[str, BenchReport], path: str | os.PathLike[str])
     Raises:
         ExportError: matplotlib is not installed.
     """
-    figure = blank(height=1.8 + 1.1 * len(reports))
-    left, right = figure.subplots(1, 2, sharey=True)
-    for axes, what in ((left, "training step"), (right, "inference")):
-        _bars(axes, reports, what)
-    left.set_yticks(range(len(reports)), list(reports))
-    left.invert_yaxis()
-    handles, labels = right.get_legend_handles_labels()
+    figure = blank(height=1.8 + (0.6 if _are_frozen(reports) else 1.1) * len(reports))
+    if _are_frozen(reports):
+        panels = figure.subplots(1, len(_SHARES), sharey=True)
+        for axes, title in zip(panels, _SHARES, strict=True):
+            _points(axes, reports, title)
+        panels[0].set(xscale="log", xlim=(_LEAST, 2))
+    else:
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, what in zip(panels, ("training step", "inference"), strict=True):
+            _bars(axes, reports, what)
+    panels[0].set_yticks(range(len(reports)), list(reports))
+    panels[0].invert_yaxis()
+    handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), frameon=False)
     written = Path(path)
     figure.savefig(written, dpi=120)
     return written
+
+
+def _are_frozen(reports: Mapping[str, BenchReport]) -> bool:
+    return all("full" in report.forms for report in reports.values())
+
+
+def _bytes(what: str) -> Callable[[BenchReport, str], float | None]:
+    def share(report: BenchReport, form: str) -> float | None:
+        some, all_ = (getattr(report.forms[one], what) for one in (form, "full"))
+        return some / all_ if some is not None and all_ else None
+
+    return share
+
+
+def _time(report: BenchReport, form: str) -> float | None:
+    what = WHAT[0]
+    return report.ratio(form, "full", what).value if what in report.forms[form].seconds else None
+
+
+_SHARES: dict[str, Callable[[BenchReport, str], float | None]] = {
+    "kept for backward": _bytes("saved"),
+    "peak of a step": _bytes("peak"),
+    "time of a step": _time,
+}
+
+
+def _points(axes: Any, reports: Mapping[str, BenchReport], title: str) -> None:
+    """One panel of ways to train: a row a network."""
+    there = [form for form in FROZEN[1:] if any(form in report.forms for report in reports.values())]
+    for place, form in enumerate(there):
+        shares = {
+            number + 0.16 * (place - (len(there) - 1) / 2): _SHARES[title](report, form)
+            for number, report in enumerate(reports.values())
+            if form in report.forms
+        }
+        known = {row: share for row, share in shares.items() if share is not None}
+        axes.scatter(list(known.values()), list(known), s=28, color=_COLOURS[form], label=form)
+        axes.hlines(list(known), _LEAST, list(known.values()), color=_COLOURS[form], linewidth=1)
+    axes.axvline(1, color="0.6", linewidth=1, linestyle="--")
+    axes.set(title=f"{title} / all trained", xlim=(0, None), ylim=(-0.5, len(reports) - 0.5))
 
 
 def _bars(axes: Any, reports: Mapping[str, BenchReport], what: str) -> None:
