@@ -16,7 +16,11 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def select_paths(
-    patterns: Iterable[str], paths: Iterable[str], what: str, unusable: Mapping[str, str] | None = None
+    patterns: Iterable[str],
+    paths: Iterable[str],
+    what: str,
+    unusable: Mapping[str, str] | None = None,
+    lacking: str = "can't read",
 ) -> list[str]:
     """The paths that some pattern matches, in the order of `paths`.
 
@@ -25,6 +29,7 @@ def select_paths(
         paths: What can be chosen.
         what: Names the option in the error.
         unusable: Paths that exist but can't be chosen, with the reason.
+        lacking: What these can't do.
 
     Raises:
         PlanError: A pattern matches nothing; the message lists near misses, and layers that it
@@ -36,7 +41,7 @@ def select_paths(
             continue
         blocked = [f"{path} ({why})" for path, why in (unusable or {}).items() if matches(pattern, path)]
         if blocked:
-            raise PlanError(f"{what}: {pattern!r} matches only layers that can't read: {_few(blocked)}")
+            raise PlanError(f"{what}: {pattern!r} matches only layers that {lacking}: {_few(blocked)}")
         near = difflib.get_close_matches(pattern.removeprefix("re:"), known, n=4, cutoff=0.4)
         hint = f"near misses: {', '.join(near)}" if near else f"there are: {_few(known)}"
         raise PlanError(f"{what}: {pattern!r} matches nothing; {hint}")

@@ -1,0 +1,117 @@
+"""The widened model: a copy whose tensors have grown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from aimgraph.copies import copy_module
+from aimgraph.widen.layout import Growth, Layout
+from aimgraph.widen.rewrite import replace_tensors
+from aimgraph.widen.subject import like, tensors_of
+
+How = Literal["copy", "zero"]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """How one tensor has grown.
+
+    Attributes:
+        sources: Axis -> the old position of each new one, and which copy it is; 0 for the channel itself.
+        read: Axes that are summed over.
+        made: Axes along which a layer makes its channels.
+    """
+
+    sources: Mapping[int, tuple[Tensor, Tensor]]
+    read: frozenset[int]
+    made: frozenset[int]
+
+    def times(self, axis: int, device: torch.device) -> Tensor:
+        """How often the channel at each new position is there, shaped to broadcast: only along this axis."""
+        source, _ = self.sources[axis]
+        return torch.bincount(source)[source].to(device)
+
+
+def grown_tensors(growth: Growth, layout: Layout) -> dict[str, Grown]:
+    """Name of each parameter and buffer that grows -> how."""
+    analysis = growth.analysis
+    found: dict[str, Grown] = {}
+    for name, shape in growth.shapes.items():
+        sources = {axis: layout.sources[name, axis] for axis in range(len(shape)) if (name, axis) in layout.sources}
+        if sources:
+            lines = {axis: growth.line(name, axis, shape[axis]) for axis in sources}
+            read = frozenset(axis for axis, own in lines.items() if bool(analysis.read[own].any()))
+            made = frozenset(axis for axis, own in lines.items() if bool(analysis.made[own].any()))
+            found[name] = Grown(sources, read, made)
+    return found
+
+
+def built(model: nn.Module, grown: Mapping[str, Grown], how: How, noise: float, seed: int) -> nn.Module:
+    """A copy of a model with more channels.
+
+    Args:
+        model: It is not changed.
+        grown: How its tensors grow.
+        how: Whether new channels are copies, or drawn and not read yet.
+        noise: How unequally copies are read, relative to an equal share.
+        seed: Of what is drawn.
+    """
+    made, generator = copy_module(model), torch.Generator().manual_seed(seed)
+    new: dict[int, Tensor] = {}
+    for name, tensor in tensors_of(made).items():
+        if name in grown:
+            with torch.no_grad():
+                new[id(tensor)] = like(_values(tensor.detach(), grown[name], how, noise, generator), tensor)
+    replace_tensors(made, new)
+    return made
+
+
+def _values(tensor: Tensor, grown: Grown, how: How, noise: float, generator: torch.Generator) -> Tensor:
+    for axis, (source, copy) in grown.sources.items():
+        drawn = how == "zero" and axis in grown.made and tensor.dim() > 1 and tensor.is_floating_point()
+        deviations = _deviations(tensor, axis) if drawn else None
+        tensor = tensor.index_select(axis, source.to(tensor.device))
+        if axis in grown.read:
+            tensor = _shared_out(tensor, axis, source, copy, how, noise, generator)
+        elif deviations is not None:
+            fresh = _draw(tensor.shape, generator).to(tensor) * deviations.index_select(axis, source.to(tensor.device))
+            tensor = torch.where(_laid(copy > 0, axis, tensor), fresh, tensor)
+    return tensor
+
+
+def _deviations(tensor: Tensor, axis: int) -> Tensor:
+    """The root mean square of what belongs to each channel along an axis."""
+    others = [other for other in range(tensor.dim()) if other != axis]
+    return tensor.square().mean(others, keepdim=True).sqrt()
+
+
+def _shared_out(
+    tensor: Tensor, axis: int, source: Tensor, copy: Tensor, how: How, noise: float, generator: torch.Generator
+) -> Tensor:
+    """Weights that read channels: of copies a share each, of new ones nothing."""
+    if how == "zero":
+        return torch.where(_laid(copy > 0, axis, tensor), torch.zeros((), dtype=tensor.dtype), tensor)
+    times = torch.bincount(source)
+    share = _laid(1 / times[source].double(), axis, tensor)
+    if noise:
+        unequal = _draw(tensor.shape, generator)
+        shape = list(tensor.shape)
+        shape[axis] = len(times)
+        total = torch.zeros(shape, dtype=torch.float64).index_add_(axis, source, unequal)
+        mean = total.index_select(axis, source) * share.cpu()
+        share = share.cpu() * (1 + noise * torch.where(_laid(times[source] > 1, axis, total), unequal - mean, 0.0))
+    return tensor * share.to(tensor)
+
+
+def _laid(line: Tensor, axis: int, tensor: Tensor) -> Tensor:
+    """A vector along an axis of a tensor."""
+    shape = [1] * tensor.dim()
+    shape[axis] = len(line)
+    return line.reshape(shape).to(tensor.device)
+
+
+def _draw(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
