@@ -20,6 +20,7 @@ from aimgraph.api.strip import strip
 from aimgraph.api.training_report import TrainingReport
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
+from aimgraph.api.widen import widen, widen_optimizer, widen_plan
 from aimgraph.checkpoint.load import load, load_memory
 from aimgraph.checkpoint.save import save
 from aimgraph.config import AimConfig
@@ -89,4 +90,7 @@ __all__ = [
     "transform",
     "verify",
     "verify_onnx",
+    "widen",
+    "widen_optimizer",
+    "widen_plan",
 ]

@@ -54,7 +54,8 @@ current_function_mode: Callable[[], Any] = overrides._get_current_function_mode
 function_mode_popped: Any = overrides._pop_mode_temporarily
 
 # Operators that are registered, as `torch.ops` has them: one overload, and all of a name.
-OpOverload, OpOverloadPacket = _ops.OpOverload, _ops.OpOverloadPacket
+OpOverload = _ops.OpOverload
+OpOverloadPacket = _ops.OpOverloadPacket
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

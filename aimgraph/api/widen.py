@@ -1,13 +1,15 @@
-"""widen and widen_plan: more channels, the same function."""
+"""widen, widen_plan and widen_optimizer: more channels, the same function."""
 
 from typing import Any
 
-from torch import nn
+from torch import nn, optim
 
+from aimgraph.errors import PlanError
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.tracing.check_base import check_base
 from aimgraph.widen.build import How
 from aimgraph.widen.choose import Widths
+from aimgraph.widen.optimizer import ORIGINS, Origin, carried
 from aimgraph.widen.plan import WidenPlan
 from aimgraph.widen.widening import Asked, Widening, widened
 
@@ -22,8 +24,43 @@ def widen(
     noise: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """A model with more channels that computes the same."""
-    return _widening(model, example_inputs, Asked(widths, parameters, how, noise, seed)).model
+    """A model of the same class with more channels, which computes what `model` computes.
+
+    All that is tied to a channel grows with it: what reads it, norms, depthwise convolutions, what is added to it or
+    multiplied with it, and so on (`widen_plan` lists it). What would have to be another function stays as it is.
+    The outputs of the result are compared with those of `model`.
+
+    Args:
+        model: It is not changed.
+        example_inputs: As for `aimgraph.transform`.
+        widths: Glob of layers, or a regular expression after ``re:`` -> how wide what they give becomes: a factor (a
+            float), or how many channels to add (an int). A later pattern counts where several name a layer.
+        parameters: A budget for the whole model in place of `widths`: a factor (a float), or how many parameters it is
+            to have (an int). All groups that can grow get the same share; the result comes as close as single channels
+            allow.
+        how: ``"copy"``: new channels are copies, and what reads them is shared out among them. ``"zero"``: they are
+            drawn at the scale of their layer's weights, and what reads them is zero: features that do nothing yet.
+        noise: Of copies: how unequally they are read, relative to their share; the sum stays. Copies that are read
+            equally have equal gradients and learn the same.
+        seed: Of what is drawn.
+
+    Returns:
+        The widened model, in the mode of `model`, on its device and of its dtype, with every parameter as trainable as
+        it was there.
+
+    Raises:
+        ConfigError: An option is invalid.
+        ExampleInputError: The inputs don't fit the model or can't be inferred.
+        TraceError: The model's forward can't be followed.
+        PlanError: No layer is named as asked, or it can't be widened.
+
+    Example:
+        >>> wide = aimgraph.widen(torchvision.models.resnet50(), parameters=1.5)  # doctest: +SKIP
+    """
+    asked = Asked(widths, parameters, how, noise, seed)
+    found = _widening(model, example_inputs, asked)
+    ORIGINS[found.model] = Origin(model, found.grown, how)
+    return found.model
 
 
 def widen_plan(
@@ -34,8 +71,39 @@ def widen_plan(
     parameters: float | int | None = None,
     how: How = "copy",
 ) -> WidenPlan:
-    """What `widen` would do with the same arguments; nothing is changed."""
+    """What `widen` would do with the same arguments; nothing is changed.
+
+    Returns:
+        The plan; it prints as a table of channel groups, of all that grows with each, and of what stays and why.
+
+    Raises:
+        ConfigError: An option is invalid.
+        ExampleInputError: The inputs don't fit the model or can't be inferred.
+        TraceError: The model's forward can't be followed.
+        PlanError: No layer is named as asked, or it can't be widened.
+    """
     return _widening(model, example_inputs, Asked(widths, parameters, how)).plan
+
+
+def widen_optimizer(old: optim.Optimizer, new: nn.Module) -> optim.Optimizer:
+    """An optimiser like `old` for a widened model: groups, options, and what it knows of each parameter are carried on.
+
+    Moments grow as the parameters do. Where a channel is read by a share, its gradient is that share, so first moments
+    are shared out and second ones by its square; new channels of ``how="zero"`` start without.
+
+    Args:
+        old: The optimiser of the model that was widened; it is not changed.
+        new: What `widen` gave for that model.
+
+    Returns:
+        An optimiser of the same class.
+
+    Raises:
+        PlanError: `new` was not widened in this process, or from another model than the one that `old` is for.
+    """
+    if not isinstance(old, optim.Optimizer):
+        raise PlanError(f"a torch.optim.Optimizer is needed, this is a {type(old).__name__}")
+    return carried(old, new)
 
 
 def _widening(model: nn.Module, example_inputs: Any, asked: Asked) -> Widening:

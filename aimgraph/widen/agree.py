@@ -1,5 +1,7 @@
 """Whether a widened model gives what the model gives."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,38 +12,93 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.reproducible import seeded
 from aimgraph.torch_private import tree_leaves, tree_map
 
+TOLERANCE = 1e-10
+"""How far outputs in float64 may be apart."""
 
-def difference(model: nn.Module, widened: nn.Module, inputs: Arguments, *, train: bool = False) -> float:
-    """The largest difference of the outputs over their largest number, in float64.
+TIMES = 100
+"""How many times as far as those of the model itself, where its own forward rounds to fewer digits."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far outputs are apart, over their largest number.
+
+    Attributes:
+        apart: Of the model and the widened one.
+        floor: Of the model itself, on inputs that differ by rounding; 0 where that was not needed.
+        dtype: What was computed in, in words.
+    """
+
+    apart: float
+    floor: float = 0.0
+    dtype: str = "float64"
+
+    @property
+    def close(self) -> bool:
+        """Whether they are the same but for rounding."""
+        return self.apart <= max(TOLERANCE, TIMES * self.floor)
+
+    def told(self) -> str:
+        """In words."""
+        floor = f"; those of the model itself, on inputs rounded otherwise, {self.floor:.1e}" if self.floor else ""
+        return f"outputs in {self.dtype} are {self.apart:.1e} apart, over their largest number{floor}"
+
+
+def agreement(model: nn.Module, widen: Callable[[nn.Module], nn.Module], inputs: Arguments) -> Agreement:
+    """How far the outputs of a model and a widened one are apart, in eval mode.
+
+    In float64 where the model runs in that. Some models round to fewer digits inside: then as far as that goes.
 
     Args:
         model: As it was.
-        widened: The same with more channels.
+        widen: Makes the widened one of it.
         inputs: Positional and keyword inputs.
-        train: Whether both run in train mode.
-
-    Returns:
-        Infinity where the outputs are not of the same shapes; over all outputs the largest one.
     """
-    before, after = (_outputs(one, inputs, train) for one in (model, widened))
+    own = next((leaf.dtype for leaf in tree_leaves(inputs) if _is_float(leaf)), torch.float32)
+    try:
+        dtype = torch.float64
+        before = _outputs(model, inputs, dtype)
+    except Exception:  # whatever a model raises that names its own dtype
+        dtype = own
+        before = _outputs(model, inputs, dtype)
+    apart = _apart(before, _outputs(widen(_in(model, dtype)), inputs, dtype))
+    name = str(dtype).removeprefix("torch.")
+    if apart <= TOLERANCE:
+        return Agreement(apart, dtype=name)
+    nudge = 1 + 8 * torch.finfo(dtype).eps
+    nudged = tree_map(lambda leaf: leaf.to(dtype) * nudge if _is_float(leaf) else leaf, inputs)
+    return Agreement(apart, _apart(before, _outputs(model, nudged, dtype)), name)
+
+
+def _in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    copy = copy_module(module).eval()
+    return copy.double() if dtype == torch.float64 else copy
+
+
+def _outputs(module: nn.Module, inputs: Arguments, dtype: torch.dtype) -> list[Tensor]:
+    with seeded(), torch.no_grad():
+        args, kwargs = tree_map(lambda leaf: leaf.to(dtype) if _is_float(leaf) else leaf, inputs)
+        result: Any = _in(module, dtype)(*args, **kwargs)
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _apart(before: list[Tensor], after: list[Tensor]) -> float:
+    """The largest difference over the largest number of each output; infinite where shapes differ."""
     if [one.shape for one in before] != [one.shape for one in after]:
         return float("inf")
     return max((_relative(one, other) for one, other in zip(before, after, strict=True)), default=0.0)
 
 
-def _outputs(module: nn.Module, inputs: Arguments, train: bool) -> list[Tensor]:
-    with seeded(), torch.no_grad():
-        args, kwargs = tree_map(_doubled, inputs)
-        result: Any = copy_module(module).double().train(train)(*args, **kwargs)
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-
-
-def _doubled(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-
 def _relative(one: Tensor, other: Tensor) -> float:
     if torch.equal(one, other) or not one.numel():
         return 0.0
-    largest = one.double().abs().max().item()
-    return float((one.double() - other.double()).abs().max().item() / (largest or 1.0))
+    one, other = one.double(), other.double()
+    if not torch.equal(one.isfinite(), other.isfinite()):
+        return float("inf")
+    one, other = one[one.isfinite()], other[one.isfinite()]
+    largest = float(one.abs().max()) if one.numel() else 0.0
+    return float((one - other).abs().max()) / (largest or 1.0) if one.numel() else 0.0

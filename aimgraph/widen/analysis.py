@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from aimgraph.widen.flow import Numbering
-from aimgraph.widen.labels import distinct
-from aimgraph.widen.ties import FIXED, Held, Ties, components
+from aimgraph.widen.labels import FIXED, distinct
+from aimgraph.widen.ties import Held, Ties, components
 
 
 @dataclass(frozen=True, eq=False)

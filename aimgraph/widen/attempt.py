@@ -11,10 +11,12 @@ from torch import Tensor
 from aimgraph.torch_private import OpOverload, dispatch_modes_disabled, tree_leaves
 from aimgraph.widen.flow import Flow, Rule, Step
 from aimgraph.widen.functions import Functions, FunctionStep, name_of_function
-from aimgraph.widen.labels import Channels, Labels, along, line
+from aimgraph.widen.labels import Labels, along, line
 from aimgraph.widen.layout import Growth, Layout, lay_out
 from aimgraph.widen.subject import Seen, Subject
 from aimgraph.widen.ties import unique
+
+APART = "where the forward cuts or reorders them, copies would come to stand beside others"
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def attempt(subject: Subject, growth: Growth, before: Seen) -> Attempt:
     shapes = {name: growth.shape(name, shape) for name, shape in growth.shapes.items()}
     made: list[_Grown] = []
 
-    def flow_of(*given: Any) -> Flow:
-        made.append(_Grown(*given, growth, before.steps))
+    def flow_of(tensors: dict[str, Tensor], rule: Callable[[OpOverload], Rule], where: Callable[[], str]) -> Flow:
+        made.append(_Grown(tensors, rule, where, growth, before.steps))
         return made[0]
 
     try:
@@ -162,7 +164,7 @@ def attempt(subject: Subject, growth: Growth, before: Seen) -> Attempt:
     if made[0].refusals:
         return Attempt(made[0].refusals)
     layout = lay_out(growth, flow.numbering, flow.ties)
-    refusals = [Refusal(layout.clashes, "copies of them meet others than their own")] if len(layout.clashes) else []
+    refusals = [Refusal(layout.clashes, APART)] if len(layout.clashes) else []
     if len(layout.lost):
         refusals.append(Refusal(layout.lost, "it can't be told where copies of them lie"))
     return Attempt(refusals, layout)

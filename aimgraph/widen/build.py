@@ -29,11 +29,6 @@ class Grown:
     read: frozenset[int]
     made: frozenset[int]
 
-    def times(self, axis: int, device: torch.device) -> Tensor:
-        """How often the channel at each new position is there, shaped to broadcast: only along this axis."""
-        source, _ = self.sources[axis]
-        return torch.bincount(source)[source].to(device)
-
 
 def grown_tensors(growth: Growth, layout: Layout) -> dict[str, Grown]:
     """Name of each parameter and buffer that grows -> how."""
@@ -49,7 +44,9 @@ def grown_tensors(growth: Growth, layout: Layout) -> dict[str, Grown]:
     return found
 
 
-def built(model: nn.Module, grown: Mapping[str, Grown], how: How, noise: float, seed: int) -> nn.Module:
+def built(
+    model: nn.Module, grown: Mapping[str, Grown], how: How = "copy", noise: float = 0.0, seed: int = 0
+) -> nn.Module:
     """A copy of a model with more channels.
 
     Args:
@@ -78,7 +75,7 @@ def _values(tensor: Tensor, grown: Grown, how: How, noise: float, generator: tor
             tensor = _shared_out(tensor, axis, source, copy, how, noise, generator)
         elif deviations is not None:
             fresh = _draw(tensor.shape, generator).to(tensor) * deviations.index_select(axis, source.to(tensor.device))
-            tensor = torch.where(_laid(copy > 0, axis, tensor), fresh, tensor)
+            tensor = torch.where(laid(copy > 0, axis, tensor), fresh, tensor)
     return tensor
 
 
@@ -93,20 +90,33 @@ def _shared_out(
 ) -> Tensor:
     """Weights that read channels: of copies a share each, of new ones nothing."""
     if how == "zero":
-        return torch.where(_laid(copy > 0, axis, tensor), torch.zeros((), dtype=tensor.dtype), tensor)
+        return torch.where(laid(copy > 0, axis, tensor), torch.zeros((), dtype=tensor.dtype), tensor)
     times = torch.bincount(source)
-    share = _laid(1 / times[source].double(), axis, tensor)
+    share = laid(shares(times[source], copy), axis, tensor)
     if noise:
-        unequal = _draw(tensor.shape, generator)
+        unequal = _draw(tensor.shape, generator).to(tensor.device)
         shape = list(tensor.shape)
         shape[axis] = len(times)
-        total = torch.zeros(shape, dtype=torch.float64).index_add_(axis, source, unequal)
-        mean = total.index_select(axis, source) * share.cpu()
-        share = share.cpu() * (1 + noise * torch.where(_laid(times[source] > 1, axis, total), unequal - mean, 0.0))
-    return tensor * share.to(tensor)
+        total = torch.zeros(shape, dtype=torch.float64, device=tensor.device)
+        mean = total.index_add_(axis, source.to(tensor.device), share * unequal).index_select(
+            axis, source.to(tensor.device)
+        )
+        share = share * (1 + noise * (unequal - mean))
+    return (tensor * share).to(tensor.dtype)
 
 
-def _laid(line: Tensor, axis: int, tensor: Tensor) -> Tensor:
+def shares(times: Tensor, copy: Tensor) -> Tensor:
+    """What part of a weight each of several copies gets: powers of two, so that no weight is rounded.
+
+    Args:
+        times: How many there are, the channel itself counted.
+        copy: Which one it is.
+    """
+    power = 2.0 ** torch.floor(torch.log2(times.double()))
+    return torch.where(copy < 2 * power - times, 1 / power, 0.5 / power)
+
+
+def laid(line: Tensor, axis: int, tensor: Tensor) -> Tensor:
     """A vector along an axis of a tensor."""
     shape = [1] * tensor.dim()
     shape[axis] = len(line)

@@ -64,7 +64,7 @@ def _share(counted: Counted, share: float) -> list[int]:
 
 
 def _filled(counted: Counted, added: list[int], target: int) -> list[int]:
-    """Single steps more: again and again the costliest that fits, and at the end the one that comes closer by going over."""
+    """Single steps more, the costliest that fits first; at the end one that goes over, if that comes closer."""
     total = counted.parameters(added)
     costs = {place: counted.parameters(_with(added, place)) - total for place in range(len(added))}
     order = sorted((place for place in costs if _is_single(counted.groups[place])), key=lambda place: -costs[place])
@@ -123,7 +123,7 @@ def by_widths(analysis: Analysis, groups: Sequence[Group], widths: Widths) -> li
 def _check_width(pattern: str, width: object) -> None:
     if isinstance(width, bool) or not isinstance(width, int | float):
         raise ConfigError(f"widths[{pattern!r}]={width!r}: give a factor such as 1.5, or how many channels to add")
-    if isinstance(width, float) and not width >= 1 or width < 0:
+    if (isinstance(width, float) and not width >= 1) or width < 0:
         kind = "a factor is at least 1.0" if isinstance(width, float) else "channels are added, never taken away"
         raise ConfigError(f"widths[{pattern!r}]={width!r}: {kind}")
 
@@ -156,4 +156,3 @@ def copies_of(analysis: Analysis, groups: Sequence[Group], added: Sequence[int])
     copies = by_step[analysis.step]
     copies[0] = 0
     return copies
-

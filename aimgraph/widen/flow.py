@@ -36,7 +36,9 @@ class Numbering:
     def labels(self, name: str, shape: torch.Size) -> Labels:
         """What is known of a parameter or buffer: each of its axes is channels of its own, where it has several."""
         return tuple(
-            Channels(on_axis(torch.arange(self.starts[name, axis], self.starts[name, axis] + size), axis, shape), axis, True)
+            Channels(
+                on_axis(torch.arange(self.starts[name, axis], self.starts[name, axis] + size), axis, shape), axis, True
+            )
             for axis, size in enumerate(shape)
             if size > 1
         )
@@ -85,6 +87,10 @@ class Call:
         """What is known of a tensor; nothing of anything else."""
         return self.flow.labels(tensor) if isinstance(tensor, Tensor) else ()
 
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor comes from parameters and buffers alone."""
+        return self.flow.is_weight(tensor)
+
     def hold(self, labels: Iterable[Channels], reason: str, *, by_copies: bool = False) -> None:
         """Say of channels that they can't grow here."""
         for one in labels:
@@ -126,8 +132,10 @@ class Flow(TorchDispatchMode):
         where: Says the place in the user's code that runs, for reasons.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], rule: Callable[[OpOverload], Rule], where: Callable[[], str]) -> None:
-        super().__init__()
+    def __init__(
+        self, tensors: dict[str, Tensor], rule: Callable[[OpOverload], Rule], where: Callable[[], str]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbering = Numbering(tensors)
         self.ties = Ties()
         self.where = where
@@ -135,11 +143,13 @@ class Flow(TorchDispatchMode):
         self.steps: dict[int, Step] = {}
         self._rule = rule
         self._labels: dict[int, Labels] = {}
+        self._weights: set[int] = set()
         self._alive: list[Tensor] = []
         self._storages: dict[int, tuple[Tensor, Labels]] = {}
         for name, tensor in tensors.items():
             labels = self.numbering.labels(name, tensor.shape)
             self.set_labels(tensor, labels)
+            self._weights.add(id(tensor))
             self._storages[storage_of(tensor)] = (tensor, labels)
 
     def labels(self, tensor: Tensor) -> Labels:
@@ -148,6 +158,10 @@ class Flow(TorchDispatchMode):
             return self._labels[id(tensor)]
         owner, labels = self._storages.get(storage_of(tensor), (None, ()))
         return labels if owner is not None and owner.shape == tensor.shape and owner.stride() == tensor.stride() else ()
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor comes from parameters and buffers alone."""
+        return id(tensor) in self._weights or (id(tensor) not in self._labels and storage_of(tensor) in self._storages)
 
     def set_labels(self, tensor: Tensor, labels: Labels) -> None:
         """Note what is known of a tensor."""
@@ -175,8 +189,13 @@ class Flow(TorchDispatchMode):
                 return
             inputs = tuple(one for tensor in call.tensors for one in self.labels(tensor))
             found = self._rule(func)(call)
+            from_weights = all(self.is_weight(tensor) for tensor in call.tensors)
             for output, labels in zip(outputs, found, strict=False):
                 self.set_labels(output, labels)
+                if from_weights:
+                    self._weights.add(id(output))
             followed = [*found, *[None] * len(outputs)]
-            gave = tuple((one.shape, one.dtype, one.device, labels) for one, labels in zip(outputs, followed, strict=False))
+            gave = tuple(
+                (one.shape, one.dtype, one.device, labels) for one, labels in zip(outputs, followed, strict=False)
+            )
             self.steps[self.count] = Step(str(func), inputs, gave, not isinstance(result, Tensor))

@@ -50,4 +50,4 @@ class Functions(TorchFunctionMode):
 
 def name_of_function(func: Any) -> str:
     """How a function of torch is called in words."""
-    return resolve_name(func) or getattr(func, "__name__", type(func).__name__)
+    return str(resolve_name(func) or getattr(func, "__name__", type(func).__name__))

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from aimgraph.widen.analysis import Analysis
 from aimgraph.widen.flow import Numbering
-from aimgraph.widen.ties import FIXED, Ties, components
+from aimgraph.widen.labels import FIXED
+from aimgraph.widen.ties import Ties, components
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ class Growth:
 
     def shape(self, name: str, shape: torch.Size) -> tuple[int, ...]:
         """The shape that a parameter or buffer grows to."""
-        return tuple(
-            size + int(self.copies[self.line(name, axis, size)].sum()) for axis, size in enumerate(shape)
-        )
+        return tuple(size + int(self.copies[self.line(name, axis, size)].sum()) for axis, size in enumerate(shape))
 
 
 @dataclass
@@ -81,6 +80,8 @@ def lay_out(growth: Growth, numbering: Numbering, ties: Ties) -> Layout:
     clash = (high >= 0) & (low != high)
     clashes = torch.cat([low[clash] // most, high[clash] // most])
     codes = torch.where(known, codes, high[same])
+    is_made = torch.zeros(analysis.numbering.size, dtype=torch.bool)
+    is_made[analysis.same[analysis.made]] = True
     lost: list[Tensor] = []
     sources: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
     for place, (name, axis) in enumerate(analysis.numbering.names):
@@ -89,11 +90,11 @@ def lay_out(growth: Growth, numbering: Numbering, ties: Ties) -> Layout:
             continue
         start = numbering.starts[name, axis]
         new = codes[start : start + numbering.sizes[place]]
-        source = _matched(analysis.same[old], growth.copies[old], new, most)
+        source = _placed(analysis.same[old], is_made[analysis.same[old]], growth.copies[old], new, most)
         if source is None:
             lost.append(old[growth.copies[old] > 0])
         else:
-            sources[name, axis] = (source, new % most)
+            sources[name, axis] = (source, torch.where(new < 0, 0, new % most))
     return Layout(sources, torch.unique(clashes), torch.cat(lost) if lost else torch.zeros(0, dtype=torch.int64))
 
 
@@ -105,28 +106,41 @@ def _codes_of_makers(growth: Growth, numbering: Numbering, most: int) -> Tensor:
         old = growth.line(name, axis, analysis.numbering.sizes[place])
         if not analysis.made[old].any():
             continue
-        times = growth.copies[old] + 1
-        first = times.cumsum(0) - times
-        number = torch.arange(int(times.sum())) - first.repeat_interleave(times)
+        channels, length = torch.unique_consecutive(analysis.same[old], return_counts=True)
+        times = growth.copies[channels] + 1
+        runs = torch.arange(len(channels)).repeat_interleave(times)  # each run of one channel, then its copies
+        number = torch.arange(len(runs)) - (times.cumsum(0) - times)[runs]
         start = numbering.starts[name, axis]
-        codes[start : start + len(number)] = analysis.same[old].repeat_interleave(times) * most + number
+        made = (channels[runs] * most + number).repeat_interleave(length[runs])
+        codes[start : start + len(made)] = made
     codes[FIXED] = -1
     return codes
 
 
-def _matched(old: Tensor, copies: Tensor, new: Tensor, most: int) -> Tensor | None:
-    """The old position of each new one: the k-th number of a channel's copy is that of the channel's k-th number.
+def _placed(old: Tensor, made: Tensor, copies: Tensor, new: Tensor, most: int) -> Tensor | None:
+    """The old position of each new one; None where that can't be told.
 
     Args:
         old: The channel of each old position.
+        made: Whether a layer makes that channel; what none makes does not grow, and lies in order.
         copies: How many copies it gets.
-        new: Channel and copy of each new position as one number; -1 where that is not known.
+        new: Channel and copy of each new position as one number; -1 where nothing makes it.
         most: One more than the largest number of a copy.
     """
-    grown = copies > 0
-    if bool((new < 0).any()):
-        fixed = old[~grown]
-        return None if len(fixed) != int((new < 0).sum()) or not _rest_is_ordered(new, grown) else _partly(old, copies, new, most)
+    known = new >= 0
+    if int((~known).sum()) != int((~made).sum()):
+        return None
+    inner = _matched(old[made], copies[made], new[known], most)
+    if inner is None:
+        return None
+    source = torch.empty_like(new)
+    source[known] = made.nonzero().flatten()[inner]
+    source[~known] = (~made).nonzero().flatten()
+    return source
+
+
+def _matched(old: Tensor, copies: Tensor, new: Tensor, most: int) -> Tensor | None:
+    """The old position of each new one: the k-th number of a channel's copy is that of the channel's k-th number."""
     order = torch.argsort(old, stable=True)
     channels, counts = torch.unique(old, return_counts=True)
     first = counts.cumsum(0) - counts
@@ -139,20 +153,4 @@ def _matched(old: Tensor, copies: Tensor, new: Tensor, most: int) -> Tensor | No
     rank = torch.arange(len(new)) - (found.cumsum(0) - found).repeat_interleave(found)
     source = torch.empty_like(new)
     source[by_code] = order[first[at].repeat_interleave(found) + rank]
-    return source
-
-
-def _rest_is_ordered(new: Tensor, grown: Tensor) -> bool:
-    return bool(grown.any()) and bool((new >= 0).any())
-
-
-def _partly(old: Tensor, copies: Tensor, new: Tensor, most: int) -> Tensor | None:
-    """As `_matched`, where some channels don't grow and nothing makes them: they lie in order."""
-    grown, known = copies > 0, new >= 0
-    inner = _matched(old[grown], copies[grown], new[known], most)
-    if inner is None:
-        return None
-    source = torch.empty_like(new)
-    source[known] = grown.nonzero().flatten()[inner]
-    source[~known] = (~grown).nonzero().flatten()
     return source

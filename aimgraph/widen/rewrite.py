@@ -19,7 +19,8 @@ def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
     """
     for part in module.modules():
         before = {name: tensor.shape for name, tensor in _own(part) if tensor is not None}
-        for held in (part._parameters, part._buffers):
+        kinds: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for held in kinds:
             for name, tensor in held.items():
                 if tensor is not None and id(tensor) in new:
                     held[name] = new[id(tensor)]
@@ -44,17 +45,21 @@ def _resize(part: nn.Module, before: Shapes, after: Shapes) -> None:
 
 def _convolution(part: Any, before: Shapes, after: Shapes) -> None:
     out, into = (1, 0) if part.transposed else (0, 1)
-    if "weight" not in after:
+    if "weight" not in after:  # one that is computed, which says nothing before it is
+        part.out_channels = after["bias"][0]
         return
-    weight = after["weight"]
-    if part.groups == part.in_channels and before["weight"][into] == 1 and not part.transposed and part.groups > 1:
-        part.groups = part.groups * weight[0] // before["weight"][0]
+    weight, was = after["weight"], before["weight"]
+    if part.groups == part.in_channels > 1 and was[into] == 1 and not part.transposed:
+        part.groups = part.groups * weight[0] // was[0]
     part.out_channels = weight[out] * (part.groups if part.transposed else 1)
     part.in_channels = weight[into] * (1 if part.transposed else part.groups)
 
 
 def _linear(part: Any, before: Shapes, after: Shapes) -> None:
-    part.out_features, part.in_features = after["weight"]
+    if "weight" in after:
+        part.out_features, part.in_features = after["weight"]
+    else:
+        part.out_features = after["bias"][0]
 
 
 def _first(name: str, *tensors: str) -> Callable[[Any, Shapes, Shapes], None]:
@@ -90,4 +95,3 @@ _SIZES: dict[type, Callable[[Any, Shapes, Shapes], None]] = {
     nn.Embedding: _embedding,
 }
 """Class of torch -> what sets the numbers by which it knows its size."""
-

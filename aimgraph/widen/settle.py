@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from aimgraph.errors import PlanError
 from aimgraph.user_code import told_error
 from aimgraph.widen.analysis import Analysis, Group, analyse
@@ -37,7 +35,9 @@ class Settled:
         """The groups that can grow."""
         return [group for group in self.analysis.groups() if not group.reason and (self.copying or not group.by_copies)]
 
-    def lay_out(self, choose: Callable[[Sequence[Group]], Sequence[int]]) -> tuple[Growth, Layout, list[Group], list[int]]:
+    def lay_out(
+        self, choose: Callable[[Sequence[Group]], Sequence[int]]
+    ) -> tuple[Growth, Layout, list[Group], list[int]]:
         """Grow the groups that can, as chosen, and hold what the forward does not take until it takes all of it.
 
         Args:
@@ -66,23 +66,35 @@ class Settled:
         if new:
             return
         reason = f"the forward fails: {told_error(tried.error)}" if tried.error else tried.refusals[0].reason
-        for group in self._culprits(groups, added):
+        for group in culprits(groups, added, self._fails):
             self.analysis.hold(group.steps, reason)
 
-    def _culprits(self, groups: Sequence[Group], added: Sequence[int]) -> list[Group]:
-        """Groups that a forward fails with, found by trying halves."""
-        growing = [(group, steps) for group, steps in zip(groups, added, strict=True) if steps]
-        if len(growing) == 1:
-            return [growing[0][0]]
-        half = len(growing) // 2
-        found: list[Group] = []
-        for part in (growing[:half], growing[half:]):
-            own, steps = [group for group, _ in part], [number for _, number in part]
-            growth = Growth(self.analysis, copies_of(self.analysis, own, steps))
-            tried = attempt(self.subject, growth, self.before)
-            if tried.error is not None or tried.refusals:
-                found += self._culprits(own, steps)
-        return found or [group for group, _ in growing[half:]]
+    def _fails(self, groups: Sequence[Group], added: Sequence[int]) -> bool:
+        """Whether the forward fails when some groups grow, and no others."""
+        tried = attempt(self.subject, Growth(self.analysis, copies_of(self.analysis, groups, added)), self.before)
+        return tried.error is not None or bool(tried.refusals)
+
+
+def culprits(
+    groups: Sequence[Group], added: Sequence[int], fails: Callable[[Sequence[Group], Sequence[int]], bool]
+) -> list[Group]:
+    """Groups without which something does not fail any more, found by trying halves.
+
+    Args:
+        groups: Groups with which it fails.
+        added: How many steps each gets.
+        fails: Whether it fails when some of them grow, and no others.
+    """
+    growing = [(group, steps) for group, steps in zip(groups, added, strict=True) if steps]
+    if len(growing) < 2:
+        return [group for group, _ in growing]
+    half = len(growing) // 2
+    found: list[Group] = []
+    for part in (growing[:half], growing[half:]):
+        own, steps = [group for group, _ in part], [number for _, number in part]
+        if fails(own, steps):
+            found += culprits(own, steps, fails)
+    return found or [group for group, _ in growing[half:]]
 
 
 def settle(subject: Subject, *, copying: bool = True) -> Settled:

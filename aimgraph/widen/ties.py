@@ -81,7 +81,7 @@ def unique(ids: Tensor) -> Tensor:
     for axis in range(ids.dim() - 1, -1, -1):
         if ids.stride(axis) == 0:
             ids = ids.narrow(axis, 0, 1)
-    found = torch.unique(ids)
+    found: Tensor = torch.unique(ids)
     return found[found != FIXED]
 
 

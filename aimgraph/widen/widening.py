@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -12,16 +13,15 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import batch_size, with_batch
 from aimgraph.inputs.samples import samples_for
 from aimgraph.user_code import told_error
-from aimgraph.widen.agree import difference
+from aimgraph.widen.agree import Agreement, agreement
 from aimgraph.widen.analysis import Group
+from aimgraph.widen.attempt import attempt
 from aimgraph.widen.build import Grown, How, built, grown_tensors
-from aimgraph.widen.choose import Counted, Widths, by_budget, by_widths
+from aimgraph.widen.choose import Counted, Widths, by_budget, by_widths, copies_of
+from aimgraph.widen.layout import Growth
 from aimgraph.widen.plan import GroupPlan, WidenPlan, group_plan
-from aimgraph.widen.settle import Settled, settle
+from aimgraph.widen.settle import Settled, culprits, settle
 from aimgraph.widen.subject import Subject
-
-TOLERANCE = 1e-10
-"""How far outputs in float64 may be apart, over their largest number."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,26 @@ def widened(model: nn.Module, inputs: Arguments, asked: Asked) -> Widening:
     before = sum(parameter.numel() for parameter in model.parameters())
     choose = _chooser(settled, parameters, before, asked)
     sample = samples_for(model, inputs, torch.device("cpu")).at(2, 0)
+    wrong = 0
     while True:
         growth, layout, groups, added = settled.lay_out(choose)
         grown = grown_tensors(growth, layout)
-        made = built(model, grown, asked.how, asked.noise, asked.seed)
-        apart = difference(model, made, sample)
-        if apart <= TOLERANCE or not any(added):
+        build = partial(built, grown=grown, how=asked.how, noise=asked.noise, seed=asked.seed)
+        agreed = agreement(model, build, sample)
+        if agreed.close:
             break
-        _hold_the_wrong(settled, groups, added, apart)
+        wrong += 1
+        if wrong > _MOST_WRONG:
+            raise PlanError(f"{type(model).__name__} can't be widened: {agreed.told()}")
+        _hold_the_wrong(settled, sample, groups, added, agreed)
+    made = build(model)
     after = sum(parameter.numel() for parameter in made.parameters())
-    notes = (f"outputs in float64 are {apart:.1e} apart, over their largest number",)
     plans = _group_plans(settled, groups, added)
-    return Widening(made, WidenPlan(type(model).__name__, plans, before, after, notes), grown)
+    return Widening(made, WidenPlan(type(model).__name__, plans, before, after, (agreed.told(),)), grown)
+
+
+_MOST_WRONG = 5
+"""How often groups are held because outputs change, before it is believed that they always do."""
 
 
 def _chooser(
@@ -158,12 +166,24 @@ def _chooser(
     return lambda groups: by_widths(settled.analysis, groups, widths)
 
 
-def _hold_the_wrong(settled: Settled, groups: Sequence[Group], added: Sequence[int], apart: float) -> None:
-    raise PlanError(f"outputs would be {apart:.1e} apart")
+def _hold_the_wrong(
+    settled: Settled, sample: Arguments, groups: Sequence[Group], added: Sequence[int], agreed: Agreement
+) -> None:
+    """Hold the groups with which the model computes something else; no rule has told them."""
+    model = settled.subject.model
+
+    def fails(own: Sequence[Group], steps: Sequence[int]) -> bool:
+        growth = Growth(settled.analysis, copies_of(settled.analysis, own, steps))
+        tried = attempt(settled.subject, growth, settled.before)
+        if tried.layout is None or tried.refusals:
+            return True
+        build = partial(built, grown=grown_tensors(growth, tried.layout))
+        return not agreement(model, build, sample).close
+
+    for group in culprits(groups, added, fails):
+        settled.analysis.hold(group.steps, f"the model computes something else with more of them: {agreed.told()}")
 
 
 def _group_plans(settled: Settled, groups: Sequence[Group], added: Sequence[int]) -> tuple[GroupPlan, ...]:
     steps = {tuple(group.steps.tolist()): number for group, number in zip(groups, added, strict=True)}
-    return tuple(
-        group_plan(group, steps.get(tuple(group.steps.tolist()), 0)) for group in settled.analysis.groups()
-    )
+    return tuple(group_plan(group, steps.get(tuple(group.steps.tolist()), 0)) for group in settled.analysis.groups())

@@ -8,14 +8,42 @@ __all__ = ["RULES", "rule_of"]
 RULES.update(
     {
         **dict.fromkeys(
-            ("view", "_unsafe_view", "_reshape_alias", "reshape", "clone", "_to_copy", "detach", "lift_fresh"), moving.move
+            ("view", "_unsafe_view", "_reshape_alias", "reshape", "clone", "_to_copy", "detach", "lift_fresh"),
+            moving.move,
         ),
         **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), moving.move),
-        **dict.fromkeys(("roll", "flip", "repeat", "rot90", "tril", "triu", "alias", "unbind", "narrow_copy"), moving.move),
-        **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle"), moving.move),
+        **dict.fromkeys(
+            ("roll", "flip", "repeat", "rot90", "tril", "triu", "alias", "unbind", "narrow_copy"), moving.move
+        ),
+        **dict.fromkeys(("pixel_unshuffle", "native_channel_shuffle", "channel_shuffle"), moving.move),
         **dict.fromkeys(("split_copy", "slice_copy", "permute_copy", "expand_copy", "view_copy"), moving.move),
         **dict.fromkeys(("cat", "_cat"), moving.join),
         "stack": moving.stack,
+        **dict.fromkeys(
+            (
+                *(
+                    "relu6_",
+                    "hardswish",
+                    "hardswish_",
+                    "mish_",
+                    "gelu_",
+                    "threshold_",
+                    "prelu",
+                    "_prelu_kernel",
+                    "rrelu_",
+                ),
+                *(
+                    "rrelu_with_noise",
+                    "rrelu_with_noise_",
+                    "log_sigmoid_forward",
+                    "masked_fill",
+                    "masked_fill_",
+                    "where",
+                ),
+                *("polar", "complex", "dropout_"),
+            ),
+            pointwise.combine,
+        ),
         **dict.fromkeys(("copy_", "copy", "dropout", "fill_", "bernoulli_", "bernoulli", "zero_"), pointwise.combine),
         **dict.fromkeys(("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"), products.convolve),
         **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"), products.matrices),
@@ -33,7 +61,12 @@ RULES.update(
             (
                 *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
                 *("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"),
-                *("_batch_norm_with_update", "_batch_norm_no_update", "batch_norm", "_batch_norm_with_update_functional"),
+                *(
+                    "_batch_norm_with_update",
+                    "_batch_norm_no_update",
+                    "batch_norm",
+                    "_batch_norm_with_update_functional",
+                ),
             ),
             norms.by_channel,
         ),
@@ -55,6 +88,9 @@ RULES.update(
         ),
         **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"), pooling.forget),
         **dict.fromkeys(("as_strided", "as_strided_", "resize_"), moving.stride),
+        "glu": moving.halve,
+        "pixel_shuffle": moving.shuffle_pixels,
+        "_weight_norm_interface": products.by_rows,
         "constant_pad_nd": pooling.pad,
         **dict.fromkeys(("index", "_unsafe_index"), pooling.pick),
         "index_select": pooling.take_rows,

@@ -136,3 +136,29 @@ def stride(call: Call) -> list[Labels]:
         return [labels]
     call.hold(labels, f"{call.name} goes by their place in memory")
     return []
+
+
+def halve(call: Call) -> list[Labels]:
+    """``glu``: the first half of the channels along an axis, gated by the second."""
+    source = call["self"]
+    axis = call["dim"] % source.dim()
+    size = source.shape[axis] // 2
+    found: Labels = ()
+    for channels in call.labels(source):
+        halves = [channels.ids.narrow(axis, start, size) for start in (0, size)]
+        call.ties.tie(halves[0], halves[1], f"{call.name} combines them with numbers that can't grow")
+        found = (*found, Channels(halves[0], channels.axis))
+    return [found]
+
+
+def shuffle_pixels(call: Call) -> list[Labels]:
+    """``pixel_shuffle``: several channels in a row become one, in a finer grid."""
+    found: Labels = ()
+    for channels in call.labels(call["self"]):
+        ids = _run(call, call["self"], channels.ids)[0]
+        if channels.axis != ids.dim() - 3:
+            call.hold([channels], f"{call.name} puts them elsewhere")
+            continue
+        call.ties.tie_alike(ids, settled(settled(ids, -1), -2))
+        found = (*found, Channels(ids, channels.axis))
+    return [found]

@@ -13,7 +13,7 @@ def by_channel(call: Call) -> list[Labels]:
     """Batch normalisation: each channel by itself."""
     x = call["input"]
     training = call["training"] if call["training"] is not None else call["train"]
-    if training or training is None and call["running_mean"] is None:
+    if training or (training is None and call["running_mean"] is None):
         call.hold([one for one in call.labels(x) if one.axis != 1], f"{call.name} goes over them")
     spatial = (1,) * (x.dim() - 2)
     sides = [(x.shape, call.labels(x))]
@@ -32,7 +32,9 @@ def over_axes(call: Call) -> list[Labels]:
     ahead = x.dim() - len(call["normalized_shape"])
     _whole(call, [one for one in call.labels(x) if one.axis >= ahead])
     sides = [(x.shape, call.labels(x))]
-    sides += [(call[name].shape, call.labels(call[name])) for name in ("weight", "bias") if isinstance(call[name], Tensor)]
+    sides += [
+        (call[name].shape, call.labels(call[name])) for name in ("weight", "bias") if isinstance(call[name], Tensor)
+    ]
     return [_followed(call, sides)]
 
 

@@ -38,7 +38,9 @@ def pad(call: Call) -> list[Labels]:
 def pick(call: Call) -> list[Labels]:
     """``index`` and its like: where numbers are chosen along an axis, its channels can't grow; others go on."""
     source = call["self"]
-    indices = call["indices"] if call["indices"] is not None else [None] * (call["dim"] % source.dim()) + [call["index"]]
+    indices = (
+        call["indices"] if call["indices"] is not None else [None] * (call["dim"] % source.dim()) + [call["index"]]
+    )
     chosen = {axis for axis, index in enumerate(indices) if index is not None}
     if any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices):
         for tensor in call.tensors:
@@ -49,7 +51,9 @@ def pick(call: Call) -> list[Labels]:
         if channels.axis in chosen:
             call.hold([channels], f"{call.name} chooses among them")
             continue
-        zeros = tree_map(lambda leaf: torch.zeros(leaf.shape, dtype=torch.int64) if isinstance(leaf, Tensor) else leaf, indices)
+        zeros = tree_map(
+            lambda leaf: torch.zeros(leaf.shape, dtype=torch.int64) if isinstance(leaf, Tensor) else leaf, indices
+        )
         ids = _at(channels.ids, zeros, chosen)
         places = _at(_line_up(channels), zeros, chosen)
         axes = [axis for axis in range(places.dim()) if varies(places, axis)]

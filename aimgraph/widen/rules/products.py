@@ -10,25 +10,32 @@ from aimgraph.widen.rules.pointwise import combined_labels
 INPUT = "it reads numbers that can't grow"
 
 
-def contract(call: Call, one: Labels, other: Labels, axes: tuple[int, int], sizes: tuple[int, int]) -> None:
+def contract(call: Call, tensors: tuple[Tensor, Tensor], axes: tuple[int, int]) -> None:
     """Two tensors are summed over an axis each: channels of a weight follow those of the features.
 
     Args:
         call: The operation.
-        one: The first tensor's labels.
-        other: The second's.
+        tensors: The two.
         axes: Which axis of each.
-        sizes: How long these are.
     """
-    if min(sizes) < 2:
+    sides = [along(call.labels(tensor), axis) for tensor, axis in zip(tensors, axes, strict=True)]
+    if tensors[0].shape[axes[0]] < 2 or not any(sides):
         return
-    first, second = along(one, axes[0]), along(other, axes[1])
-    if len(first) == len(second) == 1 and first[0].weight != second[0].weight:
-        feature, weight = (second[0], first[0]) if first[0].weight else (first[0], second[0])
-        _read(call, feature, weight)
-        return
-    reason = f"{call.name} sums over the products of two features" if first and second else INPUT
-    call.hold((*first, *second), reason)
+    weights = [call.is_weight(tensor) for tensor in tensors]
+    one, other = sides
+    if all(sides) and weights[0] == weights[1]:
+        kind = "weights" if weights[0] else "features"
+        call.hold((*one, *other), f"{call.name} sums over the products of two {kind}")
+    elif max(map(len, sides)) > 1:
+        call.hold((*one, *other), f"{call.name} sums over several axes at once")
+    elif not all(sides):
+        call.hold((*one, *other), INPUT)
+    else:
+        feature, weight = (other[0], one[0]) if weights[0] else (one[0], other[0])
+        if weight.weight:
+            _read(call, feature, weight)
+        else:
+            call.hold((feature, weight), f"{call.name} reads them with weights that are computed")
 
 
 def _read(call: Call, feature: Channels, weight: Channels) -> None:
@@ -49,17 +56,19 @@ def passed(call: Call, labels: Labels, axis: int) -> Labels:
 
 
 def matrices(call: Call) -> list[Labels]:
-    """``mm``, ``bmm``, ``addmm``, ``baddbmm``, ``mv``, ``dot``: of the last axis of the one with the one before the other's last."""
+    """``mm``, ``bmm``, ``addmm``, ``mv``, ...: sums over the last axis of the one and the last but one of the other."""
     one, other = (call[name] for name in _FACTORS[call.name])
     rows = max(other.dim() - 2, 0)
     left, right = call.labels(one), call.labels(other)
-    contract(call, left, right, (one.dim() - 1, rows), (one.shape[-1], other.shape[rows]))
+    contract(call, (one, other), (one.dim() - 1, rows))
     left, right = passed(call, left, one.dim() - 1), passed(call, right, rows)
-    for side in (left, right):
-        call.ties.made += [line(channels) for channels in side if channels.weight]
+    if call.is_weight(one) != call.is_weight(other):
+        call.ties.made += [line(channels) for channels in (left if call.is_weight(one) else right)]
     shape = call.outputs[0].shape
     operands = [(_size(one, one.dim() - 1), left), (_size(other, rows), right)]
-    operands = [_without_row(size, labels, tensor, shape) for (size, labels), tensor in zip(operands, (one, other), strict=True)]
+    operands = [
+        _without_row(size, labels, tensor, shape) for (size, labels), tensor in zip(operands, (one, other), strict=True)
+    ]
     found = combined_labels(call, operands, shape)
     if call.name in ("addmm", "baddbmm", "addmv"):
         found = combined_labels(call, [(call["self"].shape, call.labels(call["self"])), (shape, found)], shape)
@@ -95,10 +104,8 @@ def convolve(call: Call) -> list[Labels]:
     mine, theirs = call.labels(x), call.labels(weight)
     out, into = (1, 0) if call["transposed"] else (0, 1)
     call.hold([one for one in mine if one.axis > 1], f"{call.name} goes over them")
-    if any(not one.weight for one in along(theirs, into)):
-        call.hold((*along(mine, 1), *along(theirs, into)), "a weight that is computed reads them")
-    elif groups == 1:
-        contract(call, mine, theirs, (1, into), (x.shape[1], weight.shape[into]))
+    if groups == 1:
+        contract(call, (x, weight), (1, into))
     found = [one for one in passed(call, mine, 1) if one.axis == 0]
     made = _grouped(call, mine, theirs, groups) if groups > 1 else _of_weight(call, theirs, out)
     shape = call.outputs[0].shape
@@ -140,6 +147,9 @@ def _grouped(call: Call, mine: Labels, theirs: Labels, groups: int) -> list[Tens
     if not features:
         call.hold(theirs, INPUT)
         return []
+    if not rows[0].weight:
+        call.hold((*features, *theirs), f"{call.name} reads them with weights that are computed")
+        return [own]
     x = line(features[0])
     if features[0].ids.shape and varies(features[0].ids, 0):
         call.hold(features, "they differ from sample to sample")
@@ -210,3 +220,12 @@ def look_up(call: Call) -> list[Labels]:
     columns = [line(one) for one in along(call.labels(call["weight"]), 1)]
     call.ties.made += columns
     return [tuple(Channels(on_axis(ids, len(shape) - 1, shape), len(shape) - 1) for ids in columns)]
+
+
+def by_rows(call: Call) -> list[Labels]:
+    """Weight normalisation: each row, or what lies along another axis, by its own norm."""
+    value, axis = call["v"], call["dim"] % call["v"].dim()
+    others = apart_from(call.labels(value), [axis])
+    call.hold(others, f"{call.name} divides by their norm")
+    sides = [(tensor.shape, along(call.labels(tensor), axis)) for tensor in (value, call["g"])]
+    return [(*combined_labels(call, sides, value.shape), *(one.as_feature() for one in others))]
