@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
 from torch.fx import graph as fx_graph
 from torch.fx.experimental import symbolic_shapes
-from torch.nn.modules import conv
+from torch.nn.modules import batchnorm, conv
 from torch.nn.modules import module as nn_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _device, _python_dispatch, _pytree, checkpoint, weak
@@ -66,6 +66,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 ConvNd = conv._ConvNd  # what every convolution inherits from
+NormBase = batchnorm._NormBase  # what every norm with statistics of its channels inherits from
 WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak reference to its module
 
 is_jit_tracing: Callable[[], bool] = torch.jit._trace.is_tracing  # by torch.jit.trace

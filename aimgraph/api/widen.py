@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn, optim
 
 from aimgraph.errors import PlanError
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.tracing.check_base import check_base
 from aimgraph.widen.build import How
@@ -106,6 +107,16 @@ def widen_optimizer(old: optim.Optimizer, new: nn.Module) -> optim.Optimizer:
     return carried(old, new)
 
 
-def _widening(model: nn.Module, example_inputs: Any, asked: Asked) -> Widening:
+def resolved(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Arguments]:
+    """A model that can be copied, and inputs of it.
+
+    Raises:
+        PlanError: It is wrapped, compiled, scripted or quantised.
+        ExampleInputError: The inputs don't fit the model or can't be inferred.
+    """
     check_base(model)
-    return widened(model, resolve_inputs(model, example_inputs), asked)
+    return model, resolve_inputs(model, example_inputs)
+
+
+def _widening(model: nn.Module, example_inputs: Any, asked: Asked) -> Widening:
+    return widened(*resolved(model, example_inputs), asked)

@@ -44,8 +44,10 @@ class Agreement:
         return f"outputs in {self.dtype} are {self.apart:.1e} apart, over their largest number{floor}"
 
 
-def agreement(model: nn.Module, widen: Callable[[nn.Module], nn.Module], inputs: Arguments) -> Agreement:
-    """How far the outputs of a model and a widened one are apart, in eval mode.
+def agreement(
+    model: nn.Module, widen: Callable[[nn.Module], nn.Module], inputs: Arguments, *, train: bool = False
+) -> Agreement:
+    """How far the outputs of a model and a widened one are apart.
 
     In float64 where the model runs in that. Some models round to fewer digits inside: then as far as that goes.
 
@@ -53,32 +55,41 @@ def agreement(model: nn.Module, widen: Callable[[nn.Module], nn.Module], inputs:
         model: As it was.
         widen: Makes the widened one of it.
         inputs: Positional and keyword inputs.
+        train: Whether they run in train mode, not in eval mode.
     """
     own = next((leaf.dtype for leaf in tree_leaves(inputs) if _is_float(leaf)), torch.float32)
     try:
         dtype = torch.float64
-        before = _outputs(model, inputs, dtype)
+        before = _outputs(model, inputs, dtype, train)
     except Exception:  # whatever a model raises that names its own dtype
         dtype = own
-        before = _outputs(model, inputs, dtype)
-    apart = _apart(before, _outputs(widen(_in(model, dtype)), inputs, dtype))
+        before = _outputs(model, inputs, dtype, train)
+    apart = _apart(before, _outputs(widen(_in(model, dtype)), inputs, dtype, train))
     name = str(dtype).removeprefix("torch.")
     if apart <= TOLERANCE:
         return Agreement(apart, dtype=name)
     nudge = 1 + 8 * torch.finfo(dtype).eps
     nudged = tree_map(lambda leaf: leaf.to(dtype) * nudge if _is_float(leaf) else leaf, inputs)
-    return Agreement(apart, _apart(before, _outputs(model, nudged, dtype)), name)
+    return Agreement(apart, _apart(before, _outputs(model, nudged, dtype, train)), name)
 
 
-def _in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    copy = copy_module(module).eval()
+def draws_in_training(model: nn.Module, inputs: Arguments) -> bool:
+    """Whether a model gives something else in train mode with other random numbers: a widened one draws others."""
+    first, second = (_outputs(model, inputs, None, True, seed) for seed in (0, 1))
+    return _apart(first, second) > 0
+
+
+def _in(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    copy = copy_module(module)
     return copy.double() if dtype == torch.float64 else copy
 
 
-def _outputs(module: nn.Module, inputs: Arguments, dtype: torch.dtype) -> list[Tensor]:
-    with seeded(), torch.no_grad():
+def _outputs(
+    module: nn.Module, inputs: Arguments, dtype: torch.dtype | None, train: bool, seed: int = 0
+) -> list[Tensor]:
+    with seeded(seed), torch.no_grad():
         args, kwargs = tree_map(lambda leaf: leaf.to(dtype) if _is_float(leaf) else leaf, inputs)
-        result: Any = _in(module, dtype)(*args, **kwargs)
+        result: Any = _in(module, dtype).train(train)(*args, **kwargs)
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 

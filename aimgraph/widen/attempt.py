@@ -105,13 +105,25 @@ class _Grown(Flow):
         """Note what failed, and give what should have come."""
         self.count += 1
         with dispatch_modes_disabled():
-            self.refusals.append(Refusal(self._grown(step.inputs), f"{reason}{self.where()}"))
+            self.refusals.append(Refusal(self._blamed(step), f"{reason}{self.where()}"))
             shapes = [self._shape(shape, labels) or tuple(shape) for shape, _, _, labels in step.outputs]
         made = [
             torch.empty(shape, dtype=dtype, device=device)
             for shape, (_, dtype, device, _) in zip(shapes, step.outputs, strict=True)
         ]
         return tuple(made) if step.several else made[0]
+
+    def _blamed(self, step: Step) -> Tensor:
+        """The channels that reach an operation; where none of them grows, those of the last one before that has such.
+
+        That is where sizes were read off that it was called with.
+        """
+        for number in range(self.count, 0, -1):
+            ids = self._grown(step.inputs)
+            if len(ids):
+                return ids
+            step = self.before.get(number - 1, step)
+        return torch.zeros(0, dtype=torch.int64)
 
     def _grown(self, labels: Labels) -> Tensor:
         ids = torch.cat([torch.zeros(0, dtype=torch.int64), *(unique(one.ids) for one in labels)])
@@ -166,5 +178,5 @@ def attempt(subject: Subject, growth: Growth, before: Seen) -> Attempt:
     layout = lay_out(growth, flow.numbering, flow.ties)
     refusals = [Refusal(layout.clashes, APART)] if len(layout.clashes) else []
     if len(layout.lost):
-        refusals.append(Refusal(layout.lost, "it can't be told where copies of them lie"))
+        refusals.append(Refusal(layout.lost, APART))
     return Attempt(refusals, layout)

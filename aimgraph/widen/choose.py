@@ -1,6 +1,6 @@
 """How many channels each group gets: what was asked for, or a share of one budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -43,24 +43,34 @@ class Counted:
 def by_budget(counted: Counted, target: int) -> list[int]:
     """How many steps to add to each group: the same share of all, then single ones, to come close to a target.
 
+    Groups that can only be copied as a whole take part in that share where it is 1 or more.
+
     Args:
         counted: The model and its groups.
         target: How many parameters it is to have, at most; one step more may be closer.
     """
+    added = _largest(counted, target, lambda share: [int(share * len(group.steps)) for group in counted.groups])
+    single = [_is_single(group) for group in counted.groups]
+
+    def rest(share: float) -> list[int]:
+        own = [int(share * len(group.steps)) for group in counted.groups]
+        return [max(a, b) if free else a for a, b, free in zip(added, own, single, strict=True)]
+
+    return _filled(counted, _largest(counted, target, rest), target)
+
+
+def _largest(counted: Counted, target: int, added: Callable[[float], list[int]]) -> list[int]:
+    """What the largest share adds that stays within a target."""
     low, high = 0.0, 1.0
-    while counted.groups and counted.parameters(_share(counted, high)) <= target and high < _MOST:
+    while counted.groups and counted.parameters(added(high)) <= target and high < _MOST:
         low, high = high, high * 2
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if counted.parameters(_share(counted, middle)) <= target else (low, middle)
-    return _filled(counted, _share(counted, low), target)
+        low, high = (middle, high) if counted.parameters(added(middle)) <= target else (low, middle)
+    return added(low)
 
 
 _MOST = 2**16
-
-
-def _share(counted: Counted, share: float) -> list[int]:
-    return [int(share * len(group.steps)) for group in counted.groups]
 
 
 def _filled(counted: Counted, added: list[int], target: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aimgraph.torch_private import OpOverload, TorchDispatchMode, dispatch_modes_disabled, storage_of, tree_leaves
-from aimgraph.widen.labels import Channels, Labels, on_axis
+from aimgraph.widen.labels import Channels, Labels, compact, on_axis
 from aimgraph.widen.ties import Ties
 
 
@@ -188,7 +188,7 @@ class Flow(TorchDispatchMode):
             if not outputs or not any(self.labels(tensor) for tensor in call.tensors):
                 return
             inputs = tuple(one for tensor in call.tensors for one in self.labels(tensor))
-            found = self._rule(func)(call)
+            found = [tuple(map(compact, labels)) for labels in self._rule(func)(call)]
             from_weights = all(self.is_weight(tensor) for tensor in call.tensors)
             for output, labels in zip(outputs, found, strict=False):
                 self.set_labels(output, labels)

@@ -85,6 +85,15 @@ def settled(ids: Tensor, axis: int) -> Tensor:
     return ids.narrow(axis, 0, 1)
 
 
+def compact(channels: Channels) -> Channels:
+    """The same channels, in no more memory than they differ."""
+    ids = channels.ids
+    for axis in range(ids.dim()):
+        if ids.shape[axis] > 1 and ids.stride(axis) and not varies(ids, axis):
+            ids = settled(ids, axis)
+    return channels if ids is channels.ids else replace(channels, ids=ids.clone().expand(channels.ids.shape))
+
+
 def pairs(one: Tensor, other: Tensor) -> Tensor:
     """Each pair of channels that stand at the same place of two tensors, once.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimgraph.torch_private import ConvNd
+from aimgraph.torch_private import ConvNd, NormBase
 
 
 def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
@@ -87,7 +87,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 _SIZES: dict[type, Callable[[Any, Shapes, Shapes], None]] = {
     ConvNd: _convolution,
     nn.Linear: _linear,
-    nn.modules.batchnorm._NormBase: _first("num_features", *_NORM),
+    NormBase: _first("num_features", *_NORM),
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _layer_norm,
     nn.GroupNorm: _groups,

@@ -22,10 +22,12 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import input_shapes
 from aimgraph.planning.plan import Plan
 from aimgraph.tracing.observe import observe
+from aimgraph.widen.subject import OUTPUT
 from aimgraph.zoo_check.manifest import Entry, example, is_images
 from aimgraph.zoo_check.numeric import GRADIENTS, compare
 from aimgraph.zoo_check.onnx import export
 from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
+from aimgraph.zoo_check.widen import WIDER, widen_problem
 
 
 def check(entry: Entry, level: str) -> Row:
@@ -34,7 +36,8 @@ def check(entry: Entry, level: str) -> Row:
     Args:
         entry: The model.
         level: ``structure``: transform it on the meta device and account for every layer;
-            ``numeric``: compute with it; ``onnx``: export it and compare.
+            ``numeric``: compute with it; ``onnx``: export it and compare; ``widen``: give it half as many parameters
+            more, and compare.
     """
     started = time.perf_counter()
     with warnings.catch_warnings(action="ignore"):
@@ -103,7 +106,28 @@ def _onnx(entry: Entry) -> Row:
     return _account(entry, "onnx", aim, seconds)
 
 
-_RUN: dict[str, Callable[[Entry], Row]] = {"structure": _structure, "numeric": _numeric, "onnx": _onnx}
+def _widen(entry: Entry) -> Row:
+    model, inputs = small_model(entry)
+    started = time.perf_counter()
+    problem, plan, compared = widen_problem(entry.part(model), inputs)
+    stay = [group for group in plan.groups if group.reason and group.reason != OUTPUT]
+    counts = Counter(re.sub(r" \([\w./-]+:\d+ in \S+\)$|'\[.*\]'", "", group.reason) for group in stay)
+    row = Row(
+        entry.called,
+        "widen",
+        FAILED if problem else PASSED if plan.factor >= WIDER else REFUSED,
+        rewritten=sum(bool(group.added) for group in plan.groups),
+        called=sum(group.reason != OUTPUT for group in plan.groups),
+        left="; ".join(f"{count} x {reason}" for reason, count in sorted(counts.items())),
+        seconds=time.perf_counter() - started,
+    )
+    return replace(row, reason=_line(problem or f"{plan.factor:.2f} x the parameters{compared}"))
+
+
+_RUN: dict[str, Callable[[Entry], Row]] = {
+    **{"structure": _structure, "numeric": _numeric, "onnx": _onnx},
+    "widen": _widen,
+}
 
 
 IMAGE_SIDES = (64, 56, 96, 84, 128, 112, 160, 140, 192, 168)

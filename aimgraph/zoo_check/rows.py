@@ -23,15 +23,15 @@ class Row:
 
     Attributes:
         name: The model.
-        level: ``structure``, ``numeric`` or ``onnx``.
+        level: ``structure``, ``numeric``, ``onnx`` or ``widen``.
         status: `PASSED`, `REFUSED`, `FAILED`, `CRASHED`, `TIMEOUT` or `BASE`.
-        rewritten: Layers and functions that the base calls and that read in the result.
-        called: Layers and functions that the base calls.
+        rewritten: Layers and functions that the base calls and that read in the result; channel groups that grew.
+        called: Layers and functions that the base calls; channel groups that it does not give out.
         present: Convolutions and linear layers in the base.
         fallback: Of the rewritten ones, those inside a module that could not be traced.
-        left: Layers that exist and do not read: how many for which reason.
+        left: Layers that exist and do not read, or channel groups that can't grow: how many for which reason.
         reason: Why the status is not `PASSED`; of a row that passed, which layers are called and do not read, and what
-            could not be compared.
+            could not be compared; of a widened one, how many times the parameters.
         seconds: Time of the transform; not compared.
     """
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from aimgraph.torch_private import tree_map
 from aimgraph.widen.flow import Call
-from aimgraph.widen.labels import Channels, Labels, along, settled, varies
-from aimgraph.widen.rules.moving import move
+from aimgraph.widen.labels import FIXED, Channels, Labels, along, settled, varies
 
 
 def over_windows(call: Call) -> list[Labels]:
@@ -31,8 +30,24 @@ def over_windows(call: Call) -> list[Labels]:
 
 
 def pad(call: Call) -> list[Labels]:
-    """Constants around: beside channels, they are numbers that can't grow."""
-    return [tuple(one.as_feature() for one in labels) for labels in move(call)]
+    """Constants around: along other axes they are the same for all copies, beside channels they can't grow."""
+    source, shape = call["self"], call.outputs[0].shape
+    given = list(call["pad"])
+    around = {source.dim() - 1 - i // 2: given[i : i + 2] for i in range(0, len(given), 2)}
+    found: Labels = ()
+    for channels in call.labels(source):
+        ids = channels.ids
+        others = [axis for axis in around if axis != channels.axis]
+        if any(varies(ids, axis) for axis in others):
+            call.hold([channels], f"{call.name} puts constants beside them")
+            continue
+        for axis in others:
+            ids = settled(ids, axis)
+        if channels.axis in around:
+            behind = [0, 0] * (source.dim() - 1 - channels.axis)
+            ids = torch.constant_pad_nd(ids, [*behind, *around[channels.axis]], FIXED)
+        found = (*found, Channels(ids.expand(shape), channels.axis))
+    return [found]
 
 
 def pick(call: Call) -> list[Labels]:
