@@ -17,6 +17,7 @@ from aimgraph.passes.place_updates import PlaceUpdates as PlaceUpdates
 from aimgraph.passes.plan_memory import PlanMemory as PlanMemory
 from aimgraph.passes.remove_dead import RemoveDead as RemoveDead
 from aimgraph.passes.split_concat import SplitConcat as SplitConcat
+from aimgraph.passes.widen_channels import WidenChannels as WidenChannels
 
 PLANNING: tuple[Pass, ...] = (FindSites(), PlaceUpdates(), PlanMemory())
 
@@ -31,3 +32,6 @@ EXPORTING: tuple[Pass, ...] = (ExposeState(),)
 
 
 FREEZING: tuple[Pass, ...] = (MakeLean(),)
+
+
+WIDENING: tuple[Pass, ...] = (WidenChannels(parameters=1.5),)

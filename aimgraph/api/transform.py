@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.graph_text import dump_to
 from aimgraph.compiler.pipeline import Pipeline, Verify, Watch
 from aimgraph.compiler.program import Pass, Stage
@@ -167,9 +166,8 @@ def _compile(
         warnings.warn(note, stacklevel=4)
     with outside.kept():
         program = build_program(model, inputs, configs, share=share, outside=outside, batches=batches)
-        base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
         program = pipeline.run(program).program
-    return emit(model, program, base_graphs)
+    return emit(model, program)
 
 
 def plan(
@@ -214,9 +212,8 @@ def plan(
     outside = Outside(model, original)
     with _alone(), outside.kept():
         program = build_program(model, inputs, configs, share=True, outside=outside, batches=batches)
-        base_graphs = {f"base.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
         planned = Pipeline(PLANNING).run(program).program
-        made_of = emit(model, Pipeline(EMITTING).run(planned).program, base_graphs)
+        made_of = emit(model, Pipeline(EMITTING).run(planned).program)
     return replace(planned.plan, kept=kept_by(made_of))
 
 

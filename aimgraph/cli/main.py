@@ -3,15 +3,12 @@
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -27,7 +24,8 @@ from aimgraph.checkpoint.values import state_of
 from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import FILE, FOLDER, Asked, model_options, replaced
-from aimgraph.cli.output import console, json_text, show
+from aimgraph.cli.output import console, json_text, show, steps
+from aimgraph.cli.widen import widen_command
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.compiler.program import HistoryEntry, Pass, Program
 from aimgraph.emit.module import AimModule
@@ -60,7 +58,7 @@ def cli() -> None:
 @model_options
 def plan_command(asked: Asked) -> None:
     """Show what a transform of MODEL would do, and change nothing."""
-    with _steps(asked) as step:
+    with steps(asked.model) as step:
         plan = _planned(asked, step)
     if asked.as_json:
         click.echo(json_text(plan.to_dict()))
@@ -159,7 +157,7 @@ def export_command(
     **settings: Any,
 ) -> None:
     """Transform MODEL, export it to ONNX and compare the file with torch in onnxruntime."""
-    with _steps(asked) as step:
+    with steps(asked.model) as step:
         base = asked.base()
         step("transforming")
         if checkpoint:
@@ -197,14 +195,14 @@ def _export_text(report: OnnxReport) -> str:
 def draw_command(asked: Asked, path: str) -> None:
     """Draw a plan: which layers of MODEL read, how much, and which value of the memory."""
     check_ending(path)
-    with _steps(asked) as step:
+    with steps(asked.model) as step:
         plan = _planned(asked, step)
         step("drawing")
         written = str(draw(plan, path))
     show(asked.as_json, {"path": written}, written)
 
 
-for _command in (bench_command, memory_group, zoo_group):
+for _command in (bench_command, memory_group, widen_command, zoo_group):
     cli.add_command(_command)
 
 
@@ -237,7 +235,7 @@ def _planned(asked: Asked, step: Callable[[str], None]) -> Plan:
 def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Report, list[HistoryEntry]]:
     """The transformed model, how it compares with its base, and the passes that made it."""
     history: list[HistoryEntry] = []
-    with _steps(asked) as step:
+    with steps(asked.model) as step:
         base = asked.base()
 
         def watch(done: Pass, program: Program) -> None:
@@ -261,16 +259,6 @@ def _load_state(aim: nn.Module, path: Path) -> None:
         aim.load_state_dict(load_file(str(path)))
     except (RuntimeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-@contextmanager
-def _steps(asked: Asked) -> Iterator[Callable[[str], None]]:
-    """Shows the present step and its time on stderr, where a person is watching."""
-    errors = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task(f"loading {asked.model}", total=None)
-        yield lambda text: progress.update(task, description=text)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -143,22 +143,37 @@ class Asked:
 
 def model_options(command: F) -> Callable[..., None]:
     """MODEL, --input, the memory's options and --json, which `command` takes as one `Asked`, before its own options."""
-    options = (
-        click.argument("model"),
-        click.option("--within", help="Path of the one submodule to look at; --input is then what it takes."),
-        click.option("--input", "inputs", multiple=True, help="Shape of an input, e.g. 1x3x224x224. Repeatable."),
-        click.option(
-            "--example-batches", "batches", metavar="N,M", help="Two batch sizes that MODEL takes, if only some: 4,8."
-        ),
-        *_MEMORY,
-        click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on stdout, nothing else."),
-    )
+    return _taking(command, (*_BASE, _BATCHES, *_MEMORY, _JSON))
+
+
+def base_options(command: F) -> Callable[..., None]:
+    """The same without a memory's options."""
+    return _taking(command, (*_BASE, _JSON))
+
+
+_BASE = (
+    click.argument("model"),
+    click.option("--within", help="Path of the one submodule to look at; --input is then what it takes."),
+    click.option("--input", "inputs", multiple=True, help="Shape of an input, e.g. 1x3x224x224. Repeatable."),
+)
+_BATCHES = click.option(
+    "--example-batches", "batches", metavar="N,M", help="Two batch sizes that MODEL takes, if only some: 4,8."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on stdout, nothing else.")
+
+
+def _taking(command: F, options: Sequence[Callable[[Any], Any]]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
 
     @functools.wraps(command)
     def with_asked(
-        model: str, within: str | None, inputs: tuple[str, ...], as_json: bool, batches: str | None, **settings: Any
+        model: str,
+        within: str | None,
+        inputs: tuple[str, ...],
+        as_json: bool,
+        batches: str | None = None,
+        **settings: Any,
     ) -> None:
         names = ("preset", "config_file", "init", *AimConfig.model_fields)
         memory = {name: settings.pop(name) for name in names if name in settings}

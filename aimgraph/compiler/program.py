@@ -1,7 +1,7 @@
 """What a compiler pass takes and gives: a program, and the contract of a pass."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Protocol
 
@@ -53,6 +53,7 @@ class Program:
         plan: What is known and decided so far.
         stage: How far it has come.
         history: The passes that ran.
+        traced: The graphs as they were traced; no pass edits these.
     """
 
     root: nn.Module
@@ -64,6 +65,7 @@ class Program:
     plan: Plan
     stage: Stage = Stage.TRACED
     history: tuple[HistoryEntry, ...] = ()
+    traced: dict[str, fx.Graph] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

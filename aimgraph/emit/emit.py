@@ -23,7 +23,7 @@ from aimgraph.runtime.layers import weight_shape
 _OF_MEMORY = frozenset(step.name for step in (*PLANNING, *EMITTING))
 
 
-def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -> AimModule:
+def emit(model: nn.Module, program: Program) -> AimModule:
     """The module of a compiled program."""
     root, kind = program.root, type(model)
     if AIM not in root._modules:
@@ -42,7 +42,7 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
         lost_methods=lost,
         inputs=recorded(program.signature.example),
         moded=program.signature.moded,
-        graphs={f"aim.{name}": plain_copy(graph) for name, graph in program.graphs.items()} | base_graphs,
+        graphs=_graphs(program),
         concat_sites=_concat_sites(program),
         held=_held_modes(root),
         layers=layer_paths(root, program.kinds),
@@ -55,6 +55,11 @@ def emit(model: nn.Module, program: Program, base_graphs: dict[str, fx.Graph]) -
     made = AimModule(root, record)
     record.given = samples_of(made)
     return made
+
+
+def _graphs(program: Program) -> dict[str, fx.Graph]:
+    now = {f"aim.{name}": plain_copy(graph) for name, graph in program.graphs.items()}
+    return now | {f"base.{name}": graph for name, graph in program.traced.items()}
 
 
 def _note_of_lost(kind: type[nn.Module], lost: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.program import Program
 from aimgraph.compiler.signature import Classified, Opaque, Signature, base_names, graph_inputs
 from aimgraph.config import AimConfig
@@ -16,10 +17,9 @@ from aimgraph.fake.faker import Faker
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.inputs.arguments import Arguments, bound_arguments
-from aimgraph.inputs.batch import Batches, batch_size, usual_batches, with_batch
+from aimgraph.inputs.batch import Batches, batch_size, input_shapes, usual_batches, with_batch
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.call_names import OPAQUE_BASE
-from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.affine import classify_layers, with_other_weights
 from aimgraph.tracing.check_base import check_base
 from aimgraph.tracing.check_graph import check_faithful
@@ -71,7 +71,6 @@ def build_program(
     kinds = classify_layers(root)
     batch_size(inputs)  # says so where there is none
     bound_arguments(root, inputs)  # the same, where they don't fit the forward
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     given = None if batches is None else Batches(*batches)
     outside = Outside(root) if outside is None else outside
     found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given)
@@ -81,7 +80,7 @@ def build_program(
         model=type(base).__name__,
         placeholders={name: graph_inputs(graph) for name, graph in graphs.items()},
         parameters=base_names(root),
-        inputs=tuple(tuple(tensor.shape) for tensor in tensors),
+        inputs=tuple(map(tuple, input_shapes(inputs))),
         batch=found.batches.first,
         second=found.batches.second,
         grad=found.grad,
@@ -95,7 +94,8 @@ def build_program(
     parameters = sum(parameter.numel() for parameter in root.parameters())
     notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque), *outside.notes())
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
-    return Program(root, graphs, kinds, found.runs, signature, configs, plan)
+    unchanged = {name: plain_copy(graph) for name, graph in graphs.items()}
+    return Program(root, graphs, kinds, found.runs, signature, configs, plan, traced=unchanged)
 
 
 _BOTH = ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)

@@ -34,7 +34,7 @@ class Group:
     @property
     def layers(self) -> tuple[str, ...]:
         """Paths of the modules that make them, in the model's order."""
-        return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name, _ in self.made_by))
+        return tuple(dict.fromkeys(module_of(name) for name, _ in self.made_by))
 
     @property
     def channels(self) -> int:
@@ -43,7 +43,17 @@ class Group:
 
     def channels_in(self, layer: str) -> int:
         """How many channels of a layer one step copies."""
-        return max(self.members[place] for place in self.made_by if (place[0].rpartition(".")[0] or place[0]) == layer)
+        made = [self.members[place] for place in self.made_by if module_of(place[0]) == layer]
+        return max(made or [count for (name, axis), count in self.members.items() if module_of(name) == layer])
+
+    def followers(self, analysis: "Analysis") -> list[str]:
+        """Paths of the modules with a kernel for each of the channels, as depthwise convolutions have."""
+        numbering, found = analysis.numbering, dict[str, None]()
+        for name, axis in self.members:
+            read = bool(analysis.read[numbering.starts[name, axis]])
+            if axis == 0 and len(numbering.shapes[name]) > 1 and not read and module_of(name) not in self.layers:
+                found[module_of(name)] = None
+        return list(found)
 
     def told_members(self, most: int = 4) -> str:
         """The tensors that grow together, in words."""
@@ -54,6 +64,11 @@ class Group:
     def told_reason(self) -> str:
         """Why they can't grow, or how only."""
         return self.reason or f"as they can only be copied exactly, all of them: {self.by_copies}"
+
+
+def module_of(name: str) -> str:
+    """The path of the module that a parameter or buffer belongs to; its own name where that is the model itself."""
+    return name.rpartition(".")[0] or name
 
 
 @dataclass

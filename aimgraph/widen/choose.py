@@ -77,9 +77,9 @@ def _filled(counted: Counted, added: list[int], target: int) -> list[int]:
     """Single steps more, the costliest that fits first; at the end one that goes over, if that comes closer."""
     total = counted.parameters(added)
     costs = {place: counted.parameters(_with(added, place)) - total for place in range(len(added))}
-    order = sorted((place for place in costs if _is_single(counted.groups[place])), key=lambda place: -costs[place])
+    order = sorted(costs, key=lambda place: -costs[place])
     for place in order:
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if _is_single(counted.groups[place]) else 1):
             more = counted.parameters(_with(added, place))
             if not total < more <= target:
                 break
@@ -114,7 +114,9 @@ def by_widths(analysis: Analysis, groups: Sequence[Group], widths: Widths) -> li
         ConfigError: A factor below 1, or a number below 0.
         PlanError: No layer is named so, or what is named can't grow.
     """
-    layers = {layer: place for place, group in enumerate(groups) for layer in group.layers}
+    layers = {
+        layer: place for place, group in enumerate(groups) for layer in (*group.followers(analysis), *group.layers)
+    }
     held = {
         layer: f"its channels stay, {group.told_reason()}"
         for group in analysis.groups()
