@@ -64,14 +64,7 @@ def refit(aim: M, example_inputs: Any = None) -> M:
     if len(parts) > 1 and example_inputs is not None:
         raise ConfigError(f"refit(aim, example_inputs) is for one transformed part, and this model has {len(parts)}")
     for part in parts:
-        refuse_concat(part, "refit can't tell a changed layer from its read weights")
-        if other := record_of(part).other_passes:
-            raise PlanError(
-                f"this module was made with passes of your own ({', '.join(other)}), which refit does not know: change "
-                "aimgraph.strip(aim) and transform that"
-            )
-        if not record_of(part).plan.memories:
-            raise PlanError("this module has no memory to refit (passes=()): transform its base again")
+        check_can_refit(part, "refit")
     if isinstance(aim, AimModule):
         made: M = _refitted(aim, example_inputs)
         return made
@@ -81,7 +74,30 @@ def refit(aim: M, example_inputs: Any = None) -> M:
     return whole
 
 
-def _refitted(aim: Any, example_inputs: Any) -> Any:
+def check_can_refit(part: Any, what: str) -> None:
+    """Refuse a module whose memories can't be put on another base.
+
+    Raises:
+        ConfigError: Read weights are part of the base's own weights (concat form).
+        PlanError: It was made by passes of the user's own, or has no memory.
+    """
+    refuse_concat(part, f"{what} can't tell a changed layer from its read weights")
+    if other := record_of(part).other_passes:
+        raise PlanError(
+            f"this module was made with passes of your own ({', '.join(other)}), which {what} does not know: change "
+            "aimgraph.strip(aim) and transform that"
+        )
+    if not record_of(part).plan.memories:
+        raise PlanError(f"this module has no memory to {what} (passes=()): transform its base again")
+
+
+def refit_widened(aim: nn.Module) -> AimModule:
+    """A module whose layers and reads were widened together, with a plan and graphs of its present sizes."""
+    made: AimModule = _refitted(aim, None, widened=True)
+    return made
+
+
+def _refitted(aim: Any, example_inputs: Any, *, widened: bool = False) -> Any:
     record = record_of(aim)
     old = record.plan.memories
     own = {"within": None, "lowering": "split"}  # no read is in concat form
@@ -93,7 +109,7 @@ def _refitted(aim: Any, example_inputs: Any) -> Any:
     fix_reads(made, record.fixed_reads)
     now = record_of(made)
     pairs = list(zip(old, now.plan.memories, strict=True))
-    notes = [_fill(aim, made, one, other) for one, other in pairs]
+    notes = [_fill(aim, made, one, other, widened=widened) for one, other in pairs]
     memories = tuple(replace(other, config=one.config) for one, other in pairs)
     now.plan = replace(now.plan, memories=memories, notes=(*now.plan.notes, *notes))
     now.frozen, now.stopped, now.lean = record.frozen, record.stopped, record.lean
@@ -111,14 +127,14 @@ def _source(memory: MemoryPlan) -> Any:
     return GivenSource if memory.config.source == GIVEN else memory.config.source
 
 
-def _fill(aim: AimModule, made: AimModule, old: MemoryPlan, new: MemoryPlan) -> str:
+def _fill(aim: AimModule, made: AimModule, old: MemoryPlan, new: MemoryPlan, *, widened: bool) -> str:
     """Give a memory of `made` what still fits of the one in `aim`, in every set; what was made anew, in words."""
     anew: dict[str, None] = {}
     fresh: dict[str, list[nn.Module]] = {}
-    sets, changed = record_of(aim).sets, changed_sites(aim)
+    sets, changed = record_of(aim).sets, {} if widened else changed_sites(aim)
     places = {DEFAULT: aim_path(old.name)} | {name: f"{SETS}.{name}.{old.name}" for name in sets}
     for place in places.values():
-        for part in _parts(old, new, changed):
+        for part in _parts(old, new, changed, widened=widened):
             module, before = submodule_at(made, f"{place}.{part.path}"), submodule_at(aim, f"{place}.{part.before}")
             if module is None or (part.before and before is not None and _adopt(before, module, own=part.read)):
                 continue  # a set has those of the default one
@@ -160,7 +176,7 @@ class _Part:
     read: bool = False
 
 
-def _parts(old: MemoryPlan, new: MemoryPlan, changed: dict[str, str]) -> Iterator[_Part]:
+def _parts(old: MemoryPlan, new: MemoryPlan, changed: dict[str, str], *, widened: bool) -> Iterator[_Part]:
     yield _Part("the values", "source", "source")
     if new.config.carry == "state":
         yield _Part("the carried state", "carry", "carry")
@@ -170,17 +186,17 @@ def _parts(old: MemoryPlan, new: MemoryPlan, changed: dict[str, str]) -> Iterato
         yield _Part(read.site, f"reads.{read.name}", f"reads.{before.name}" if before else "", read=True)
         if read.view:
             yield _Part(f"view of {read.site}", read.view.path, before.view.path if before and before.view else "")
-    spots = {_spot(update): f"updates.{number}" for number, update in enumerate(old.updates)}
+    spots = {_spot(update, widened): f"updates.{number}" for number, update in enumerate(old.updates)}
     for number, update in enumerate(new.updates):
-        yield _Part(f"update at {update.spot.where}", f"updates.{number}", spots.get(_spot(update), ""))
+        yield _Part(f"update at {update.spot.where}", f"updates.{number}", spots.get(_spot(update, widened), ""))
 
 
 def _key(read: Read) -> tuple[Any, ...]:
     return read.site, read.name, read.kind, read.channels, read.grid
 
 
-def _spot(update: PlannedUpdate) -> tuple[Any, ...]:
-    return update.spot.where, update.spot.features, update.spot.grid
+def _spot(update: PlannedUpdate, widened: bool) -> tuple[Any, ...]:
+    return update.spot.where, 0 if widened else update.spot.features, update.spot.grid
 
 
 def _adopt(before: nn.Module, module: nn.Module, *, own: bool) -> bool:

@@ -4,14 +4,22 @@ from typing import Any
 
 from torch import nn, optim
 
+from aimgraph.api.refit import check_can_refit, refit_widened
+from aimgraph.compiler.aim_paths import AIM, SETS, is_added
+from aimgraph.copies import copy_module
+from aimgraph.emit.interpreted import interpreted
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.record import record_of
 from aimgraph.errors import PlanError
 from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.batch import batch_size, device_of, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.tracing.check_base import check_base
-from aimgraph.widen.build import How
+from aimgraph.widen.build import Grown, How, built
 from aimgraph.widen.choose import Widths
 from aimgraph.widen.optimizer import ORIGINS, Origin, carried
 from aimgraph.widen.plan import WidenPlan
+from aimgraph.widen.subject import tensors_of
 from aimgraph.widen.widening import Asked, Widening, widened
 
 
@@ -60,8 +68,12 @@ def widen(
     """
     asked = Asked(widths, parameters, how, noise, seed)
     found = _widening(model, example_inputs, asked)
-    ORIGINS[found.model] = Origin(model, found.grown, how)
-    return found.model
+    grown, made = found.grown, found.model
+    if isinstance(model, AimModule):
+        grown = _in_every_set(model, grown)
+        made = refit_widened(built(model, grown, how, noise, seed)) if grown else copy_module(model)
+    ORIGINS[made] = Origin(model, grown, how)
+    return made
 
 
 def widen_plan(
@@ -118,5 +130,24 @@ def resolved(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Argument
     return model, resolve_inputs(model, example_inputs)
 
 
+STAYS = "the memory's own sizes stay"
+
+
 def _widening(model: nn.Module, example_inputs: Any, asked: Asked) -> Widening:
+    if isinstance(model, AimModule):
+        check_can_refit(model, "widen")
+        inputs = record_of(model).inputs if example_inputs is None else resolve_inputs(model, example_inputs)
+        inputs = random_inputs(inputs, batch_size(inputs), 0, device_of(model), own=True)
+        return widened(interpreted(model), inputs, asked, dict.fromkeys(filter(is_added, tensors_of(model)), STAYS))
     return widened(*resolved(model, example_inputs), asked)
+
+
+def _in_every_set(aim: AimModule, grown: dict[str, Grown]) -> dict[str, Grown]:
+    """How tensors grow, with those of other memory sets, which grow as those of the default set."""
+    names = tensors_of(aim)
+    return grown | {
+        f"{SETS}.{name}.{key.removeprefix(f'{AIM}.')}": how
+        for name in record_of(aim).sets
+        for key, how in grown.items()
+        if f"{SETS}.{name}.{key.removeprefix(f'{AIM}.')}" in names
+    }

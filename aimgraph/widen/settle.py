@@ -109,5 +109,9 @@ def settle(subject: Subject, *, copying: bool = True) -> Settled:
     """
     seen = subject.followed()
     settled = Settled(subject, analyse(seen.numbering, seen.ties), seen, copying)
+    for group in settled.free():
+        reasons = [subject.stay.get(name) for name, _ in group.made_by]
+        if all(reasons):
+            settled.analysis.hold(group.steps, str(reasons[0]))
     settled.lay_out(lambda groups: [len(group.steps) for group in groups])
     return settled

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -38,12 +38,14 @@ class Subject:
         inputs: Positional and keyword inputs.
         fake: Whether its forward runs without numbers.
         modes: The modes that it runs in; ``True`` for train.
+        stay: Name of a parameter or buffer -> why channels that its layers alone make don't grow.
     """
 
     model: nn.Module
     inputs: Arguments
     fake: bool = True
     modes: tuple[bool, ...] = (False, True)
+    stay: Mapping[str, str] = field(default_factory=dict)
 
     def followed(
         self,

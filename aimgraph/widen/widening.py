@@ -1,6 +1,6 @@
 """From a model and what is asked for to a widened one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -90,7 +90,7 @@ class Widening:
     grown: dict[str, Grown]
 
 
-def looked_at(model: nn.Module, inputs: Arguments, asked: Asked) -> Settled:
+def looked_at(model: nn.Module, inputs: Arguments, asked: Asked, stay: Mapping[str, str]) -> Settled:
     """The channel groups of a model.
 
     Raises:
@@ -107,7 +107,7 @@ def looked_at(model: nn.Module, inputs: Arguments, asked: Asked) -> Settled:
         (inputs, False, (False,)),
     ):
         try:
-            return settle(Subject(model, batch, fake, modes), copying=asked.how == "copy")
+            return settle(Subject(model, batch, fake, modes, stay), copying=asked.how == "copy")
         except PlanError:
             raise
         except Exception as error:  # whatever the model's own forward raises
@@ -117,19 +117,20 @@ def looked_at(model: nn.Module, inputs: Arguments, asked: Asked) -> Settled:
     ) from errors[-1]
 
 
-def widened(model: nn.Module, inputs: Arguments, asked: Asked) -> Widening:
+def widened(model: nn.Module, inputs: Arguments, asked: Asked, stay: Mapping[str, str] | None = None) -> Widening:
     """A widened copy of a model; what it computes is checked.
 
     Args:
         model: It is not changed.
         inputs: Example inputs.
         asked: What was asked for.
+        stay: Name of a parameter or buffer -> why channels that its layers alone make don't grow.
 
     Raises:
         TraceError: The model's forward can't be followed.
         PlanError: What was named can't grow.
     """
-    settled = looked_at(model, inputs, asked)
+    settled = looked_at(model, inputs, asked, stay or {})
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     before = sum(parameter.numel() for parameter in model.parameters())
     choose = _chooser(settled, parameters, before, asked)
