@@ -1,5 +1,6 @@
 """widen, widen_plan and widen_optimizer: more channels, the same function."""
 
+import warnings
 from typing import Any
 
 from torch import nn, optim
@@ -68,6 +69,7 @@ def widen(
     """
     asked = Asked(widths, parameters, how, noise, seed)
     found = _widening(model, example_inputs, asked)
+    _tell_of_less(found.plan, asked)
     grown, made = found.grown, found.model
     if isinstance(model, AimModule):
         grown = _in_every_set(model, grown)
@@ -129,6 +131,28 @@ def resolved(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Argument
     check_base(model)
     return model, resolve_inputs(model, example_inputs)
 
+
+def _tell_of_less(plan: WidenPlan, asked: Asked) -> None:
+    """Say so where a budget is not reached.
+
+    Raises:
+        PlanError: Nothing can grow.
+    """
+    target = asked.target(plan.parameters)
+    stay = dict.fromkeys(f"{group.layers[0]}: {group.reason or group.by_copies}" for group in plan.groups)
+    why = f"; what stays, the first of {len(stay)}: {'; '.join(list(stay)[:4])}"
+    if target > plan.parameters == plan.widened:
+        raise PlanError(f"no channel group of {plan.model} can grow{why}; aimgraph.widen_plan lists all")
+    if abs(plan.widened - target) > (target - plan.parameters) * _SHORT and asked.widths is None:
+        warnings.warn(
+            f"{plan.model} comes to {plan.widened:,} parameters ({plan.factor:.2f} x), not to {target:,}: single "
+            "channels of its groups are larger than that, or too few can grow; see aimgraph.widen_plan",
+            stacklevel=3,
+        )
+
+
+_SHORT = 0.05
+"""Which part of what was asked for may be missing, or too much."""
 
 STAYS = "the memory's own sizes stay"
 

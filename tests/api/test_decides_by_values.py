@@ -155,6 +155,21 @@ def _grouped(made: Made) -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(aimgraph.trainable_parameters(made.aim)))
 
 
+def _widened(made: Made) -> None:
+    """Some of these parts look at all channels together: then they stay, and that is said."""
+    try:
+        wide = aimgraph.widen(made.base, X, {"0": 3})
+    except aimgraph.PlanError as error:
+        assert "can't be widened: 0 (its channels stay" in str(error)  # noqa: PT017
+        plan = aimgraph.widen_plan(made.base, X, parameters=2.0)
+        assert plan.widened == plan.parameters
+        return
+    assert wide.get_parameter("0.weight").shape[0] == 7
+    torch.testing.assert_close(_run(wide), _run(made.base))
+    optimizer = torch.optim.SGD(made.base.parameters(), lr=0.1)
+    assert isinstance(aimgraph.widen_optimizer(optimizer, wide), torch.optim.SGD)
+
+
 CALLS: dict[str, Callable[[Made], None]] = {
     "check_training": _checked,
     "disable_memory": _switched,
@@ -177,6 +192,9 @@ CALLS: dict[str, Callable[[Made], None]] = {
     "skipped_writes": lambda made: _same(aimgraph.skipped_writes(made.aim), {}),
     "strip": lambda made: made.is_base(aimgraph.strip(made.aim)),
     "transform": lambda made: made.is_base(aimgraph.transform(made.base, X)),
+    "widen": _widened,
+    "widen_optimizer": _widened,
+    "widen_plan": _widened,
     "verify": lambda made: _same(aimgraph.verify(made.base, made.aim, X).ok, True),
 }
 REFUSED = {
