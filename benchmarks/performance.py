@@ -31,7 +31,9 @@ def table(name: str) -> str:
     """The table of a result file."""
     data = json.loads((RESULTS / f"{name}.json").read_text())
     match name:
-        case "frozen_cpu" | "frozen_cpu_compiled":
+        case "frozen_cpu":
+            lines = [*_frozen(data), "", *_needed(data)]
+        case "frozen_cpu_compiled":
             lines = _frozen(data)
         case "onnx_cost":
             lines = _onnx(data)
@@ -61,7 +63,11 @@ def _frozen(data: Mapping[str, Any]) -> list[str]:
             sizes += f" | {peak / 1e6:,.0f} | {peak / (full.peak or 1):.3f}"
             steps = " | ".join(str(report.ratio(form, to, "training step")) for to in ("full", "memory"))
             lines.append(f"| {name} | {form} | {cost.parameters:,} | {sizes} | {steps} |")
-    lines += ["", "| network | lean keeps, MB | its formulas need, MB | ratio |", "|---|---:|---:|---:|"]
+    return lines
+
+
+def _needed(data: Mapping[str, Any]) -> list[str]:
+    lines = ["| network | lean keeps, MB | its formulas need, MB | ratio |", "|---|---:|---:|---:|"]
     for name, row in data.items():
         kept, needed = row["forms"]["lean"]["saved"], row["needed"]
         lines.append(f"| {name} | {kept / 1e6:.2f} | {needed / 1e6:.2f} | {kept / needed:.3f} |")

@@ -62,7 +62,8 @@ class WidenChannels(BasePass):
         batches = (program.signature.batch, program.signature.second)
         made = build_program(found.model, program.signature.example, program.configs, share=True, batches=batches)
         changed = {name for graph in made.graphs for name in _reshaped(program, made, graph)}
-        plan = replace(made.plan, notes=(*made.plan.notes, f"{self.name}: {found.plan.factor:.3f} x the parameters"))
+        note = f"{self.name}: {found.plan.factor:.3f} x the parameters; {found.plan.notes[0]}"
+        plan = replace(made.plan, notes=(*made.plan.notes, note))
         made = replace(made, history=program.history, plan=plan)
         return PassResult(made, modified=True, skipped=skipped, changes=Changes(shapes=frozenset(changed)))
 

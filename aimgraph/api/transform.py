@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aimgraph.compiler.graph_text import dump_to
+from aimgraph.compiler.graph_text import DumpTo
 from aimgraph.compiler.pipeline import Pipeline, Verify, Watch
 from aimgraph.compiler.program import Pass, Stage
 from aimgraph.config import AimConfig, renamed_init
@@ -63,7 +63,7 @@ def transform(
             With ``within``, those of the submodule.
         config: One `AimConfig`, or one per memory, with distinct names.
         inplace: Share the model's parameter objects instead of copying them.
-        dump: Folder to write the graph into after every pass.
+        dump: Folder to write the graph into as it was traced, and after every pass.
         verify: Re-derive the shapes of the nodes that each pass touched, or of all (``"full"``).
         watch: Callables ``(pass, program)`` to call after each pass.
         passes: What to run; by default ``(*aimgraph.passes.PLANNING, *aimgraph.passes.EMITTING)``, which insert the
@@ -95,7 +95,7 @@ def transform(
         )
     if not isinstance(watch, Iterable) or not all(map(callable, watch)):
         raise ConfigError(f"watch={watch!r}: give a list of functions, each called as watch(pass, program)")
-    watches = (*watch, *([dump_to(given_path(dump, "dump"))] if dump is not None else []))
+    watches: tuple[Watch, ...] = (*watch, *([DumpTo(given_path(dump, "dump"))] if dump is not None else []))
     asked = (*PLANNING, *EMITTING) if passes is None else passes if isinstance(passes, Sequence) else (passes,)
     pipeline = Pipeline(tuple(asked), verify, watches)
     _check_sequence(pipeline, {*overrides, *(["config"] if config else [])} - {"within"})

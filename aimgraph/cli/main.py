@@ -15,6 +15,7 @@ from torch import nn
 
 from aimgraph.api.fold import fold
 from aimgraph.api.report import Report
+from aimgraph.api.strip import strip
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
 from aimgraph.checkpoint.entries import What
@@ -25,6 +26,7 @@ from aimgraph.cli.bench import bench_command
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import FILE, FOLDER, Asked, model_options, replaced
 from aimgraph.cli.output import console, json_text, show, steps
+from aimgraph.cli.sequence import sequence
 from aimgraph.cli.widen import widen_command
 from aimgraph.cli.zoo import zoo_group
 from aimgraph.compiler.program import HistoryEntry, Pass, Program
@@ -33,6 +35,7 @@ from aimgraph.errors import AimgraphError, CheckpointError, ConfigError, Example
 from aimgraph.onnx.check import FileReport, verify_onnx
 from aimgraph.onnx.export import OnnxReport, export_onnx
 from aimgraph.onnx.prepare import Memory
+from aimgraph.passes import WidenChannels
 from aimgraph.planning.picture import check_ending, draw
 from aimgraph.planning.plan import Plan
 from aimgraph.version import __version__
@@ -73,22 +76,29 @@ def plan_command(asked: Asked) -> None:
 @click.option("--checkpoint", type=click.Path(file_okay=False), help="Save the memory into this folder.")
 @click.option("--what", type=click.Choice(get_args(What)), help="What --checkpoint saves; by default the memory.")
 @click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
+@click.option("--passes", help='What runs, in order, e.g. "widen{parameters=1.5},memory{shape=(7,7,4)}".')
 def transform_command(
-    asked: Asked, dump: str | None, save: str | None, checkpoint: str | None, what: What | None, code: bool
+    asked: Asked,
+    dump: str | None,
+    save: str | None,
+    checkpoint: str | None,
+    what: What | None,
+    code: bool,
+    passes: str | None,
 ) -> None:
-    """Transform MODEL and compare the result with it, bit for bit."""
+    """Transform MODEL and compare the result with it, bit for bit; with the widened one, where --passes widen it."""
     if what and not checkpoint:
         raise ConfigError(f"--what {what} says what --checkpoint saves: give --checkpoint FOLDER, too")
-    aim, report, history = _transformed(asked, dump)
+    aim, report, history = _transformed(asked, dump, passes)
     planned = plan(aim)
     if save:
         _save_state(aim, Path(save))
     if checkpoint:
         save_checkpoint(aim, checkpoint, what=what or "memory")
     if asked.as_json:
-        passes = [asdict(entry) for entry in history]
+        ran = [asdict(entry) for entry in history]
         extra = {"code": aim.code} if code else {}
-        click.echo(json_text(planned.to_dict() | {"passes": passes, "verify": report.to_dict()} | extra))
+        click.echo(json_text(planned.to_dict() | {"passes": ran, "verify": report.to_dict()} | extra))
     else:
         planned.print(console())
         click.echo("passes: " + ", ".join(f"{entry.name} {entry.seconds * 1000:.0f} ms" for entry in history))
@@ -232,9 +242,12 @@ def _planned(asked: Asked, step: Callable[[str], None]) -> Plan:
     return plan(base, asked.example_inputs(), **asked.settings())
 
 
-def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Report, list[HistoryEntry]]:
+def _transformed(
+    asked: Asked, dump: str | None = None, passes: str | None = None
+) -> tuple[AimModule, Report, list[HistoryEntry]]:
     """The transformed model, how it compares with its base, and the passes that made it."""
     history: list[HistoryEntry] = []
+    settings = asked.settings() if passes is None else _settings(asked, passes)
     with steps(asked.model) as step:
         base = asked.base()
 
@@ -242,9 +255,20 @@ def _transformed(asked: Asked, dump: str | None = None) -> tuple[AimModule, Repo
             history.append(program.history[-1])
             step(f"{done.name}: {program.stage.name.lower()}")
 
-        aim = transform(base, asked.example_inputs(), **asked.settings(), dump=dump, watch=[watch])
+        aim = transform(base, asked.example_inputs(), **settings, dump=dump, watch=[watch])
+        widened = any(entry.modified and entry.name == WidenChannels().name for entry in history)
         step("comparing with the base")
-        return aim, verify(base, aim), history
+        return aim, verify(strip(aim) if widened else base, aim), history
+
+
+def _settings(asked: Asked, passes: str) -> dict[str, Any]:
+    """The arguments of `aimgraph.transform` that ``--passes`` gives."""
+    given = [name for name, value in asked.memory.items() if value is not None and value != ()]
+    if given:
+        raise ConfigError(f"--passes says what the memory is, too: give {given} as memory{{...}}")
+    asked_for = sequence(passes)
+    batches = {"example_batches": asked.example_batches()}
+    return batches | {"passes": asked_for.passes, **({"config": asked_for.configs} if asked_for.configs else {})}
 
 
 def _save_state(aim: AimModule, path: Path) -> None:

@@ -1,31 +1,42 @@
 """Graphs as text, one node a line."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import fx
 
 from aimgraph.compiler.node_keys import VALUE
-from aimgraph.compiler.pipeline import Watch
 from aimgraph.compiler.program import Pass, Program
 from aimgraph.errors import ConfigError
 from aimgraph.runtime.given import written_to
 
 
-def dump_to(folder: Path) -> Watch:
-    """A watch that writes every graph after every pass to ``NN-pass-name[.mode].txt``."""
+@dataclass(frozen=True)
+class DumpTo:
+    """A watch that writes every graph as it was traced, and after every pass, to ``NN-pass-name[.mode].txt``.
 
-    def write(step: Pass, program: Program) -> None:
-        with written_to(folder, ConfigError):
-            folder.mkdir(parents=True, exist_ok=True)
-        number = len(program.history)
-        for name, graph in program.graphs.items():
-            mode = "" if name == "both" else f".{name}"
-            entry = program.history[-1]
-            head = f"# {step.name}: modified={entry.modified}, {entry.seconds * 1000:.1f} ms, {program.stage.name}\n"
-            text = head + graph_text(graph) + "\n"
-            (folder / f"{number:02d}-{step.name}{mode}.txt").write_text(text, encoding="utf-8")
+    Attributes:
+        folder: Where to; it is made.
+    """
 
-    return write
+    folder: Path
+
+    def start(self, program: Program) -> None:
+        """Write the graphs before the first pass."""
+        self._write("00-traced", "# traced", program)
+
+    def __call__(self, step: Pass, program: Program) -> None:
+        """Write the graphs after a pass."""
+        entry = program.history[-1]
+        head = f"# {step.name}: modified={entry.modified}, {entry.seconds * 1000:.1f} ms, {program.stage.name}"
+        self._write(f"{len(program.history):02d}-{step.name}", head, program)
+
+    def _write(self, name: str, head: str, program: Program) -> None:
+        with written_to(self.folder, ConfigError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for mode, graph in program.graphs.items():
+            ending = "" if mode == "both" else f".{mode}"
+            (self.folder / f"{name}{ending}.txt").write_text(f"{head}\n{graph_text(graph)}\n", encoding="utf-8")
 
 
 def graph_text(graph: fx.Graph) -> str:

@@ -20,7 +20,8 @@ class Pipeline(BasePass):
     Attributes:
         passes: In order; those of a pipeline among them run in its place, verified as the others are.
         verify: After each pass re-derive the shapes of the nodes it touched, or of all (``full``).
-        watch: Called after each verified pass; printing and dumping hang on it.
+        watch: Called after each verified pass; printing and dumping hang on it. One that has a method ``start`` is
+            given the program before the first.
     """
 
     passes: tuple[Pass, ...]
@@ -65,6 +66,8 @@ class Pipeline(BasePass):
         """
         verifier = Verifier(program, full=self.verify == "full")
         start, changes = len(program.history), Changes()
+        for callback in self.watch:
+            getattr(callback, "start", _nothing)(program)
         for step, watch in self._steps():
             if Stage.TRACED < step.ensures <= Stage.MEMORY <= program.stage:
                 raise PassError(
@@ -90,6 +93,10 @@ class Pipeline(BasePass):
         for step in self.passes:
             inner = step._steps() if isinstance(step, Pipeline) else [(step, ())]
             yield from ((one, (*watch, *self.watch)) for one, watch in inner)
+
+
+def _nothing(_program: Program) -> None:
+    """What a watch without a ``start`` does."""
 
 
 def _checked(step: Pass, program: Program, verifier: Verifier) -> PassResult:

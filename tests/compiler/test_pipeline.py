@@ -9,12 +9,12 @@ import pytest
 
 import aimgraph
 import aimgraph.passes
-from aimgraph.compiler.graph_text import dump_to
+from aimgraph.compiler.graph_text import DumpTo
 from aimgraph.compiler.pipeline import Pipeline
 from aimgraph.compiler.program import Pass, Program, Stage
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
-from aimgraph.passes import EMITTING, EXPORTING, FOLDING, FREEZING, PLANNING
+from aimgraph.passes import EMITTING, EXPORTING, FOLDING, FREEZING, PLANNING, WIDENING
 from tests.nets import build
 from tests.passes.helpers import program_for
 
@@ -36,7 +36,7 @@ def test_one_derivation_of_names() -> None:
         for word in ("Before", "fter", "Declines"):
             assert word in module.__doc__, (stem, word)
         classes.add(type(step))
-    assert {type(step) for step in (*PLANNING, *EMITTING, *FOLDING, *EXPORTING, *FREEZING)} == classes
+    assert {type(step) for step in (*PLANNING, *EMITTING, *FOLDING, *EXPORTING, *FREEZING, *WIDENING)} == classes
 
 
 def test_history_and_watch() -> None:
@@ -64,8 +64,8 @@ def test_dump_writes_the_graph_after_each_pass(tmp_path: Path) -> None:
     base, x = build("functional_dropout")
     aimgraph.transform(base, x, dump=tmp_path / "graphs")
     files = sorted(path.name for path in (tmp_path / "graphs").iterdir())
-    assert files[0] == "01-find-sites.eval.txt"
-    assert len(files) == 16
+    assert files[:3] == ["00-traced.eval.txt", "00-traced.train.txt", "01-find-sites.eval.txt"]
+    assert len(files) == 18
     text = (tmp_path / "graphs" / "04-insert-memory.train.txt").read_text()
     assert re.match(r"# insert-memory: modified=True, [\d.]+ ms, MEMORY\n", text)
     assert "aim._concat.conv" in text
@@ -75,9 +75,9 @@ def test_dump_writes_the_graph_after_each_pass(tmp_path: Path) -> None:
 
 def test_dump_to_is_a_watch(tmp_path: Path) -> None:
     program, _x = program_for("linear")
-    Pipeline(PLANNING, watch=[dump_to(tmp_path)]).run(program)
+    Pipeline(PLANNING, watch=[DumpTo(tmp_path)]).run(program)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        "01-find-sites.txt", "02-place-updates.txt", "03-plan-memory.txt",
+        "00-traced.txt", "01-find-sites.txt", "02-place-updates.txt", "03-plan-memory.txt",
     ]  # fmt: skip
 
 

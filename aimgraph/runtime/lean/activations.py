@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from aimgraph.runtime.lean.bits import Gradient, dense, packed, through_bits
 from aimgraph.runtime.lean.forms import lean_form
 from aimgraph.runtime.lean.step import Geometry, Kept, pays, run
+from aimgraph.torch_private import CLAMP_PASSES_ENDS
 
 aten = torch.ops.aten
 
@@ -124,13 +125,15 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 @lean_form(torch.clamp, torch.clip, methods=("clamp", "clip"))
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """`torch.clamp` between numbers. torch lets the gradient through at both ends."""
+    """`torch.clamp` between numbers."""
     low, high = -torch.inf if min is None else min, torch.inf if max is None else max
     if not pays(input) or not all(isinstance(one, int | float) for one in (low, high)):
         return torch.clamp(input, min, max)
+    above = torch.ge if CLAMP_PASSES_ENDS or min is None else torch.gt
+    below = torch.le if CLAMP_PASSES_ENDS or max is None else torch.lt
     step = TwoSlopes(
         lambda x: torch.clamp(x, min, max),
-        lambda x: (x >= low).logical_and_(x <= high),
+        lambda x: above(x, low).logical_and_(below(x, high)),
         _through,
         of_output=False,
     )
