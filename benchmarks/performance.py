@@ -1,4 +1,4 @@
-"""The tables in docs/performance.md, docs/deploy.md and docs/lean.md, from the committed results.
+"""The tables in docs/performance.md, docs/deploy.md, docs/lean.md and docs/widening.md, from the committed results.
 
 Run as ``python -m benchmarks.performance`` (or ``make performance``) after a benchmark; it measures nothing.
 """
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from aimgraph.bench import BenchReport
+from benchmarks import widening
 from benchmarks.cost import CASES, report_of
 from benchmarks.frozen import report_in
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / "docs" / name for name in ("performance.md", "deploy.md", "lean.md"))
+PAGES = tuple(ROOT / "docs" / name for name in ("performance.md", "deploy.md", "lean.md", "widening.md"))
 MARKS = re.compile(r"(<!-- table (\w+): make performance -->\n).*?(<!-- end of table -->)", flags=re.DOTALL)
 
 _COLUMNS = (
@@ -29,6 +30,8 @@ _COLUMNS = (
 
 def table(name: str) -> str:
     """The table of a result file."""
+    if name in widening.TABLES:
+        return widening.TABLES[name](json.loads((RESULTS / "widening.json").read_text())) + "\n"
     data = json.loads((RESULTS / f"{name}.json").read_text())
     match name:
         case "frozen_cpu":

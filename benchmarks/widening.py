@@ -1,7 +1,7 @@
 """What widening gives: how close a budget comes, and how training goes on after it.
 
-Run as ``python -m benchmarks.widening --out benchmarks/results``. Writes ``widening.json``, ``widening.md`` and
-``widening.png``:
+Run as ``python -m benchmarks.widening --out benchmarks/results``. Writes ``widening.json`` and ``widening.png``;
+``make performance`` puts the tables into docs/widening.md:
 
 - **A control for a memory.** Four networks are widened to the number of parameters that they have with a memory of
   the default budget: how far apart the two are, over what the memory adds.
@@ -112,7 +112,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     data = {"controls": controls, "growth": {name: [asdict(run) for run in own] for name, own in runs.items()}}
     (given.out / "widening.json").write_text(json.dumps(data, indent=1) + "\n")
-    (given.out / "widening.md").write_text("\n\n".join((controls_table(controls), growth_table(runs))) + "\n")
+    for table in TABLES.values():
+        print(table(data))
     draw(runs, given.out / "widening.png")
 
 
@@ -204,8 +205,9 @@ def controls_table(controls: dict[str, dict[str, int | float]]) -> str:
     return "\n".join(rows)
 
 
-def growth_table(runs: dict[str, list[Run]]) -> str:
+def growth_table(growth: dict[str, list[dict[str, Any]]]) -> str:
     """Rows of ways to grow, in Markdown: means over the seeds."""
+    runs = {name: [Run(**one | {"losses": _by_step(one)}) for one in own] for name, own in growth.items()}
     rows = [
         "| way | parameters | loss when it grows | at once / before | worst in 50 steps / before | accuracy, % "
         "| copies apart |",
@@ -220,6 +222,16 @@ def growth_table(runs: dict[str, list[Run]]) -> str:
             f"| {_mean(own, 'apart'):.3f} |"
         )
     return "\n".join(rows)
+
+
+def _by_step(run: dict[str, Any]) -> dict[int, float]:
+    return {int(step): loss for step, loss in run["losses"].items()}
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "widening_controls": lambda data: controls_table(data["controls"]),
+    "widening_growth": lambda data: growth_table(data["growth"]),
+}
 
 
 def _mean(runs: list[Run], name: str) -> float:
