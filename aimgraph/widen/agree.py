@@ -64,7 +64,8 @@ def agreement(
     except Exception:  # whatever a model raises that names its own dtype
         dtype = own
         before = _outputs(model, inputs, dtype, train)
-    apart = _apart(before, _outputs(widen(_in(model, dtype)), inputs, dtype, train))
+    after = _outputs(widen(_in(model, dtype)), inputs, dtype, train, copies=False)
+    apart = _apart(before, after)
     name = str(dtype).removeprefix("torch.")
     if apart <= TOLERANCE:
         return Agreement(apart, dtype=name)
@@ -85,11 +86,17 @@ def _in(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _outputs(
-    module: nn.Module, inputs: Arguments, dtype: torch.dtype | None, train: bool, seed: int = 0
+    module: nn.Module,
+    inputs: Arguments,
+    dtype: torch.dtype | None,
+    train: bool,
+    seed: int = 0,
+    *,
+    copies: bool = True,
 ) -> list[Tensor]:
     with seeded(seed), torch.no_grad():
         args, kwargs = tree_map(lambda leaf: leaf.to(dtype) if _is_float(leaf) else leaf, inputs)
-        result: Any = _in(module, dtype).train(train)(*args, **kwargs)
+        result: Any = (_in(module, dtype) if copies else module).train(train)(*args, **kwargs)
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 

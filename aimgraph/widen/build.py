@@ -92,17 +92,26 @@ def _shared_out(
     if how == "zero":
         return torch.where(laid(copy > 0, axis, tensor), torch.zeros((), dtype=tensor.dtype), tensor)
     times = torch.bincount(source)
-    share = laid(shares(times[source], copy), axis, tensor)
+    several = (times[source] > 1).nonzero().flatten()
+    if not len(several):
+        return tensor
+    source, copy, place = source[several], copy[several], several.to(tensor.device)
+    part = tensor.index_select(axis, place)
+    share = laid(shares(times[source], copy), axis, tensor).to(tensor.dtype)
     if noise:
-        unequal = _draw(tensor.shape, generator).to(tensor.device)
-        shape = list(tensor.shape)
-        shape[axis] = len(times)
-        total = torch.zeros(shape, dtype=torch.float64, device=tensor.device)
-        mean = total.index_add_(axis, source.to(tensor.device), share * unequal).index_select(
-            axis, source.to(tensor.device)
-        )
-        share = share * (1 + noise * (unequal - mean))
-    return (tensor * share).to(tensor.dtype)
+        share = share * (1 + noise * _unequal(part, axis, source, share, generator))
+    return tensor.index_copy_(axis, place, part * share)
+
+
+def _unequal(part: Tensor, axis: int, source: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers from N(0, 1), less the mean over the copies of each channel, weighted by their shares."""
+    drawn = _draw(part.shape, generator).to(part)
+    _, channel = torch.unique(source, return_inverse=True)
+    shape = list(part.shape)
+    shape[axis] = int(channel.max()) + 1
+    channel = channel.to(part.device)
+    mean = torch.zeros(shape, dtype=part.dtype, device=part.device).index_add_(axis, channel, share * drawn)
+    return drawn.sub_(mean.index_select(axis, channel))
 
 
 def shares(times: Tensor, copy: Tensor) -> Tensor:
@@ -124,4 +133,4 @@ def laid(line: Tensor, axis: int, tensor: Tensor) -> Tensor:
 
 
 def _draw(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator)

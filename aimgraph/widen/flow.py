@@ -167,7 +167,7 @@ class Flow(TorchDispatchMode):
         """Note what is known of a tensor."""
         if id(tensor) not in self._labels:
             self._alive.append(tensor)
-        self._labels[id(tensor)] = labels
+        self._labels[id(tensor)] = labels if tensor.numel() else ()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, then follow it."""

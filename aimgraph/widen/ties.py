@@ -79,7 +79,7 @@ class Ties:
 def unique(ids: Tensor) -> Tensor:
     """The channels that stand in a tensor, each once, without those that can't grow."""
     for axis in range(ids.dim() - 1, -1, -1):
-        if ids.stride(axis) == 0:
+        if ids.stride(axis) == 0 and ids.shape[axis]:
             ids = ids.narrow(axis, 0, 1)
     found: Tensor = torch.unique(ids)
     return found[found != FIXED]

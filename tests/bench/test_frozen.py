@@ -14,6 +14,7 @@ from aimgraph.bench.frozen import build_frozen, trained
 from aimgraph.cli.main import cli
 from aimgraph.config import AimConfig
 from aimgraph.errors import ConfigError
+from tests.marks import needs_lora
 
 NET = nn.Sequential(
     nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8 * 16, 4)
@@ -23,6 +24,7 @@ MEMORY = AimConfig(shape=(4, 4, 1))
 
 
 def test_every_form_trains_its_own_parameters_and_keeps_what_it_needs() -> None:
+    needs_lora()
     report = bench(NET, X, [MEMORY], Setting(rounds=2, inference=False), forms=FROZEN)
     assert tuple(report.forms) == FROZEN
     full, biases, lora, memory, lean = report.forms.values()
@@ -46,6 +48,7 @@ def test_a_report_of_frozen_forms_is_shown_and_drawn(tmp_path: Path) -> None:
 
 
 def test_a_step_moves_what_a_form_trains_and_nothing_else() -> None:
+    needs_lora()
     for form, module in build_frozen(NET, X, [MEMORY]).items():
         module.train()
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

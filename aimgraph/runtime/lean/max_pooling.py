@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimgraph.runtime.lean.forms import lean_form
-from aimgraph.runtime.lean.step import Geometry, Kept, pays, run, sizes
+from aimgraph.runtime.lean.step import Geometry, Kept, by_name, pays, run, sizes
 
 aten = torch.ops.aten
 _MAX = {
@@ -160,7 +160,7 @@ _ARGUMENTS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mod
 
 
 def _max_pooled(function: Callable[..., Any], rank: int, args: Any, kwargs: Any) -> Any:
-    given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
+    given = by_name(_ARGUMENTS, args, kwargs)
     x, size = given["input"], sizes(given["kernel_size"], rank)
     usual = ("stride", size), ("padding", 0), ("dilation", 1)
     stride, padding, dilation = (sizes(given.get(name) or value, rank) for name, value in usual)
@@ -173,7 +173,7 @@ def _max_pooled(function: Callable[..., Any], rank: int, args: Any, kwargs: Any)
 @lean_form(F.max_pool1d, torch.max_pool1d, modules=(nn.MaxPool1d,))
 def max_pool1d(*args: Any, **kwargs: Any) -> Any:
     """`F.max_pool1d`, as torch does it: over a plane of one row."""
-    given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
+    given = by_name(_ARGUMENTS, args, kwargs)
     x = given.pop("input")
     if given.get("return_indices") or x.dim() != 3 or not pays(x):
         return F.max_pool1d(*args, **kwargs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimgraph.runtime.lean.forms import lean_form
-from aimgraph.runtime.lean.step import Geometry, Kept, pays, run, sizes
+from aimgraph.runtime.lean.step import Geometry, Kept, by_name, pays, run, sizes
 
 aten = torch.ops.aten
 
@@ -42,7 +42,7 @@ _USUAL = {"padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_
 
 
 def _averaged(function: Callable[..., Tensor], backward: Any, rank: int, args: Any, kwargs: Any) -> Tensor:
-    given = _USUAL | dict(zip(_OF_MEANS, args, strict=False)) | dict(kwargs)
+    given = _USUAL | by_name(_OF_MEANS, args, kwargs)
     x = given.pop("input")
     if x.dim() != rank + 2 or not pays(x):
         return function(*args, **kwargs)

@@ -139,9 +139,24 @@ def _plain(tensor: Any) -> bool:
     return type(tensor) in (Tensor, nn.Parameter, nn.Buffer, FakeTensor) and tensor.layout is torch.strided
 
 
+def by_name(names: tuple[str, ...], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name.
+
+    Args:
+        names: Of its positional arguments, in order; there may be fewer of these.
+        args: The positional ones.
+        kwargs: The others.
+    """
+    count = min(len(names), len(args))  # torch 2.9 compiles no zip of different lengths into a dict
+    return dict(zip(names[:count], args[:count], strict=True)) | dict(kwargs)
+
+
+_SEVERAL = tuple, list  # a union here is what torch 2.9 can't compile
+
+
 def sizes(value: Any, rank: int) -> tuple[int, ...]:
     """An option of torch's functions, one number for each of `rank` axes."""
-    given = tuple(value) if isinstance(value, tuple | list) else (value,)
+    given = tuple(value) if isinstance(value, _SEVERAL) else (value,)
     return given * rank if len(given) == 1 else given
 
 

@@ -68,7 +68,7 @@ def _alike_pieces(call: Call, ids: list[Tensor]) -> None:
 
 def join(call: Call) -> list[Labels]:
     """``cat``: side by side along one axis, the same along all others."""
-    tensors = [tensor for tensor in call["tensors"] if tensor.dim() == call.outputs[0].dim()]
+    tensors = [tensor for tensor in call["tensors"] if tensor.dim() == call.outputs[0].dim() and tensor.numel()]
     axis = call["dim"] % call.outputs[0].dim()
     found: list[Channels] = []
     for other in range(call.outputs[0].dim()):
