@@ -1,0 +1,1 @@
+"""A module as the source of plain PyTorch."""

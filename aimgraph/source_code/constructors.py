@@ -1,0 +1,105 @@
+"""How a module of torch is made: the call of its class that gives one like it, as a person writes it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimgraph.errors import PlanError
+
+
+def is_of_torch(module: nn.Module) -> bool:
+    """Whether a module's class is torch's own."""
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def constructor(module: nn.Module) -> str:
+    """``nn.Conv2d(3, 8, 3, padding=1)`` for a module of torch.
+
+    Arguments that have their default value are left out; those without a default stand by position.
+
+    Raises:
+        PlanError: An argument can't be told from the module.
+    """
+    kind = type(module)
+    given = _arguments(module)
+    text = [value if name == "" else f"{name}={value}" for name, value in given]
+    return f"nn.{kind.__name__}({', '.join(text)})"
+
+
+def _arguments(module: nn.Module) -> list[tuple[str, str]]:
+    """Name, empty for one by position, and text of each argument that has to be given."""
+    found: list[tuple[str, str]] = []
+    for parameter in _parameters(type(module)):
+        value = _value(module, parameter.name)
+        if parameter.default is parameter.empty:
+            found.append(("", _text(value)))
+        elif not _is_default(module, parameter, value):
+            found.append((parameter.name, _text(value)))
+    return found
+
+
+def _parameters(kind: type[nn.Module]) -> list[inspect.Parameter]:
+    """The parameters of a class's constructor that say what it makes."""
+    of_class = _SIGNATURES.get(kind, kind.__init__)
+    given = list(inspect.signature(of_class).parameters.values())[1:]
+    return [one for one in given if one.name not in _OF_PLACE and one.kind not in _ANY_NUMBER]
+
+
+def _recurrent(
+    self: Any,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    bias: bool = True,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> None:
+    """The arguments that `nn.RNN`, `nn.LSTM` and `nn.GRU` have in common."""
+
+
+_SIGNATURES: Mapping[type, Callable[..., Any]] = dict.fromkeys((nn.LSTM, nn.GRU), _recurrent)
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_OF_PLACE = frozenset({"device", "dtype", "_weight", "_freeze", "min_value", "max_value"})
+"""Arguments that say where a module is, or that others replace."""
+
+
+def _value(module: nn.Module, name: str) -> Any:
+    if (type(module), name) in _TOLD:
+        return _TOLD[type(module), name](module)
+    if name == "bias":
+        own = getattr(module, "bias", None)
+        return own if isinstance(own, bool) else own is not None
+    if not hasattr(module, name):
+        raise PlanError(f"{type(module).__name__}: with which {name}= it was made can't be told")
+    value = getattr(module, name)
+    equal = isinstance(value, tuple) and len(set(value)) == 1 and name != "output_size"
+    return value[0] if equal else value
+
+
+_TOLD: dict[tuple[type, str], Callable[[Any], Any]] = {
+    (nn.MultiheadAttention, "bias"): lambda module: module.in_proj_bias is not None,
+    (nn.MultiheadAttention, "add_bias_kv"): lambda module: module.bias_k is not None,
+    (nn.AdaptiveAvgPool2d, "output_size"): lambda module: module.output_size,
+}
+
+
+def _is_default(module: nn.Module, parameter: inspect.Parameter, value: Any) -> bool:
+    """Whether a module is the same without an argument."""
+    name, default = parameter.name, parameter.default
+    if name == "stride" and default is None:
+        return bool(value == _value(module, "kernel_size"))
+    if name in ("kdim", "vdim"):
+        return bool(value == module.embed_dim)
+    if name == "bias" and False in (getattr(module, "elementwise_affine", True), getattr(module, "affine", True)):
+        return True
+    return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return str(value) if isinstance(value, torch.dtype) else repr(value)
