@@ -1,5 +1,6 @@
 """From a base to a program: copy, trace, and derive the shapes of every node at two batch sizes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -49,6 +50,7 @@ def build_program(
     share: bool,
     outside: Outside | None = None,
     batches: tuple[int, int] | None = None,
+    enter: Collection[str] = (),
 ) -> Program:
     """Copy and trace `base`.
 
@@ -60,6 +62,7 @@ def build_program(
         outside: What is known of the base's classes already.
         batches: The two batch sizes to look at the base at; by default the example's and the next one, or, where the
             base does not run at that, twice or half as many samples.
+        enter: Paths of modules whose forward is traced, though there is no layer in it.
 
     Raises:
         PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
@@ -73,7 +76,7 @@ def build_program(
     bound_arguments(root, inputs)  # the same, where they don't fit the forward
     given = None if batches is None else Batches(*batches)
     outside = Outside(root) if outside is None else outside
-    found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given)
+    found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given, enter)
     traced, observed, inputs = found.traced, found.observed, found.inputs
     graphs = traced.graphs
     signature = Signature(
@@ -129,7 +132,12 @@ class _Found:
 
 
 def _trace_around(
-    root: nn.Module, kinds: dict[nn.Module, Classified], inputs: Arguments, outside: Outside, given: Batches | None
+    root: nn.Module,
+    kinds: dict[nn.Module, Classified],
+    inputs: Arguments,
+    outside: Outside,
+    given: Batches | None,
+    enter: Collection[str],
 ) -> _Found:
     """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
 
@@ -139,6 +147,7 @@ def _trace_around(
         inputs: The example inputs.
         outside: Of the base.
         given: The two batch sizes to look at it at, if that is said.
+        enter: Paths of modules that are entered in any case.
 
     Raises:
         ExampleInputError: It does not run at a second batch size.
@@ -162,7 +171,7 @@ def _trace_around(
             kinds |= sliced
             continue
         try:
-            traced = _traced(faker, kinds, sample, opaque, observed)
+            traced = _traced(faker, kinds, sample, opaque, observed, enter)
         except TraceError as error:
             if not keep_as_call(root, opaque, error.where or "", error, needs_values=False):
                 raise
@@ -196,8 +205,9 @@ def _traced(
     sample: Arguments,
     opaque: dict[str, Opaque],
     observed: dict[str, Observed],
+    enter: Collection[str],
 ) -> Traced:
-    callers = {path for seen in observed.values() for path in seen.calls.callers}
+    callers = {path for seen in observed.values() for path in seen.calls.callers}.union(enter)
     entered = frozenset(map(faker.root.get_submodule, callers))
     return trace(faker, kinds, sample, entered, _places(opaque), observed["train"].operations)
 

@@ -1,0 +1,161 @@
+"""The classes of a module's source: what each holds, and its forward."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+
+from aimgraph.source_code.constructors import constructor, is_of_torch
+from aimgraph.source_code.expressions import text
+from aimgraph.source_code.forwards import body
+from aimgraph.source_code.regions import Region, is_chain
+
+INDENT = "    "
+
+
+@dataclass
+class Classes:
+    """The classes that are written, the ones that others need before these.
+
+    Attributes:
+        root: The module.
+        forwards: Mode -> path -> the region that a module's forward is.
+        results: Mode -> what the root's forward returns, in terms of nodes.
+        written: Text of a class without its name -> the name.
+    """
+
+    root: nn.Module
+    forwards: Mapping[str, Mapping[str, Region]]
+    results: Mapping[str, object]
+    written: dict[str, str] = field(default_factory=dict)
+
+    def made(self, path: str) -> str:
+        """The expression that makes the module at a path; its class is written if there is none like it."""
+        module = self.root.get_submodule(path)
+        if isinstance(module, nn.Sequential) and self._is_sequence(path, module):
+            return self._listed("nn.Sequential", path, module)
+        if type(module) in (nn.ModuleList, nn.ModuleDict, nn.Sequential):
+            return self._listed(f"nn.{type(module).__name__}", path, module)
+        if is_of_torch(module) and not any(module.children()):
+            return constructor(module)
+        if is_of_torch(module) and path not in self._called():
+            return constructor(module)
+        return f"{self._class(path, module)}()"
+
+    def _called(self) -> set[str]:
+        return {path for regions in self.forwards.values() for path in regions}
+
+    def _is_sequence(self, path: str, module: nn.Sequential) -> bool:
+        """Whether a subclass of `nn.Sequential` is one: it has nothing else, and runs as one."""
+        plain = not module._parameters and not module._buffers
+        return plain and all(is_chain(regions[path], module) for regions in self.forwards.values() if path in regions)
+
+    def _listed(self, kind: str, path: str, module: nn.Module) -> str:
+        names = [name for name, _ in module.named_children()]
+        made = [self.made(f"{path}.{name}".lstrip(".")) for name in names]
+        if kind == "nn.ModuleDict" or names != [str(number) for number in range(len(names))]:
+            pairs = ", ".join(f'"{name}": {one}' for name, one in zip(names, made, strict=True))
+            return f"{kind}({{{pairs}}})" if kind == "nn.ModuleDict" else f"{kind}(OrderedDict({{{pairs}}}))"
+        inner = ", ".join(_repeated(made))
+        return f"{kind}([{inner}])" if kind == "nn.ModuleList" else f"{kind}({inner})"
+
+    def _class(self, path: str, module: nn.Module) -> str:
+        """The name of the class of a module."""
+        lines = [*self._init(path, module), *self._forward(path)]
+        code = "\n".join(f"{INDENT}{line}".rstrip() for line in lines)
+        if code not in self.written:
+            taken = set(self.written.values())
+            name = re.sub(r"\W", "", type(module).__name__)
+            self.written[code] = next(one for one in _numbered(name) if one not in taken)
+        return self.written[code]
+
+    def _init(self, path: str, module: nn.Module) -> Iterator[str]:
+        yield "def __init__(self) -> None:"
+        yield f"{INDENT}super().__init__()"
+        for name, parameter in module._parameters.items():
+            value = None if parameter is None else f"nn.Parameter({_empty(parameter)})"
+            yield f"{INDENT}self.{name} = {value}"
+        for name, buffer in module._buffers.items():
+            yield f'{INDENT}self.register_buffer("{name}", {None if buffer is None else _empty(buffer)})'
+        for name, child in module._modules.items():
+            if child is not None:
+                made = self.made(f"{path}.{name}".lstrip("."))
+                own = f"self.{name} = {made}" if name.isidentifier() else f'self.add_module("{name}", {made})'
+                yield INDENT + own
+
+    def _forward(self, path: str) -> Iterator[str]:
+        found = {mode: regions[path] for mode, regions in self.forwards.items() if path in regions}
+        texts = {mode: self._lines(path, mode, region) for mode, region in found.items()}
+        if not texts:
+            return
+        if len({tuple(lines) for lines in texts.values()}) == 1 and len(texts) == len(self.forwards):
+            yield from ("", *next(iter(texts.values())))
+            return
+        first = next(iter(found.values()))
+        given = ", ".join(self._given(path, first))
+        yield ""
+        yield f"def forward(self, {self._signature(path, first)}):"
+        if "train" in texts and "eval" in texts:
+            yield f"{INDENT}return self._train({given}) if self.training else self._eval({given})"
+        for mode, lines in texts.items():
+            yield ""
+            yield lines[0].replace("def forward(", f"def _{mode}(")
+            yield from lines[1:]
+
+    def _given(self, path: str, region: Region) -> list[str]:
+        if not path:
+            return [str(node.target) for node in region.inputs]
+        names = ["x", "y", "z", "u", "v", "w"]
+        return [*names, *(f"x{number}" for number in range(1, len(region.inputs)))][: len(region.inputs)]
+
+    def _lines(self, path: str, mode: str, region: Region) -> list[str]:
+        given = self._given(path, region)
+        result = None if path else self.results[mode]
+        lines = body(self.root, region, given, result)
+        return [f"def forward(self, {self._signature(path, region)}):", *(INDENT + line for line in lines)]
+
+    def _signature(self, path: str, region: Region) -> str:
+        """The inputs, with what the root's are by default."""
+        given = self._given(path, region)
+        defaults = [f"={text(node.args[0], {})}" if not path and node.args else "" for node in region.inputs]
+        return ", ".join(name + default for name, default in zip(given, defaults, strict=True))
+
+
+def _repeated(made: list[str]) -> Iterator[str]:
+    """Equal ones next to each other as a loop."""
+    place = 0
+    while place < len(made):
+        count = 1
+        while place + count < len(made) and made[place + count] == made[place]:
+            count += 1
+        yield made[place] if count == 1 else f"*({made[place]} for _ in range({count}))"
+        place += count
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}{number}" for number in range(2, 10_000))
+
+
+def _empty(tensor: Tensor) -> str:
+    dtype = "" if tensor.dtype == torch.float32 else f", dtype={tensor.dtype}"
+    return f"torch.empty({', '.join(map(str, tensor.shape)) or '()'}{dtype})"
+
+
+def regions_by_path(region: Region) -> dict[str, Region]:
+    """Every call of a module below a region, and the region itself, by path."""
+    found = {region.path: region}
+    for item in region.items:
+        if isinstance(item, Region):
+            found |= regions_by_path(item)
+    return found
+
+
+def source(root: nn.Module, graphs: Mapping[str, fx.Graph], regions: Mapping[str, Region]) -> str:
+    """The classes of a module as text, the module's own last."""
+    results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in graphs.items()}
+    classes = Classes(root, {mode: regions_by_path(one) for mode, one in regions.items()}, results)
+    classes.made("")
+    return "\n\n\n".join(f"class {name}(nn.Module):\n{code}" for code, name in classes.written.items()) + "\n"

@@ -1,0 +1,131 @@
+"""Nodes of a graph as expressions of Python."""
+
+import builtins
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from aimgraph.errors import PlanError
+from aimgraph.runtime.inplace import INPLACE
+
+_INFIX = {
+    **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
+    **{operator.mod: "%", operator.pow: "**", operator.matmul: "@", operator.and_: "&", operator.or_: "|"},
+    **{operator.xor: "^", operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<="},
+    **{operator.gt: ">", operator.ge: ">=", operator.lshift: "<<", operator.rshift: ">>"},
+    **dict(zip(INPLACE, ("+", "-", "*", "/", "//", "%", "**", "@", "&", "|", "^"), strict=True)),
+}
+"""Functions that are operators; in place or not, they give the same numbers."""
+
+_PREFIX = {operator.neg: "-", operator.pos: "+", operator.invert: "~", operator.not_: "not "}
+
+
+def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node, str]) -> str:
+    """What a node computes, inside the forward of a module.
+
+    Args:
+        node: Of a graph of torch's own modules and functions.
+        root: Of the graph.
+        path: Of the module whose forward it stands in.
+        names: Node -> the name of its value.
+
+    Raises:
+        PlanError: It calls a function that is not of torch.
+    """
+    args = [text(value, names) for value in node.args]
+    kwargs = [f"{key}={text(value, names)}" for key, value in node.kwargs.items()]
+    target: Any = node.target
+    if node.op == "get_attr":
+        return attribute(root, path, str(target))
+    if node.op == "call_module":
+        return f"{attribute(root, path, str(target))}({', '.join([*args, *kwargs])})"
+    if node.op == "call_method":
+        return f"{args[0]}.{target}({', '.join([*args[1:], *kwargs])})"
+    if target in _INFIX and len(args) == 2 and not kwargs:
+        return f"{args[0]} {_INFIX[target]} {args[1]}"
+    if target in _PREFIX:
+        return f"{_PREFIX[target]}{args[0]}"
+    if target is getattr:
+        return f"{args[0]}.{node.args[1]}"
+    if target is operator.setitem:
+        return f"{args[0]}[{_index(node.args[1], names)}] = {args[2]}"
+    if target is operator.getitem:
+        return f"{args[0]}[{_index(node.args[1], names)}]"
+    return f"{function_name(target)}({', '.join([*args, *kwargs])})"
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """``F.relu``, ``torch.cat``, ``int``.
+
+    Raises:
+        PlanError: It is not of torch.
+    """
+    name = getattr(function, "__name__", str(function))
+    for place, module in (("torch.", torch), ("F.", F), ("", builtins)):
+        if getattr(module, name, None) is function:
+            return place + name
+    owner = getattr(function, "__module__", None) or ""
+    if getattr(F, name, None) is not None and owner.startswith("torch._C._nn"):
+        return f"F.{name}"
+    if owner.startswith("torch."):
+        return f"{owner}.{name}"
+    raise PlanError(f"{owner}.{name} is not a function of torch: it can't be written as source")
+
+
+def attribute(root: nn.Module, path: str, target: str) -> str:
+    """``self.layer1[0].conv1`` for a member of a module.
+
+    Raises:
+        PlanError: It is no member of that module.
+    """
+    start = f"{path}." if path else ""
+    if not target.startswith(start):
+        raise PlanError(f"{target} is used inside {path}, of which it is no member")
+    found, module = "self", root.get_submodule(path)
+    for name in target[len(start) :].split("."):
+        if type(module) is nn.ModuleDict:
+            found += f'["{name}"]'
+        elif name.isidentifier():
+            found += f".{name}"
+        elif isinstance(module, nn.Sequential | nn.ModuleList | nn.ParameterList) and found != "self":
+            found += f"[{name}]"
+        else:
+            found += f'.get_submodule("{name}")'
+        module = getattr(module, "_modules", {}).get(name)
+    return found
+
+
+def text(value: Any, names: Mapping[fx.Node, str]) -> str:
+    """An argument."""
+    if isinstance(value, fx.Node):
+        return names[value]
+    if (isinstance(value, tuple) and type(value) is tuple) or isinstance(value, torch.Size):
+        return f"({', '.join(text(item, names) for item in value)}{',' * (len(value) == 1)})"
+    if isinstance(value, list):
+        return f"[{', '.join(text(item, names) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {text(item, names)}' for key, item in value.items())}}}"
+    if isinstance(value, slice):
+        return f"slice({text(value.start, names)}, {text(value.stop, names)}, {text(value.step, names)})"
+    if isinstance(value, torch.device):
+        return f'torch.device("{value}")'
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return f'float("{value}")'
+    return f'"{value}"' if isinstance(value, str) else "..." if value is Ellipsis else repr(value)
+
+
+def _index(value: Any, names: Mapping[fx.Node, str]) -> str:
+    """What stands between brackets."""
+    items = value if isinstance(value, tuple) else (value,)
+    return ", ".join(_slice(item, names) for item in items)
+
+
+def _slice(value: Any, names: Mapping[fx.Node, str]) -> str:
+    if not isinstance(value, slice):
+        return text(value, names)
+    start, stop, step = ("" if one is None else text(one, names) for one in (value.start, value.stop, value.step))
+    return f"{start}:{stop}" + (f":{step}" if step else "")
