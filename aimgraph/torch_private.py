@@ -35,9 +35,7 @@ TESTED = ((2, 9), (2, 13), (2, 14), (2, 15))
 """Versions of torch with which all tests pass; `docs/compatibility.md` has the results."""
 
 
-_VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
-
-CLAMP_PASSES_ENDS = _VERSION < (2, 14)
+CLAMP_PASSES_ENDS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
 """Whether ``torch.clamp`` lets a gradient through where its input is at an end; from torch 2.14 on it does not."""
 
 # Nested containers of tensors: leaves, structure, and a function applied to all leaves or those of a type.
@@ -316,7 +314,7 @@ def checkpointed_calls() -> list[Any]:
 @cache
 def warn_if_untested() -> None:
     """Say once per process, to the caller of the caller, that this version of torch is not in `TESTED`."""
-    if _VERSION not in TESTED:
+    if tuple(map(int, torch.__version__.split(".")[:2])) not in TESTED:
         tested = ", ".join(f"{major}.{minor}" for major, minor in TESTED)
         warnings.warn(
             f"aimgraph is not tested with torch {torch.__version__}: if something fails, try one of {tested}",

@@ -44,6 +44,17 @@ class Classes:
             return constructor(module)
         return f"{self._class(path, module)}()"
 
+    def add_root(self) -> None:
+        """Write the class of the module itself: a sequence is one of its own."""
+        module = self.root
+        if not (isinstance(module, nn.Sequential) and self._is_sequence("", module)):
+            self._class("", module)
+            return
+        made = self._listed("nn.Sequential", "", module)
+        inner = made.removeprefix("nn.Sequential(").removesuffix(")")
+        lines = ("def __init__(self) -> None:", f"{INDENT}super().__init__({inner})")
+        self.written["\n".join(INDENT + line for line in lines)] = f"{type(module).__name__}(nn.Sequential)"
+
     def _called(self) -> set[str]:
         return {path for regions in self.forwards.values() for path in regions}
 
@@ -157,5 +168,6 @@ def source(root: nn.Module, graphs: Mapping[str, fx.Graph], regions: Mapping[str
     """The classes of a module as text, the module's own last."""
     results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in graphs.items()}
     classes = Classes(root, {mode: regions_by_path(one) for mode, one in regions.items()}, results)
-    classes.made("")
-    return "\n\n\n".join(f"class {name}(nn.Module):\n{code}" for code, name in classes.written.items()) + "\n"
+    classes.add_root()
+    heads = {code: name if "(" in name else f"{name}(nn.Module)" for code, name in classes.written.items()}
+    return "\n\n\n".join(f"class {head}:\n{code}" for code, head in heads.items()) + "\n"

@@ -85,7 +85,8 @@ def attribute(root: nn.Module, path: str, target: str) -> str:
     start = f"{path}." if path else ""
     if not target.startswith(start):
         raise PlanError(f"{target} is used inside {path}, of which it is no member")
-    found, module = "self", root.get_submodule(path)
+    found = "self"
+    module: Any = root.get_submodule(path)
     for name in target[len(start) :].split("."):
         if type(module) is nn.ModuleDict:
             found += f'["{name}"]'

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from aimgraph.source_code.expressions import attribute, expression, text
 from aimgraph.source_code.regions import Region
+from aimgraph.torch_private import tree_leaves
 
 POOL = ("x", "y", "z", "u", "v", "w", "a", "b", "c", "d", "e")
 
@@ -73,10 +74,5 @@ def _last_uses(region: Region, result: object) -> dict[fx.Node, int]:
     if result is None:
         last.update(dict.fromkeys(region.outputs, end))
     else:
-        fx.map_arg(result, lambda node: last.update({node: end}))  # type: ignore[arg-type]
+        last.update((leaf, end) for leaf in tree_leaves(result) if isinstance(leaf, fx.Node))
     return last
-
-
-def shape_of(value: object) -> str:
-    """``[B, 64, 56, 56]``; empty for what is no tensor."""
-    return str(list(value.shape)) if isinstance(value, Tensor) else ""

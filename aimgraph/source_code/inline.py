@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from aimgraph.compiler.graph_tools import module_path
 from aimgraph.compiler.program import Program
+from aimgraph.errors import PlanError
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.torch_private import tree_map
@@ -45,8 +46,11 @@ def inlined(program: Program, kept: Kept) -> dict[str, fx.Graph]:
         kept: Which modules stay calls.
 
     Raises:
+        PlanError: A part can't be traced.
         TraceError: The forward of such a module can't be traced.
     """
+    for path, part in program.signature.opaque.items():
+        raise PlanError(f"{path} can't be traced, and what can't be has no source: {part.reason}")
     made: dict[str, fx.Graph] = {}
     for mode in ("train", "eval"):
         name = mode if mode in program.graphs else "both"

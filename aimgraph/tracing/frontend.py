@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.compiler.program import Program
@@ -74,6 +74,7 @@ def build_program(
     kinds = classify_layers(root)
     batch_size(inputs)  # says so where there is none
     bound_arguments(root, inputs)  # the same, where they don't fit the forward
+    shapes = tuple(map(tuple, input_shapes(inputs)))
     given = None if batches is None else Batches(*batches)
     outside = Outside(root) if outside is None else outside
     found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given, enter)
@@ -83,7 +84,7 @@ def build_program(
         model=type(base).__name__,
         placeholders={name: graph_inputs(graph) for name, graph in graphs.items()},
         parameters=base_names(root),
-        inputs=tuple(map(tuple, input_shapes(inputs))),
+        inputs=shapes,
         batch=found.batches.first,
         second=found.batches.second,
         grad=found.grad,
@@ -97,8 +98,11 @@ def build_program(
     parameters = sum(parameter.numel() for parameter in root.parameters())
     notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque), *outside.notes())
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
-    unchanged = {name: plain_copy(graph) for name, graph in graphs.items()}
-    return Program(root, graphs, kinds, found.runs, signature, configs, plan, traced=unchanged)
+    return Program(root, graphs, kinds, found.runs, signature, configs, plan, traced=_copied(graphs))
+
+
+def _copied(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
+    return {name: plain_copy(graph) for name, graph in graphs.items()}
 
 
 _BOTH = ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)

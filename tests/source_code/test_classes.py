@@ -1,0 +1,148 @@
+"""Modules written as classes: what these compute, and how they read."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aimgraph.errors import PlanError
+from aimgraph.models_zoo.loader import load_model
+from aimgraph.source_code.classes import source
+from aimgraph.source_code.constructors import is_of_torch
+from aimgraph.source_code.inline import inlined
+from aimgraph.source_code.regions import regions
+from aimgraph.tracing.frontend import build_program
+from tests.widen.nets import NETS
+
+HEAD = """
+from collections import OrderedDict
+import torch
+from torch import nn
+from torch.nn import functional as F
+"""
+
+
+def written(model: nn.Module, x: Tensor) -> str:
+    program = build_program(model, ((x,), {}), (), share=True)
+    graphs = inlined(program, is_of_torch)
+    return source(program.root, graphs, {mode: regions(program.root, graph) for mode, graph in graphs.items()})
+
+
+def made(model: nn.Module, x: Tensor) -> nn.Module:
+    """The module that the source of a model makes, with the model's weights."""
+    names: dict[str, Any] = {}
+    exec(HEAD + written(model, x), names)
+    module: nn.Module = names[type(model).__name__]()
+    module.load_state_dict(model.state_dict())
+    return module
+
+
+def check_same(model: nn.Module, module: nn.Module, x: Tensor) -> None:
+    for train in (False, True):
+        outputs = []
+        for one in (model, module):
+            torch.manual_seed(0)
+            outputs.append(one.train(train)(x))
+        assert torch.equal(*outputs)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), module.state_dict().values(), strict=True)
+    )
+
+
+class Normed(nn.BatchNorm2d):
+    """A norm of somebody else's: it is entered."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(super().forward(x)) * 2
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, outputs, 3, padding=1), Normed(outputs)
+        self.scale = nn.Parameter(torch.ones(outputs, 1, 1))
+        self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)) * self.scale
+        y += self.skip(x)
+        return y
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(Block(3, 4), Block(4, 4), Block(4, 4))
+        self.extra = nn.ModuleDict({"a-b": nn.Linear(4, 3)})
+        self.register_buffer("mean", torch.tensor(0.5))
+        self.mean: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(x - self.mean)
+        if self.training:
+            x = x + torch.randn_like(x)
+        return self.extra["a-b"](x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+X = torch.randn(2, 3, 8, 8)
+
+
+def test_blocks_norms_of_others_modes_and_names() -> None:
+    model = Net()
+    check_same(model, made(model, X), X)
+
+
+def test_it_reads_as_a_person_would_write_it() -> None:
+    text = written(Net(), X)
+    assert "self.stages = nn.Sequential(Block(), *(Block2() for _ in range(2)))" in text
+    assert (
+        """
+    def forward(self, x):
+        y = self.conv(x)
+        y = self.norm(y)
+        y = y * self.scale
+        x = self.skip(x)
+        return y + x
+"""
+        in text
+    )
+    assert text.count("class Normed(nn.Module)") == 1
+    assert "aimgraph" not in text
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name not in ("weight norm", "tokens")])
+def test_networks_in_which_channels_meet(name: str) -> None:
+    make, shape, _ = NETS[name]
+    model, x = make(), torch.randn(3, *shape)
+    check_same(model, made(model, x), x)
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/resnet18", "timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"]
+)
+def test_networks_of_libraries(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = load_model(name), torch.randn(2, 3, 160 if "test" in name else 64, 160 if "test" in name else 64)
+    check_same(model, made(model, x), x)
+
+
+def test_what_cannot_be_traced_is_refused() -> None:
+    make, shape, _ = NETS["tokens"]  # its forward reads the number of samples off as a Python number
+    with pytest.raises(PlanError, match=r"can't be traced, and what can't be has no source: the forward asks for len"):
+        written(make(), torch.randn(3, *shape))
+
+
+def test_functions_of_others_are_refused() -> None:
+    def odd(x: Tensor) -> Tensor:
+        return x * 2
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    program = build_program(model, ((torch.randn(2, 3),), {}), (), share=True)
+    graphs = inlined(program, is_of_torch)
+    for graph in graphs.values():
+        node = next(iter(graph.find_nodes(op="call_module", target="1")))
+        node.op, node.target = "call_function", odd
+    with pytest.raises(PlanError, match=r"odd is not a function of torch: it can't be written as source"):
+        source(program.root, graphs, {mode: regions(program.root, graph) for mode, graph in graphs.items()})
