@@ -95,7 +95,7 @@ def test_transform_verifies_dumps_and_saves(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "bit-identical" in result.stdout
     assert "def forward(self, input)" in result.stdout
-    assert len(list((folder / "graphs").iterdir())) == 8
+    assert len(list((folder / "graphs").iterdir())) == 9
     state = load_file(str(folder / "out" / "w.safetensors"))
     assert "aim.memory.source.value" in state
     assert "3.weight" in state

@@ -149,3 +149,24 @@ class Spectral(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(torch.fft.rfft(self.first(x)))
+
+
+class _Attends(nn.Module):
+    """[B, N, 8]: attention by hand, and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 16)
+        self.drop, self.out = nn.Dropout(0.5), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.q(x) @ self.k(x).transpose(-2, -1)).softmax(-1)
+        return torch.as_tensor(self.out(self.drop(weights @ self.v(x))))
+
+
+def attends() -> nn.Module:
+    return _Attends()
+
+
+def softest() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 4), nn.Softmax(-1), nn.Linear(4, 2))

@@ -8,6 +8,7 @@ import torch
 
 import aimgraph
 from aimgraph.emit.module import AimModule
+from aimgraph.widen.build import built
 from aimgraph.zoo_check import levels, numeric
 from aimgraph.zoo_check.levels import check
 from aimgraph.zoo_check.manifest import Entry
@@ -198,3 +199,37 @@ def test_numbers_keywords_and_parts(entry: Entry, level: str) -> None:
     row = check(entry, level)
     assert (row.name, row.status, row.reason) == (entry.called, PASSED, "")
     assert row.rewritten == row.called > 0
+
+
+def test_widen_passes_where_a_budget_is_met_and_outputs_agree() -> None:
+    row = check(Entry("zoo/mlp"), "widen")
+    assert (row.status, row.rewritten, row.called, row.left) == (PASSED, 2, 2, ""), row.reason
+    assert row.reason == "1.50 x the parameters"
+
+
+def test_widen_says_what_stays_without_lines_and_that_train_mode_draws() -> None:
+    row = check(Entry("tests.zoo_check.factories:attends", inputs="2x5x8", small="2x5x8"), "widen")
+    assert row.status == PASSED
+    assert "2 x bmm sums over the products of two features" in row.left
+    assert ".py" not in row.left
+    assert row.reason.endswith("not compared: train mode, which draws random numbers")
+
+
+def test_widen_refuses_what_comes_short() -> None:
+    row = check(Entry("tests.zoo_check.factories:softest", inputs="2x8", small="2x8"), "widen")
+    assert (row.status, row.rewritten, row.called) == (REFUSED, 0, 1)
+    assert row.reason == "1.00 x the parameters"
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_widen_fails_where_outputs_differ(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    def spoiled(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+        made = built(model, **options)
+        made.register_forward_hook(lambda module, _, y: y * (1.001 if module.training == (mode == "train") else 1))
+        return made
+
+    monkeypatch.setattr("aimgraph.zoo_check.widen.built", spoiled)
+    row = check(Entry("zoo/mlp"), "widen")
+    assert row.status == FAILED
+    assert "outputs in float64 are 1.0e-03 apart" in row.reason
+    assert row.reason.startswith("train mode") == (mode == "train")
