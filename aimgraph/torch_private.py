@@ -72,6 +72,7 @@ ConvNd = conv._ConvNd  # what every convolution inherits from
 NormBase = batchnorm._NormBase  # what every norm with statistics of its channels inherits from
 WrappedHook = nn_module._WrappedHook  # a load hook of a state dict, with a weak reference to its module
 
+asserted: Callable[..., Any] = torch._assert  # what an assertion of a traced forward calls
 is_jit_tracing: Callable[[], bool] = torch.jit._trace.is_tracing  # by torch.jit.trace
 disable_dynamo = _compile._disable_dynamo  # as torch.compiler.disable, which imports the compiler for seconds
 is_any_autocast_enabled = torch._C._is_any_autocast_enabled  # on any device

@@ -12,7 +12,7 @@ from aimgraph.compiler.program import Program
 from aimgraph.errors import PlanError
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
-from aimgraph.torch_private import tree_map
+from aimgraph.torch_private import asserted, tree_map
 from aimgraph.tracing.frontend import build_program
 
 OWNER = "source_owner"
@@ -88,7 +88,7 @@ def without_questions(graph: fx.Graph) -> None:
         target: Any = node.target
         of_sizes = target in ("size", "dim") or getattr(target, "__module__", "") == "_operator"
         plain = node.op == "get_attr" or (of_sizes and target not in _WRITES)
-        if target in (guard, constant, torch._assert, getattr) or plain:
+        if target in (guard, constant, asserted, getattr) or plain:
             graph.erase_node(node)
 
 
