@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
@@ -128,7 +128,9 @@ def by_widths(analysis: Analysis, groups: Sequence[Group], widths: Widths) -> li
     for pattern, width in widths.items():
         _check_width(pattern, width)
         for layer in select_paths([pattern], layers, "widths", held, "can't be widened"):
-            added[layers[layer]] = _steps(groups[layers[layer]], layer, width)
+            group = groups[layers[layer]]
+            if pattern == layer or not _only_whole(group, width):
+                added[layers[layer]] = _steps(group, layer, width)
     return added
 
 
@@ -140,6 +142,11 @@ def _check_width(pattern: str, width: object) -> None:
         raise ConfigError(f"widths[{pattern!r}]={width!r}: {kind}")
 
 
+def _only_whole(group: Group, width: float | int) -> bool:
+    """Whether a factor is no whole number, where a group takes no other."""
+    return isinstance(width, float) and len(group.steps) == 1 and width % 1 != 0
+
+
 def _steps(group: Group, layer: str, width: float | int) -> int:
     """A width in steps of a group.
 
@@ -147,6 +154,9 @@ def _steps(group: Group, layer: str, width: float | int) -> int:
         PlanError: The group grows by other numbers of channels only.
     """
     per_step = group.channels_in(layer)
+    if _only_whole(group, width):
+        why = group.by_copies or group.told_members()
+        raise PlanError(f"{layer} grows by whole factors alone, {width} is none: give {ceil(width):.1f} ({why})")
     if isinstance(width, float):
         return round((width - 1) * len(group.steps))
     if width % per_step:

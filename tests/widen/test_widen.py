@@ -124,6 +124,16 @@ def test_channels_that_come_several_at_a_time() -> None:
         aimgraph.widen(model, x, {"2": 3})
 
 
+def test_a_group_that_grows_by_whole_factors_alone() -> None:
+    model, x = net("layer norm")
+    with pytest.raises(
+        aimgraph.PlanError, match=r"0 grows by whole factors alone, 1.5 is none: give 2.0 \(native_layer"
+    ):
+        aimgraph.widen(model, x, {"0": 1.5})
+    assert [group.added for group in aimgraph.widen_plan(model, x, {"*": 1.5}).groups] == [0, 3, 0]
+    assert [group.added for group in aimgraph.widen_plan(model, x, {"*": 3.0}).groups] == [16, 12, 0]
+
+
 def test_a_group_that_only_copies_exactly_is_left_to_new_channels() -> None:
     model, x = net("layer norm")
     with pytest.raises(aimgraph.PlanError, match="as they can only be copied exactly, all of them: native_layer_norm"):
