@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from aimgraph.source_code.constructors import constructor, is_of_torch
 from aimgraph.source_code.expressions import text
 from aimgraph.source_code.forwards import body
+from aimgraph.source_code.parameters import Skeletons
 from aimgraph.source_code.regions import Region, is_chain
 
 INDENT = "    "
@@ -23,13 +24,13 @@ class Classes:
         root: The module.
         forwards: Mode -> path -> the region that a module's forward is.
         results: Mode -> what the root's forward returns, in terms of nodes.
-        written: Text of a class without its name -> the name.
+        written: The classes so far.
     """
 
     root: nn.Module
     forwards: Mapping[str, Mapping[str, Region]]
     results: Mapping[str, object]
-    written: dict[str, str] = field(default_factory=dict)
+    written: Skeletons = field(default_factory=Skeletons)
 
     def made(self, path: str) -> str:
         """The expression that makes the module at a path; its class is written if there is none like it."""
@@ -42,18 +43,21 @@ class Classes:
             return constructor(module)
         if is_of_torch(module) and path not in self._called():
             return constructor(module)
-        return f"{self._class(path, module)}()"
+        return self._class(path, module)
 
-    def add_root(self) -> None:
-        """Write the class of the module itself: a sequence is one of its own."""
+    def text(self) -> str:
+        """All classes, the module's own last; a sequence is a class of its own."""
         module = self.root
-        if not (isinstance(module, nn.Sequential) and self._is_sequence("", module)):
+        last = ""
+        if isinstance(module, nn.Sequential) and self._is_sequence("", module):
+            made = self._listed("nn.Sequential", "", module)
+            inner = self.written.resolved(made.removeprefix("nn.Sequential(").removesuffix(")"))
+            lines = ("def __init__(self) -> None:", f"{INDENT}super().__init__({inner})")
+            last = f"class {type(module).__name__}(nn.Sequential):\n" + "\n".join(INDENT + line for line in lines)
+        else:
             self._class("", module)
-            return
-        made = self._listed("nn.Sequential", "", module)
-        inner = made.removeprefix("nn.Sequential(").removesuffix(")")
-        lines = ("def __init__(self) -> None:", f"{INDENT}super().__init__({inner})")
-        self.written["\n".join(INDENT + line for line in lines)] = f"{type(module).__name__}(nn.Sequential)"
+        texts = [f"class {name}(nn.Module):\n{code}" for name, code in self.written.texts()]
+        return "\n\n\n".join([*texts, *([last] if last else [])]) + "\n"
 
     def _called(self) -> set[str]:
         return {path for regions in self.forwards.values() for path in regions}
@@ -73,14 +77,11 @@ class Classes:
         return f"{kind}([{inner}])" if kind == "nn.ModuleList" else f"{kind}({inner})"
 
     def _class(self, path: str, module: nn.Module) -> str:
-        """The name of the class of a module."""
-        lines = [*self._init(path, module), *self._forward(path)]
+        """How the class of a module is called."""
+        init, forward = list(self._init(path, module)), list(self._forward(path))
+        lines = [*init, *forward] if len(init) > _EMPTY or not forward else forward[1:]
         code = "\n".join(f"{INDENT}{line}".rstrip() for line in lines)
-        if code not in self.written:
-            taken = set(self.written.values())
-            name = re.sub(r"\W", "", type(module).__name__)
-            self.written[code] = next(one for one in _numbered(name) if one not in taken)
-        return self.written[code]
+        return self.written.call(code, re.sub(r"\W", "", type(module).__name__))
 
     def _init(self, path: str, module: nn.Module) -> Iterator[str]:
         yield "def __init__(self) -> None:"
@@ -134,6 +135,10 @@ class Classes:
         return ", ".join(name + default for name, default in zip(given, defaults, strict=True))
 
 
+_EMPTY = 2
+"""Lines of a constructor that makes nothing."""
+
+
 def _repeated(made: list[str]) -> Iterator[str]:
     """Equal ones next to each other as a loop."""
     place = 0
@@ -143,11 +148,6 @@ def _repeated(made: list[str]) -> Iterator[str]:
             count += 1
         yield made[place] if count == 1 else f"*({made[place]} for _ in range({count}))"
         place += count
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}{number}" for number in range(2, 10_000))
 
 
 def _empty(tensor: Tensor) -> str:
@@ -168,6 +168,4 @@ def source(root: nn.Module, graphs: Mapping[str, fx.Graph], regions: Mapping[str
     """The classes of a module as text, the module's own last."""
     results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in graphs.items()}
     classes = Classes(root, {mode: regions_by_path(one) for mode, one in regions.items()}, results)
-    classes.add_root()
-    heads = {code: name if "(" in name else f"{name}(nn.Module)" for code, name in classes.written.items()}
-    return "\n\n\n".join(f"class {head}:\n{code}" for code, head in heads.items()) + "\n"
+    return classes.text()

@@ -96,7 +96,9 @@ def test_blocks_norms_of_others_modes_and_names() -> None:
 
 def test_it_reads_as_a_person_would_write_it() -> None:
     text = written(Net(), X)
-    assert "self.stages = nn.Sequential(Block(), *(Block2() for _ in range(2)))" in text
+    assert "self.stages = nn.Sequential(Block(3), *(Block(4) for _ in range(2)))" in text
+    assert "class Block(nn.Module):\n    def __init__(self, inputs: int) -> None:" in text
+    assert "self.skip = nn.Sequential(nn.Conv2d(inputs, 4, 1), nn.Dropout())" in text
     assert (
         """
     def forward(self, x):

@@ -1,0 +1,165 @@
+"""Classes that differ in numbers alone, as one with arguments.
+
+A class is text in which a class below it is called as ``@3@(64, 128, 2)``: its number, and every number that is in its
+text, in order. Texts that are the same but for numbers are one class. What differs among them are its arguments;
+numbers that are always equal are one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+NUMBER = re.compile(r"(?<![\w.@\"])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w@\"])")
+"""A number that is no part of a name, a string, or the call of a class."""
+
+_CALL = re.compile(r"@(\d+)@\(([^()]*)\)")
+
+
+@dataclass
+class Skeleton:
+    """Classes that differ in numbers alone.
+
+    Attributes:
+        parts: Their text, cut at the numbers.
+        name: What they are called.
+        seen: The numbers of each of them.
+    """
+
+    parts: tuple[str, ...]
+    name: str
+    seen: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def columns(self) -> dict[int, int]:
+        """Place of a number that differs -> the first place with the same numbers."""
+        by_value: dict[tuple[str, ...], int] = {}
+        rows = list(zip(*self.seen, strict=True))
+        return {place: by_value.setdefault(values, place) for place, values in enumerate(rows) if len(set(values)) > 1}
+
+    @property
+    def arguments(self) -> list[int]:
+        """Places of the numbers that are arguments."""
+        return sorted(set(self.columns.values()))
+
+
+@dataclass
+class Skeletons:
+    """All classes, those that others call before these.
+
+    Attributes:
+        found: Their texts without numbers -> which one it is.
+        all: The classes.
+    """
+
+    found: dict[tuple[str, ...], int] = field(default_factory=dict)
+    all: list[Skeleton] = field(default_factory=list)
+
+    def call(self, code: str, name: str) -> str:
+        """Note a class; how another one calls it."""
+        parts, numbers = tuple(NUMBER.split(code)), tuple(NUMBER.findall(code))
+        number = self.found.setdefault(parts, len(self.all))
+        if number == len(self.all):
+            taken = {one.name for one in self.all}
+            self.all.append(Skeleton(parts, next(one for one in _numbered(name) if one not in taken)))
+        skeleton = self.all[number]
+        if numbers not in skeleton.seen:
+            skeleton.seen.append(numbers)
+        return f"@{number}@({', '.join(numbers)})"
+
+    def texts(self) -> Iterable[tuple[str, str]]:
+        """Name and text of each class, in order."""
+        names: list[dict[int, str]] = []
+        for skeleton in self.all:
+            names.append(_named(skeleton, self.all, names))
+            filled = _filled(skeleton, names[-1])
+            yield skeleton.name, self.resolved(_with_arguments(filled, names[-1]))
+
+    def resolved(self, text: str) -> str:
+        """A text with classes called by name, and with the arguments that they take."""
+
+        def called(match: re.Match[str]) -> str:
+            skeleton = self.all[int(match[1])]
+            given = match[2].split(", ") if match[2] else []
+            return f"{skeleton.name}({', '.join(given[place] for place in skeleton.arguments)})"
+
+        return _CALL.sub(called, text)
+
+
+def _filled(skeleton: Skeleton, names: Mapping[int, str]) -> str:
+    """The text with names where numbers differ; a forward finds them on the module."""
+    columns, kept = skeleton.columns, dict[str, None]()
+    text = skeleton.parts[0]
+    for place, (value, part) in enumerate(zip(skeleton.seen[0], skeleton.parts[1:], strict=True)):
+        name = names[columns[place]] if place in columns else None
+        if name is not None and _FORWARD in text:
+            kept[name] = None
+            name = f"self.{name}"
+        text += (value if name is None else name) + part
+    start, init, rest = text.partition(_INIT)
+    return start + init + "".join(f"\n        self.{name} = {name}" for name in kept) + rest
+
+
+def _with_arguments(text: str, names: Mapping[int, str]) -> str:
+    given = "".join(f", {name}: int" for name in names.values())
+    return text.replace("def __init__(self) -> None:", f"def __init__(self{given}) -> None:", 1)
+
+
+_FORWARD, _INIT = "    def forward(", "super().__init__()"
+
+
+def _named(skeleton: Skeleton, known: Sequence[Skeleton], names: Sequence[Mapping[int, str]]) -> dict[int, str]:
+    """A name for each argument: what the first call that takes it calls it."""
+    found: dict[int, str] = {}
+    for place in skeleton.arguments:
+        before = "".join(f"{part}0" for part in skeleton.parts[:place]) + skeleton.parts[place]
+        name = _word(before, known, names)
+        member = re.findall(r"self\.(\w+) = |add_module\(\"(\w+)\"", before)
+        prefix = next((one or other for one, other in reversed(member)), "")
+        candidates = (name, f"{prefix}_{name}".strip("_"), *(f"{name}{number}" for number in range(2, 10_000)))
+        text = "".join(skeleton.parts)
+        found[place] = next(one for one in candidates if one not in found.values() and f"self.{one}" not in text)
+    return found
+
+
+def _word(before: str, known: Sequence[Skeleton], names: Sequence[Mapping[int, str]]) -> str:
+    """What a number is, by the text before it."""
+    if keyword := re.search(r"(\w+)=\(?$", before):
+        return keyword[1]
+    opened = _innermost(before)
+    place = opened[1].count(",")
+    if child := re.fullmatch(r"@(\d+)@", opened[0]):
+        which = known[int(child[1])]
+        column = which.columns.get(place)
+        return names[int(child[1])][column] if column is not None else "size"
+    words = next((words for start, words in _WORDS if opened[0].startswith(start)), ("size",))
+    return words[min(place, len(words) - 1)]
+
+
+_WORDS = (
+    ("nn.Conv", ("inputs", "outputs", "kernel_size")),
+    ("nn.Linear", ("inputs", "outputs")),
+    ("nn.BatchNorm", ("channels",)),
+    ("nn.LayerNorm", ("channels",)),
+    ("nn.GroupNorm", ("groups", "channels")),
+    ("range", ("depth",)),
+)
+"""How a call begins -> what its positional arguments are."""
+
+
+def _innermost(before: str) -> tuple[str, str]:
+    """The call that is open at the end of a text: what is called, and its arguments so far."""
+    depth, arguments = 0, ""
+    for place in range(len(before) - 1, -1, -1):
+        sign = before[place]
+        depth += {")": 1, "]": 1, "(": -1, "[": -1}.get(sign, 0)
+        if depth < 0:
+            if sign == "(" and (called := re.search(r"[\w.@]+$", before[:place])):
+                return called[0], arguments
+            return "", arguments
+        arguments = (sign if depth == 0 else "") + arguments
+    return "", arguments
+
+
+def _numbered(name: str) -> Iterable[str]:
+    yield name
+    yield from (f"{name}{number}" for number in range(2, 10_000))
