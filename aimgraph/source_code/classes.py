@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from aimgraph.source_code.constructors import constructor, is_of_torch
 from aimgraph.source_code.expressions import text
 from aimgraph.source_code.forwards import body
+from aimgraph.source_code.layout import wrapped
 from aimgraph.source_code.parameters import Skeletons
 from aimgraph.source_code.regions import Region, is_chain
 
@@ -168,4 +169,4 @@ def source(root: nn.Module, graphs: Mapping[str, fx.Graph], regions: Mapping[str
     """The classes of a module as text, the module's own last."""
     results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in graphs.items()}
     classes = Classes(root, {mode: regions_by_path(one) for mode, one in regions.items()}, results)
-    return classes.text()
+    return wrapped(classes.text())

@@ -1,5 +1,7 @@
 """Modules written as classes: what these compute, and how they read."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from aimgraph.source_code.inline import inlined
 from aimgraph.source_code.regions import regions
 from aimgraph.tracing.frontend import build_program
 from tests.widen.nets import NETS
+
+NETWORKS = ["torchvision/resnet18", "timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"]
 
 HEAD = """
 from collections import OrderedDict
@@ -121,9 +125,7 @@ def test_networks_in_which_channels_meet(name: str) -> None:
     check_same(model, made(model, x), x)
 
 
-@pytest.mark.parametrize(
-    "name", ["torchvision/resnet18", "timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"]
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_networks_of_libraries(name: str) -> None:
     torch.manual_seed(0)
     model, x = load_model(name), torch.randn(2, 3, 160 if "test" in name else 64, 160 if "test" in name else 64)
@@ -134,6 +136,14 @@ def test_what_cannot_be_traced_is_refused() -> None:
     make, shape, _ = NETS["tokens"]  # its forward reads the number of samples off as a Python number
     with pytest.raises(PlanError, match=r"can't be traced, and what can't be has no source: the forward asks for len"):
         written(make(), torch.randn(3, *shape))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_formatted_as_this_repository_is(name: str) -> None:
+    text = written(load_model(name), torch.randn(2, 3, 160, 160))
+    options = ["format", "--line-length", "120", "--stdin-filename", "model.py", "-"]
+    command = [sys.executable, "-m", "ruff", *options]
+    assert subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout == text
 
 
 def test_functions_of_others_are_refused() -> None:
