@@ -92,10 +92,11 @@ def attribute(root: nn.Module, path: str, target: str) -> str:
             found += f'["{name}"]'
         elif name.isidentifier():
             found += f".{name}"
-        elif isinstance(module, nn.Sequential | nn.ModuleList | nn.ParameterList) and found != "self":
+        elif isinstance(module, nn.Sequential | nn.ModuleList) and found != "self":
             found += f"[{name}]"
         else:
-            found += f'.get_submodule("{name}")'
+            what = "parameter" if name in module._parameters else "buffer" if name in module._buffers else "submodule"
+            found += f'.get_{what}("{name}")'
         module = getattr(module, "_modules", {}).get(name)
     return found
 
