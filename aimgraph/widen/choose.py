@@ -120,7 +120,6 @@ def by_widths(analysis: Analysis, groups: Sequence[Group], widths: Widths) -> li
     held = {
         layer: f"its channels stay, {group.told_reason()}"
         for group in analysis.groups()
-        if group not in groups
         for layer in group.layers
         if layer not in layers
     }

@@ -63,6 +63,18 @@ def on_axis(ids: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
     return ids.reshape(view).expand(tuple(shape))
 
 
+def positions(channels: Channels) -> Tensor:
+    """Where along their axis numbers stand, as a tensor of the channels' shape: what shows where an axis goes."""
+    shape = channels.ids.shape
+    return on_axis(torch.arange(shape[channels.axis]), channels.axis, shape)
+
+
+def per_channel(labels: Labels, dimensions: int) -> Labels:
+    """The labels of a vector with a number for each channel, as it meets features of so many dimensions."""
+    behind = [None] * (dimensions - 2)
+    return tuple(Channels(one.ids[(..., *behind)], 0) for one in labels)
+
+
 def line(channels: Channels) -> Tensor:
     """The channels along their axis, at the first position of all others: shape (n,)."""
     ids = channels.ids

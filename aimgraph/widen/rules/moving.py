@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aimgraph.torch_private import tree_leaves, tree_map
 from aimgraph.widen.flow import Call
-from aimgraph.widen.labels import FIXED, Channels, Labels, along, on_axis, settled, varies
+from aimgraph.widen.labels import FIXED, Channels, Labels, along, positions, settled, varies
 
 
 def move(call: Call) -> list[Labels]:
@@ -16,7 +16,7 @@ def move(call: Call) -> list[Labels]:
     outputs: list[Labels] = [()] * len(call.outputs)
     for channels in call.labels(source):
         ids = _run(call, source, channels.ids)
-        places = _run(call, source, on_axis(torch.arange(source.shape[channels.axis]), channels.axis, source.shape))
+        places = _run(call, source, positions(channels))
         if len(ids) > 1 and all(one.shape == ids[0].shape for one in ids):  # equal pieces stay equal
             _alike_pieces(call, ids)
         for number, (own, where) in enumerate(zip(ids, places, strict=True)):

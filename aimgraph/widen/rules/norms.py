@@ -1,9 +1,11 @@
 """Normalisation: by channel, or over channels."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from aimgraph.widen.flow import Call
-from aimgraph.widen.labels import Channels, Labels, along
+from aimgraph.widen.labels import Channels, Labels, along, per_channel
 from aimgraph.widen.rules.pointwise import combined_labels
 
 _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
@@ -15,12 +17,7 @@ def by_channel(call: Call) -> list[Labels]:
     training = call["training"] if call["training"] is not None else call["train"]
     if training or (training is None and call["running_mean"] is None):
         call.hold([one for one in call.labels(x) if one.axis != 1], f"{call.name} goes over them")
-    spatial = (1,) * (x.dim() - 2)
-    sides = [(x.shape, call.labels(x))]
-    for name in _PER_CHANNEL:
-        if isinstance(call[name], Tensor):
-            lifted = tuple(Channels(one.ids[(..., *[None] * len(spatial))], 0) for one in call.labels(call[name]))
-            sides.append(((call[name].shape[0], *spatial), lifted))
+    sides = [(x.shape, call.labels(x)), *_scales(call, _PER_CHANNEL)]
     if not along(call.labels(x), 1):
         return [call.labels(x)]
     return [combined_labels(call, sides, x.shape)]
@@ -48,13 +45,16 @@ def over_groups(call: Call) -> list[Labels]:
         call.hold(channels, f"{call.name} has a group for each")
     else:
         _whole(call, channels)
-    spatial = (1,) * (x.dim() - 2)
-    sides = [(x.shape, labels)]
-    for name in ("weight", "bias"):
-        if isinstance(call[name], Tensor):
-            lifted = tuple(Channels(one.ids[(..., *[None] * len(spatial))], 0) for one in call.labels(call[name]))
-            sides.append(((call[name].shape[0], *spatial), lifted))
+    sides = [(x.shape, labels), *_scales(call, ("weight", "bias"))]
     return [_followed(call, sides)]
+
+
+def _scales(call: Call, names: Sequence[str]) -> list[tuple[tuple[int, ...], Labels]]:
+    """Size and labels of what a norm has for each channel, as they meet the features."""
+    dimensions = call["input"].dim()
+    given = [call[name] for name in names if isinstance(call[name], Tensor)]
+    ones = (1,) * (dimensions - 2)
+    return [((one.shape[0], *ones), per_channel(call.labels(one), dimensions)) for one in given]
 
 
 def _whole(call: Call, labels: list[Channels] | Labels) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aimgraph.torch_private import tree_map
 from aimgraph.widen.flow import Call
-from aimgraph.widen.labels import FIXED, Channels, Labels, along, settled, varies
+from aimgraph.widen.labels import FIXED, Channels, Labels, along, positions, settled, varies
 
 
 def over_windows(call: Call) -> list[Labels]:
@@ -70,20 +70,13 @@ def pick(call: Call) -> list[Labels]:
             lambda leaf: torch.zeros(leaf.shape, dtype=torch.int64) if isinstance(leaf, Tensor) else leaf, indices
         )
         ids = _at(channels.ids, zeros, chosen)
-        places = _at(_line_up(channels), zeros, chosen)
+        places = _at(positions(channels), zeros, chosen)
         axes = [axis for axis in range(places.dim()) if varies(places, axis)]
         if ids.shape != call.outputs[0].shape or len(axes) != 1:
             call.hold([channels], f"{call.name} chooses beside them")
             continue
         found = (*found, Channels(ids, axes[0]))
     return [found]
-
-
-def _line_up(channels: Channels) -> Tensor:
-    shape = channels.ids.shape
-    view = [1] * len(shape)
-    view[channels.axis] = shape[channels.axis]
-    return torch.arange(shape[channels.axis]).reshape(view).expand(shape)
 
 
 def _at(ids: Tensor, indices: list[Tensor | None], chosen: set[int]) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from aimgraph.widen.flow import Call
-from aimgraph.widen.labels import Channels, Labels, along, apart_from, line, on_axis, settled, varies
+from aimgraph.widen.labels import Channels, Labels, along, apart_from, line, on_axis, per_channel, settled, varies
 from aimgraph.widen.rules.pointwise import combined_labels
 
 INPUT = "it reads numbers that can't grow"
@@ -65,7 +65,7 @@ def matrices(call: Call) -> list[Labels]:
     if call.is_weight(one) != call.is_weight(other):
         call.ties.made += [line(channels) for channels in (left if call.is_weight(one) else right)]
     shape = call.outputs[0].shape
-    operands = [(_size(one, one.dim() - 1), left), (_size(other, rows), right)]
+    operands = [(_with_ones(one, [one.dim() - 1]), left), (_with_ones(other, [rows]), right)]
     operands = [
         _without_row(size, labels, tensor, shape) for (size, labels), tensor in zip(operands, (one, other), strict=True)
     ]
@@ -84,10 +84,6 @@ _FACTORS = {
     "addmv": ("mat", "vec"),
     "dot": ("self", "tensor"),
 }
-
-
-def _size(tensor: Tensor, summed: int) -> list[int]:
-    return [1 if axis == summed else size for axis, size in enumerate(tensor.shape)]
 
 
 def _without_row(size: list[int], labels: Labels, tensor: Tensor, shape: torch.Size) -> tuple[list[int], Labels]:
@@ -112,7 +108,10 @@ def convolve(call: Call) -> list[Labels]:
     labels = tuple(Channels(on_axis(ids, 1, shape), 1) for ids in made)
     call.ties.made += [] if groups > 1 and weight.shape[into] == 1 and not call["transposed"] else made
     if isinstance(call["bias"], Tensor):
-        sides = [([1, *shape[1:]], labels), (call["bias"].shape[:1] + (1,) * (len(shape) - 2), _lifted(call))]
+        sides = [
+            ([1, *shape[1:]], labels),
+            (call["bias"].shape[:1] + (1,) * (len(shape) - 2), per_channel(call.labels(call["bias"]), len(shape))),
+        ]
         labels = combined_labels(call, sides, shape)
     return [(*(Channels(_widened(one.ids, shape), 0) for one in found), *labels)]
 
@@ -121,11 +120,6 @@ def _widened(ids: Tensor, shape: torch.Size) -> Tensor:
     for axis in range(1, ids.dim()):
         ids = settled(ids, axis)
     return ids.expand(tuple(shape))
-
-
-def _lifted(call: Call) -> Labels:
-    spatial = call.outputs[0].dim() - 2
-    return tuple(Channels(one.ids[(..., *[None] * spatial)], 0) for one in call.labels(call["bias"]))
 
 
 def _of_weight(call: Call, theirs: Labels, out: int) -> list[Tensor]:

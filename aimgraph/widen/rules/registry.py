@@ -1,7 +1,5 @@
 """Which rule follows channels through which operator."""
 
-from collections.abc import Callable
-
 import torch
 
 from aimgraph.torch_private import OpOverload
@@ -12,16 +10,6 @@ from aimgraph.widen.rules.pointwise import combine
 
 RULES: dict[str, Rule] = {}
 """Name of an operator, without its namespace -> its rule."""
-
-
-def rule_for(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of operators."""
-
-    def register(rule: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, rule))
-        return rule
-
-    return register
 
 
 def rule_of(func: OpOverload) -> Rule:
