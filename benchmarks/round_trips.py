@@ -21,8 +21,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.api.verify import tensors_in
 from aimgraph.errors import AimgraphError
+from aimgraph.inputs.arguments import tensors_in
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
 

@@ -1,7 +1,7 @@
 """Is the transformed module what it claims to be? A report, check by check."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from aimgraph.emit.parts import named_parts, with_own_forwards
 from aimgraph.emit.plain_state import own_state_dict, plain_state, state_tensors
 from aimgraph.emit.record import Record, record_of
 from aimgraph.errors import CheckpointError, PlanError
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.inputs.batch import device_of
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples, first_that_runs
@@ -28,7 +28,6 @@ from aimgraph.reproducible import deterministic, drawn_like, is_inexact, plain_a
 from aimgraph.runtime.given import given_module
 from aimgraph.runtime.memory import Memory
 from aimgraph.runtime.start import is_zero
-from aimgraph.torch_private import tree_leaves
 from aimgraph.tracing.graph_modules import own_class
 from aimgraph.user_code import told_error
 
@@ -275,21 +274,6 @@ def outputs(module: Callable[..., Any], sample: Arguments, *, grad: bool = False
     with torch.set_grad_enabled(grad), seeded():
         output = module(*sample[0], **sample[1])
     return [leaf.detach().clone() for leaf in tensors_in(output)]  # the next call may write what this one gave
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of an output: tuples, lists, dicts, dataclasses, and subclasses and nests of them."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif isinstance(leaf, Mapping):
-            found += tensors_in(list(leaf.values()))
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_in([getattr(leaf, item.name) for item in fields(leaf)])
-        elif isinstance(leaf, list | tuple):
-            found += tensors_in([*leaf])
-    return found
 
 
 def _at_work(base: nn.Module, aim: AimModule) -> AimModule:

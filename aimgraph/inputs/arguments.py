@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
@@ -141,3 +141,18 @@ def _held_by(value: Any) -> list[Any]:
     elif isinstance(value, list | tuple | set):
         held.append(dict(enumerate(value)))
     return held
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of an output: tuples, lists, dicts, dataclasses, and subclasses and nests of them."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += tensors_in(list(leaf.values()))
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_in([getattr(leaf, item.name) for item in fields(leaf)])
+        elif isinstance(leaf, list | tuple):
+            found += tensors_in([*leaf])
+    return found

@@ -8,13 +8,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from aimgraph.api.verify import tensors_in
 from aimgraph.copies import copy_module
 from aimgraph.distance import farthest, largest
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ExportError
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.inputs.batch import batch_size, device_of, input_shapes, random_inputs
 from aimgraph.inputs.samples import Samples, first_that_runs
 from aimgraph.onnx.file import BATCH_SIZES, arrays_of

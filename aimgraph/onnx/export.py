@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.strip import strip
-from aimgraph.api.verify import tensors_in
 from aimgraph.copies import copy_module
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
@@ -25,7 +24,7 @@ from aimgraph.emit.record import record_of
 from aimgraph.emit.retrace import has_hooks
 from aimgraph.errors import ConfigError, ExportError
 from aimgraph.fake.tensors import quiet
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.inputs.batch import batch_size, device_of
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.inputs.samples import Samples

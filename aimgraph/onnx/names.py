@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from aimgraph.api.verify import tensors_in
 from aimgraph.errors import ConfigError
+from aimgraph.inputs.arguments import tensors_in
 from aimgraph.runtime.memory import free_name
 
 OUTPUT = "output"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.distance import farthest
+from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.reproducible import seeded
 from aimgraph.torch_private import tree_leaves, tree_map
 
@@ -65,19 +66,19 @@ def agreement(
         dtype = own
         before = _outputs(model, inputs, dtype, train)
     after = _outputs(widen(_in(model, dtype)), inputs, dtype, train, copies=False)
-    apart = _apart(before, after)
+    apart = farthest(after, before)[1]
     name = str(dtype).removeprefix("torch.")
     if apart <= TOLERANCE:
         return Agreement(apart, dtype=name)
     nudge = 1 + 8 * torch.finfo(dtype).eps
     nudged = tree_map(lambda leaf: leaf.to(dtype) * nudge if _is_float(leaf) else leaf, inputs)
-    return Agreement(apart, _apart(before, _outputs(model, nudged, dtype, train)), name)
+    return Agreement(apart, farthest(_outputs(model, nudged, dtype, train), before)[1], name)
 
 
 def draws_in_training(model: nn.Module, inputs: Arguments) -> bool:
     """Whether a model gives something else in train mode with other random numbers: a widened one draws others."""
     first, second = (_outputs(model, inputs, None, True, seed) for seed in (0, 1))
-    return _apart(first, second) > 0
+    return farthest(second, first)[1] > 0
 
 
 def _in(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
@@ -97,26 +98,8 @@ def _outputs(
     with seeded(seed), torch.no_grad():
         args, kwargs = tree_map(lambda leaf: leaf.to(dtype) if _is_float(leaf) else leaf, inputs)
         result: Any = (_in(module, dtype) if copies else module).train(train)(*args, **kwargs)
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    return tensors_in(result)
 
 
 def _is_float(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
-
-
-def _apart(before: list[Tensor], after: list[Tensor]) -> float:
-    """The largest difference over the largest number of each output; infinite where shapes differ."""
-    if [one.shape for one in before] != [one.shape for one in after]:
-        return float("inf")
-    return max((_relative(one, other) for one, other in zip(before, after, strict=True)), default=0.0)
-
-
-def _relative(one: Tensor, other: Tensor) -> float:
-    if torch.equal(one, other) or not one.numel():
-        return 0.0
-    one, other = one.double(), other.double()
-    if not torch.equal(one.isfinite(), other.isfinite()):
-        return float("inf")
-    one, other = one[one.isfinite()], other[one.isfinite()]
-    largest = float(one.abs().max()) if one.numel() else 0.0
-    return float((one - other).abs().max()) / (largest or 1.0) if one.numel() else 0.0

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from aimgraph.copies import copy_module
 from aimgraph.fake.tensors import fake_copy, fake_inputs, quiet
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.reproducible import seeded
-from aimgraph.torch_private import FakeTensorMode, tree_leaves
+from aimgraph.torch_private import FakeTensorMode
 from aimgraph.user_code import asking_line
 from aimgraph.widen.flow import Flow, Numbering, Step
 from aimgraph.widen.functions import Functions, FunctionStep
@@ -77,10 +77,9 @@ class Subject:
             copy.train(train)
             with quiet(), seeded(), mode, flow, functions, torch.enable_grad():
                 outputs = copy(*args, **kwargs)
-            for leaf in tree_leaves(outputs):
-                if isinstance(leaf, Tensor):
-                    for channels in flow.labels(leaf):
-                        flow.ties.hold(channels.ids, OUTPUT)
+            for leaf in tensors_in(outputs):
+                for channels in flow.labels(leaf):
+                    flow.ties.hold(channels.ids, OUTPUT)
         return Seen(flow.numbering, flow.ties, flow.steps, functions.steps)
 
 

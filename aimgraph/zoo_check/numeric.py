@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.fold import fold
-from aimgraph.api.verify import BATCH_SIZES, adds_nothing, outputs, same, tensors_in, verify
+from aimgraph.api.verify import BATCH_SIZES, adds_nothing, outputs, same, verify
 from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_memory, is_read_path
 from aimgraph.config import Kind
 from aimgraph.copies import copy_module
@@ -16,7 +16,7 @@ from aimgraph.distance import farthest, real_numbers
 from aimgraph.emit.draw_memory import draw_memory
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.record import record_of
-from aimgraph.inputs.arguments import Arguments
+from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.inputs.batch import input_shapes, random_inputs
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.planning.start import scale_of, start_of

@@ -1,5 +1,6 @@
 """Every way in which channels meet: what can grow does, and the function stays; what can't is named."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -221,3 +222,22 @@ def test_the_plan_shows_groups_members_and_reasons() -> None:
     assert "the model gives them out" in text
     assert plan.to_dict()["factor"] == plan.widened / plan.parameters > 1
     assert [group.added for group in plan.groups] == [0, 3, 0]
+
+
+def test_outputs_in_a_structure_of_ones_own_are_given_out() -> None:
+    @dataclass
+    class Given:
+        logits: Tensor
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Given:
+            return Given(self.last(self.first(x).relu()))
+
+    model, x = randomised(Net()), torch.randn(3, 4, dtype=torch.float64)
+    wide = aimgraph.widen(model, x, parameters=2.0)
+    assert wide.get_parameter("last.weight").shape[0] == 2
+    torch.testing.assert_close(wide(x).logits, model(x).logits, rtol=0, atol=1e-12)
