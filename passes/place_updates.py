@@ -18,7 +18,8 @@ from itertools import chain, groupby
 import networkx as nx
 from torch import fx
 
-from aimgraph.compiler.graph_tools import data_flow, module_path
+from aimgraph.compiler.graph_data import module_path
+from aimgraph.compiler.graph_tools import data_flow
 from aimgraph.compiler.node_keys import OUTPUT_OF, OVERWRITTEN_BY, SHAPES
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig

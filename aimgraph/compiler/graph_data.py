@@ -1,4 +1,4 @@
-"""Graphs as plain data, so that pickling keeps every operation as it is.
+"""Graphs as plain data, so that pickling keeps every operation as it is, and which module it belongs to.
 
 A pickled `torch.fx.GraphModule` is traced again from its printed source, which can turn in-place
 operators into out-of-place ones. Here nodes are written down one by one instead.
@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from aimgraph.compiler.node_keys import ADDED, OWNER
 from aimgraph.torch_private import OpOverload, OpOverloadPacket, codegen_of, operator_named
 
 
@@ -50,6 +51,8 @@ class NodeData:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     name: str
+    owner: str | None = None
+    """Path of the module whose forward makes it; None for what a pass has inserted, and where it was not noted."""
 
 
 def dump_graph(graph: fx.Graph) -> list[NodeData]:
@@ -61,7 +64,14 @@ def dump_graph(graph: fx.Graph) -> list[NodeData]:
         return NodeRef(value.name) if isinstance(value, fx.Node) else value
 
     return [
-        NodeData(n.op, _target_data(n.target), map_aggregate(n.args, plain), map_aggregate(n.kwargs, plain), n.name)
+        NodeData(
+            n.op,
+            _target_data(n.target),
+            map_aggregate(n.args, plain),
+            map_aggregate(n.kwargs, plain),
+            n.name,
+            owner_of(n),
+        )
         for n in graph.nodes
     ]
 
@@ -76,8 +86,29 @@ def load_graph(data: list[NodeData]) -> fx.Graph:
 
     for item in data:
         args, kwargs = map_aggregate(item.args, live), map_aggregate(item.kwargs, live)
-        nodes[item.name] = graph.create_node(item.op, _target(item.target), args, kwargs, item.name)
+        node = nodes[item.name] = graph.create_node(item.op, _target(item.target), args, kwargs, item.name)
+        node.meta[OWNER] = item.owner
     return graph
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module whose forward made `node`; "" for the root's own."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = list(stack.values())
+    return str(entries[-1][0]) if entries else ""
+
+
+def owner_of(node: fx.Node) -> str | None:
+    """The path of the module whose forward makes a node, of a call that of the module which calls.
+
+    None for a node that a pass has inserted, or in a graph of which that was not noted.
+    """
+    if OWNER in node.meta or ADDED in node.meta:
+        found: str | None = node.meta.get(OWNER)
+        return found
+    path = module_path(node)
+    called = str(node.target) if node.op == "call_module" else None
+    return path.rpartition(".")[0] if path == called else path
 
 
 def _target_data(target: Any) -> Any:

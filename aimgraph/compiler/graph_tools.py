@@ -191,10 +191,3 @@ def nodes_differ(graph: fx.Graph, before: Snapshot) -> tuple[set[fx.Node], Snaps
     """The nodes that are new or call something else than in the snapshot, and a snapshot of now."""
     now = {node: (node.op, node.target, node.args, node.kwargs) for node in graph.nodes}
     return {node for node, call in now.items() if before.get(node) != call}, now
-
-
-def module_path(node: fx.Node) -> str:
-    """Path of the innermost module whose forward made `node`; "" for the root's own."""
-    stack = node.meta.get("nn_module_stack") or {}
-    entries = list(stack.values())
-    return str(entries[-1][0]) if entries else ""

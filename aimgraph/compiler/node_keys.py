@@ -9,6 +9,9 @@ OPAQUE_READS = "aim_opaque_reads"
 ADDED = "aim_added"
 """Key in ``node.meta`` of every node that a pass inserted."""
 
+OWNER = "aim_owner"
+"""Key in ``node.meta``: path of the module whose forward makes the node; of a call, of the module which calls."""
+
 READ = "aim_read"
 """Key in ``node.meta`` of a fitted view: (memory, name of the call that reads it)."""
 

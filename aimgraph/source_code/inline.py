@@ -7,16 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.compiler.graph_tools import module_path
+from aimgraph.compiler.graph_data import owner_of
+from aimgraph.compiler.node_keys import OWNER
 from aimgraph.compiler.program import Program
 from aimgraph.errors import PlanError
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.torch_private import asserted, tree_map
 from aimgraph.tracing.frontend import build_program
-
-OWNER = "source_owner"
-"""Key in ``node.meta``: path of the module whose forward makes the node."""
 
 Kept = Callable[[nn.Module], bool]
 """Whether a module stays one call."""
@@ -72,7 +70,7 @@ def _copied(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> tuple[fx.Graph, d
 def _inline_all(root: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], *, train: bool, kept: Kept) -> None:
     """Enter what is not kept, in place; the values of new nodes are added."""
     for node in list(graph.nodes):
-        node.meta.setdefault(OWNER, _owner(node))
+        node.meta[OWNER] = owner_of(node) or ""
         if node.op != "call_module":
             continue
         module = root.get_submodule(str(node.target))
@@ -93,13 +91,6 @@ def without_questions(graph: fx.Graph) -> None:
 
 
 _WRITES = (operator.setitem, operator.delitem, *INPLACE)
-
-
-def _owner(node: fx.Node) -> str:
-    """The path of the module whose forward makes a node; of a call, that of the module which calls."""
-    path = module_path(node)
-    called = str(node.target) if node.op == "call_module" else None
-    return path.rpartition(".")[0] if path == called else path
 
 
 def _inline(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from aimgraph.compiler.node_keys import OWNER
 from aimgraph.source_code.constructors import is_of_torch
-from aimgraph.source_code.inline import OWNER
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aimgraph
-from aimgraph.compiler.graph_tools import module_path
+from aimgraph.compiler.graph_data import module_path
 from aimgraph.compiler.node_keys import OUTPUT_OF
 from aimgraph.errors import TraceError
 from aimgraph.fake.faker import Faker
