@@ -17,6 +17,7 @@ from aimgraph.api.merge import Merged, merge
 from aimgraph.api.optimizer_groups import parameter_groups, print_trainable_parameters, trainable_parameters
 from aimgraph.api.refit import refit
 from aimgraph.api.strip import strip
+from aimgraph.api.to_source import SourceReport, to_source
 from aimgraph.api.training_report import TrainingReport
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
@@ -60,6 +61,7 @@ __all__ = [
     "PassError",
     "PlanError",
     "ReadSpec",
+    "SourceReport",
     "SourceSpec",
     "TraceError",
     "TrainingReport",
@@ -86,6 +88,7 @@ __all__ = [
     "save",
     "skipped_writes",
     "strip",
+    "to_source",
     "trainable_parameters",
     "transform",
     "verify",

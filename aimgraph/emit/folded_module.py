@@ -47,6 +47,7 @@ class FoldedModule(fx.GraphModule):
         super().__init__(root, graph, class_name=name)
         self.folds = folds
         self._aim_inputs = inputs
+        self._aim_classes = _classes_lost(root, self)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -85,6 +86,13 @@ class FoldedModule(fx.GraphModule):
 
     def _state(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in ("_graph", *COMPILED)}
+
+
+def _classes_lost(root: nn.Module, made: nn.Module) -> dict[str, tuple[str, str]]:
+    """Path -> module and name of the class, where torch.fx has put a bare module in the place of one with a class."""
+    bare = [path for path, part in made.named_modules(remove_duplicate=False) if path and type(part) is nn.Module]
+    kinds = {path: type(part) for path, part in root.named_modules(remove_duplicate=False)}
+    return {path: (kinds[path].__module__, kinds[path].__name__) for path in bare if path in kinds}
 
 
 def keep_hooks(folded: FoldedModule, aim: nn.Module) -> FoldedModule:

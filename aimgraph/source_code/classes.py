@@ -1,18 +1,19 @@
 """The classes of a module's source: what each holds, and its forward."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from aimgraph.source_code.constructors import constructor, is_of_torch
+from aimgraph.source_code.constructors import constructor, is_kept
 from aimgraph.source_code.expressions import text
-from aimgraph.source_code.forwards import body
-from aimgraph.source_code.layout import wrapped
+from aimgraph.source_code.forwards import body, input_names
+from aimgraph.source_code.inline import Traced
+from aimgraph.source_code.members import modes, ties
 from aimgraph.source_code.parameters import Skeletons
-from aimgraph.source_code.regions import Region, is_chain
+from aimgraph.source_code.regions import Region, is_chain, regions
 
 INDENT = "    "
 
@@ -22,16 +23,23 @@ class Classes:
     """The classes that are written, the ones that others need before these.
 
     Attributes:
-        root: The module.
+        subject: The module and its graphs.
         forwards: Mode -> path -> the region that a module's forward is.
         results: Mode -> what the root's forward returns, in terms of nodes.
         written: The classes so far.
+        imported: Names of classes that are imported -> where from.
     """
 
-    root: nn.Module
+    subject: Traced
     forwards: Mapping[str, Mapping[str, Region]]
     results: Mapping[str, object]
     written: Skeletons = field(default_factory=Skeletons)
+    imported: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> nn.Module:
+        """The module."""
+        return self.subject.root
 
     def made(self, path: str) -> str:
         """The expression that makes the module at a path; its class is written if there is none like it."""
@@ -40,9 +48,10 @@ class Classes:
             return self._listed("nn.Sequential", path, module)
         if type(module) in (nn.ModuleList, nn.ModuleDict, nn.Sequential):
             return self._listed(f"nn.{type(module).__name__}", path, module)
-        if is_of_torch(module) and not any(module.children()):
+        if path in self.subject.opaque:
+            self.imported[type(module).__name__] = type(module).__module__
             return constructor(module)
-        if is_of_torch(module) and path not in self._called():
+        if is_kept(module) and (path not in self._called() or not any(module.children())):
             return constructor(module)
         return self._class(path, module)
 
@@ -53,12 +62,12 @@ class Classes:
         if isinstance(module, nn.Sequential) and self._is_sequence("", module):
             made = self._listed("nn.Sequential", "", module)
             inner = self.written.resolved(made.removeprefix("nn.Sequential(").removesuffix(")"))
-            lines = ("def __init__(self) -> None:", f"{INDENT}super().__init__({inner})")
-            last = f"class {type(module).__name__}(nn.Sequential):\n" + "\n".join(INDENT + line for line in lines)
+            lines = ["def __init__(self) -> None:", f"{INDENT}super().__init__({inner})", *ties(module), *modes(module)]
+            last = f"class {class_name(module)}(nn.Sequential):\n" + _indented(lines)
         else:
             self._class("", module)
         texts = [f"class {name}(nn.Module):\n{code}" for name, code in self.written.texts()]
-        return "\n\n\n".join([*texts, *([last] if last else [])]) + "\n"
+        return "\n\n\n".join([*texts, *([last] if last else [])])
 
     def _called(self) -> set[str]:
         return {path for regions in self.forwards.values() for path in regions}
@@ -69,7 +78,7 @@ class Classes:
         return plain and all(is_chain(regions[path], module) for regions in self.forwards.values() if path in regions)
 
     def _listed(self, kind: str, path: str, module: nn.Module) -> str:
-        names = [name for name, _ in module.named_children()]
+        names = list(module._modules)
         made = [self.made(f"{path}.{name}".lstrip(".")) for name in names]
         if kind == "nn.ModuleDict" or names != [str(number) for number in range(len(names))]:
             pairs = ", ".join(f'"{name}": {one}' for name, one in zip(names, made, strict=True))
@@ -81,8 +90,7 @@ class Classes:
         """How the class of a module is called."""
         init, forward = list(self._init(path, module)), list(self._forward(path))
         lines = [*init, *forward] if len(init) > _EMPTY or not forward else forward[1:]
-        code = "\n".join(f"{INDENT}{line}".rstrip() for line in lines)
-        return self.written.call(code, re.sub(r"\W", "", type(module).__name__))
+        return self.written.call(_indented([*lines, *([] if path else modes(module))]), class_name(module))
 
     def _init(self, path: str, module: nn.Module) -> Iterator[str]:
         yield "def __init__(self) -> None:"
@@ -97,6 +105,8 @@ class Classes:
                 made = self.made(f"{path}.{name}".lstrip("."))
                 own = f"self.{name} = {made}" if name.isidentifier() else f'self.add_module("{name}", {made})'
                 yield INDENT + own
+        if not path:
+            yield from ties(module)
 
     def _forward(self, path: str) -> Iterator[str]:
         found = {mode: regions[path] for mode, regions in self.forwards.items() if path in regions}
@@ -118,15 +128,12 @@ class Classes:
             yield from lines[1:]
 
     def _given(self, path: str, region: Region) -> list[str]:
-        if not path:
-            return [str(node.target) for node in region.inputs]
-        names = ["x", "y", "z", "u", "v", "w"]
-        return [*names, *(f"x{number}" for number in range(1, len(region.inputs)))][: len(region.inputs)]
+        return input_names(region.inputs) if path else [str(node.target) for node in region.inputs]
 
     def _lines(self, path: str, mode: str, region: Region) -> list[str]:
         given = self._given(path, region)
         result = None if path else self.results[mode]
-        lines = body(self.root, region, given, result)
+        lines = body(self.root, region, given, result, lambda node: self.subject.shape(node, mode))
         return [f"def forward(self, {self._signature(path, region)}):", *(INDENT + line for line in lines)]
 
     def _signature(self, path: str, region: Region) -> str:
@@ -165,8 +172,18 @@ def regions_by_path(region: Region) -> dict[str, Region]:
     return found
 
 
-def source(root: nn.Module, graphs: Mapping[str, fx.Graph], regions: Mapping[str, Region]) -> str:
-    """The classes of a module as text, the module's own last."""
-    results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in graphs.items()}
-    classes = Classes(root, {mode: regions_by_path(one) for mode, one in regions.items()}, results)
-    return wrapped(classes.text())
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class in the source."""
+    return re.sub(r"\W", "", type(module).__name__)
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "\n".join(f"{INDENT}{line}".rstrip() for line in lines)
+
+
+def classes_of(subject: Traced) -> Classes:
+    """The classes of a module with graphs down to torch's own modules."""
+    whole = {mode: regions(subject.root, graph) for mode, graph in subject.graphs.items()}
+    results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in subject.graphs.items()}
+    by_path = {mode: regions_by_path(one) for mode, one in whole.items()}
+    return Classes(subject, by_path, results)

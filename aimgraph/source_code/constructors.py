@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from aimgraph.errors import PlanError
+from aimgraph.runtime import plain_convs
+from aimgraph.source_code import plain
 
 
 def is_of_torch(module: nn.Module) -> bool:
@@ -15,8 +17,18 @@ def is_of_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
+def is_kept(module: nn.Module) -> bool:
+    """Whether a module's class is torch's own, or one that a source has a copy of."""
+    return is_of_torch(module) or type(module).__module__ in (plain.__name__, plain_convs.__name__)
+
+
+def is_list(module: nn.Module) -> bool:
+    """Whether a module does nothing but hold others, or call them one after the other."""
+    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
 def constructor(module: nn.Module) -> str:
-    """``nn.Conv2d(3, 8, 3, padding=1)`` for a module of torch.
+    """``nn.Conv2d(3, 8, 3, padding=1)`` for a module of torch, or of a class that a source has a copy of.
 
     Arguments that have their default value are left out; those without a default stand by position.
 
@@ -26,7 +38,8 @@ def constructor(module: nn.Module) -> str:
     kind = type(module)
     given = _arguments(module)
     text = [value if name == "" else f"{name}={value}" for name, value in given]
-    return f"nn.{kind.__name__}({', '.join(text)})"
+    place = "nn." if is_of_torch(module) else ""
+    return f"{place}{kind.__name__}({', '.join(text)})"
 
 
 def _arguments(module: nn.Module) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Nodes of a graph as expressions of Python."""
 
 import builtins
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from aimgraph.errors import PlanError
 from aimgraph.runtime.inplace import INPLACE
+from aimgraph.source_code.copied import FUNCTIONS
 
 _INFIX = {
     **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
@@ -37,13 +39,15 @@ def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node
         PlanError: It calls a function that is not of torch.
     """
     args = [text(value, names) for value in node.args]
-    kwargs = [f"{key}={text(value, names)}" for key, value in node.kwargs.items()]
+    kwargs = [f"{key}={text(value, names)}" for key, value in node.kwargs.items() if not _is_default(node, key, value)]
     target: Any = node.target
     if node.op == "get_attr":
         return attribute(root, path, str(target))
     if node.op == "call_module":
         return f"{attribute(root, path, str(target))}({', '.join([*args, *kwargs])})"
     if node.op == "call_method":
+        if target in _SIZES and len(node.args) == 2 and isinstance(node.args[1], list | tuple):
+            args = [args[0], *(text(value, names) for value in node.args[1])]
         return f"{args[0]}.{target}({', '.join([*args[1:], *kwargs])})"
     if target in _INFIX and len(args) == 2 and not kwargs:
         return f"{args[0]} {_INFIX[target]} {args[1]}"
@@ -58,6 +62,18 @@ def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node
     return f"{function_name(target)}({', '.join([*args, *kwargs])})"
 
 
+_SIZES = ("reshape", "view", "permute", "expand", "repeat")
+"""Methods that take sizes or axes one by one."""
+
+
+def _is_default(node: fx.Node, keyword: str, value: Any) -> bool:
+    """Whether a function does the same without an argument."""
+    if not inspect.isfunction(node.target) or isinstance(value, fx.Node):
+        return False
+    parameter = inspect.signature(node.target).parameters.get(keyword)
+    return parameter is not None and type(parameter.default) is type(value) and bool(parameter.default == value)
+
+
 def function_name(function: Callable[..., Any]) -> str:
     """``F.relu``, ``torch.cat``, ``int``.
 
@@ -65,6 +81,8 @@ def function_name(function: Callable[..., Any]) -> str:
         PlanError: It is not of torch.
     """
     name = getattr(function, "__name__", str(function))
+    if FUNCTIONS.get(name) is function:
+        return name
     for place, module in (("torch.", torch), ("F.", F), ("", builtins)):
         if getattr(module, name, None) is function:
             return place + name

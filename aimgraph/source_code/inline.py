@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from aimgraph.compiler.graph_data import owner_of
 from aimgraph.compiler.node_keys import OWNER
 from aimgraph.compiler.program import Program
 from aimgraph.errors import PlanError
+from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
+from aimgraph.source_code.owners import NAMED
 from aimgraph.torch_private import asserted, tree_map
 from aimgraph.tracing.frontend import build_program
 
@@ -31,32 +34,87 @@ class Alone(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module gives."""
+    def forward(self, lead: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives; `lead` has as many samples as the batch, which not all arguments need to have."""
         return self.inner(*args, **kwargs)
 
 
-def inlined(program: Program, kept: Kept) -> dict[str, fx.Graph]:
-    """The graphs of a program for train and for eval mode, with every module entered that is not kept.
+@dataclass
+class Traced:
+    """A module as graphs.
+
+    Attributes:
+        root: Owner of the modules and tensors.
+        graphs: ``train`` and ``eval``.
+        values: What the nodes of each give, on fake tensors.
+        batch: How many samples the inputs have there.
+        opaque: Paths of modules that can't be traced, and stay calls.
+        grad: Whether its forward differentiates, and runs with gradients recorded only.
+    """
+
+    root: nn.Module
+    graphs: dict[str, fx.Graph]
+    values: dict[str, dict[fx.Node, Any]]
+    batch: int
+    opaque: set[str] = field(default_factory=set)
+    grad: bool = False
+
+    def shape(self, node: fx.Node, mode: str) -> str:
+        """``[B, 64, 56, 56]``, what a node gives; empty where that is no tensor."""
+        value = self.values[mode].get(node)
+        if not isinstance(value, Tensor):
+            return ""
+        return f"[{', '.join('B' if size == self.batch else str(size) for size in value.shape)}]"
+
+
+def traced(program: Program, *, imports: bool, at: str = "") -> Traced:
+    """Copies of the graphs of a program, for both modes.
 
     Args:
         program: It is not changed.
+        imports: Whether parts that can't be traced may stay calls.
+        at: Path of the module that is traced alone, if it is.
+
+    Raises:
+        PlanError: A part of it can't be traced, and may not stay a call.
+    """
+    made = Traced(program.root, {}, {}, program.signature.batch, grad=program.signature.grad)
+    for path, part in program.signature.opaque.items():
+        if not imports or path == OPAQUE_BASE:
+            there = at if path == OPAQUE_BASE else _below(at, path, "inner" if at else "")
+            raise no_source(there or "the model", part.reason)
+        made.opaque.add(path)
+    for mode in ("train", "eval"):
+        name = mode if mode in program.graphs else "both"
+        made.graphs[mode], made.values[mode] = _copied(program.graphs[name], program.runs[name].values)
+    return made
+
+
+def no_source(where: str, reason: str) -> PlanError:
+    """The error of a part that can't be traced."""
+    return PlanError(
+        f"{where} can't be traced, and what can't be has no source: {reason}; the class of a part without a memory may "
+        "be imported instead: aimgraph.to_source(..., imports=True)"
+    )
+
+
+def inline(subject: Traced, kept: Kept, parts: Mapping[nn.Module, Traced], *, imports: bool) -> None:
+    """Enter every module that is not kept, in the graphs of both modes.
+
+    Args:
+        subject: Its graphs are edited.
         kept: Which modules stay calls.
+        parts: Modules whose graphs are known.
+        imports: Whether parts that can't be traced may stay calls.
 
     Raises:
         PlanError: A part can't be traced.
         TraceError: The forward of such a module can't be traced.
     """
-    for path, part in program.signature.opaque.items():
-        raise PlanError(f"{path} can't be traced, and what can't be has no source: {part.reason}")
-    made: dict[str, fx.Graph] = {}
-    for mode in ("train", "eval"):
-        name = mode if mode in program.graphs else "both"
-        graph, values = _copied(program.graphs[name], program.runs[name].values)
-        _inline_all(program.root, graph, values, train=mode == "train", kept=kept)
+    inliner = _Inliner(kept, parts, imports)
+    for mode, graph in subject.graphs.items():
+        inliner.all(subject, mode)
         without_questions(graph)
-        made[mode] = graph
-    return made
 
 
 def _copied(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> tuple[fx.Graph, dict[fx.Node, Any]]:
@@ -67,15 +125,68 @@ def _copied(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> tuple[fx.Graph, d
     return made, {stands[node]: values[node] for node in graph.nodes if node in values}
 
 
-def _inline_all(root: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], *, train: bool, kept: Kept) -> None:
-    """Enter what is not kept, in place; the values of new nodes are added."""
-    for node in list(graph.nodes):
-        node.meta[OWNER] = owner_of(node) or ""
-        if node.op != "call_module":
-            continue
-        module = root.get_submodule(str(node.target))
-        if not kept(module):
-            _inline(graph, node, module, values, train=train, kept=kept)
+@dataclass(frozen=True)
+class _Inliner:
+    kept: Kept
+    parts: Mapping[nn.Module, Traced]
+    imports: bool
+
+    def all(self, subject: Traced, mode: str) -> None:
+        """Enter what is not kept, in place; the values of new nodes are added."""
+        for node in list(subject.graphs[mode].nodes):
+            node.meta[OWNER] = owner_of(node) or ""
+            if node.op == "call_module" and node.target not in subject.opaque:
+                module = subject.root.get_submodule(str(node.target))
+                if not self.kept(module):
+                    self._enter(subject, node, module, mode)
+
+    def _enter(self, subject: Traced, node: fx.Node, module: nn.Module, mode: str) -> None:
+        """Replace a call by the nodes of the module's own graph."""
+        known, path = self.parts.get(module), str(node.target)
+        start = "" if known is not None else "inner"
+        known = self._alone(subject, node, module, mode) if known is None else known
+        self.all(known, mode)
+        subject.opaque |= {_below(path, one, start) for one in known.opaque}
+        graph, values, gave = subject.graphs[mode], subject.values[mode], known.values[mode]
+        stands = _given(node, known.graphs[mode], int(bool(start)))
+        with graph.inserting_before(node):
+            for one in known.graphs[mode].nodes:
+                if one.op == "placeholder":
+                    continue
+                if one.op == "output":
+                    _end(node, fx.map_arg(one.args[0], lambda last: stands[last]))
+                    break
+                made = stands[one] = graph.node_copy(one, lambda used: stands[used])
+                values[made] = gave[one]
+                if one.op in ("call_module", "get_attr"):
+                    made.target = _below(path, str(one.target), start)
+                made.meta[OWNER] = _below(path, str(one.meta[OWNER]), start)
+        graph.erase_node(node)
+
+    def _alone(self, subject: Traced, node: fx.Node, module: nn.Module, mode: str) -> Traced:
+        """The graphs of a module for what a call gives it."""
+        values = subject.values[mode]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: _example(values[one]))
+        inputs = ((torch.zeros(subject.batch), *args), dict(kwargs))
+        program = build_program(Alone(module), inputs, (), share=True, enter=("", "inner"))
+        return traced(program, imports=self.imports, at=str(node.target))
+
+
+def _end(call: fx.Node, gives: Any) -> None:
+    """Have what a call's graph gives stand for it."""
+    if NAMED in call.meta and isinstance(gives, fx.Node):
+        gives.meta[NAMED] = call.meta[NAMED]
+    call.replace_all_uses_with(gives)
+
+
+def _given(call: fx.Node, inner: fx.Graph, skip: int) -> dict[fx.Node, Any]:
+    """The inputs of a graph, but for the first ones -> what a call gives it."""
+    places = list(inner.find_nodes(op="placeholder"))[skip:]
+    names = [str(place.target) for place in places]
+    if all(name in names for name in call.kwargs):
+        given = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
+        return {place: given.get(name, *place.args) for place, name in zip(places, names, strict=True)}
+    return dict(zip(places, (*call.args, *call.kwargs.values()), strict=False))
 
 
 def without_questions(graph: fx.Graph) -> None:
@@ -84,7 +195,7 @@ def without_questions(graph: fx.Graph) -> None:
         if node.users or node.op in ("output", "placeholder"):
             continue
         target: Any = node.target
-        of_sizes = target in ("size", "dim") or getattr(target, "__module__", "") == "_operator"
+        of_sizes = target in ("size", "dim", "stride") or getattr(target, "__module__", "") == "_operator"
         plain = node.op == "get_attr" or (of_sizes and target not in _WRITES)
         if target in (guard, constant, asserted, getattr) or plain:
             graph.erase_node(node)
@@ -93,37 +204,11 @@ def without_questions(graph: fx.Graph) -> None:
 _WRITES = (operator.setitem, operator.delitem, *INPLACE)
 
 
-def _inline(
-    graph: fx.Graph, node: fx.Node, module: nn.Module, values: dict[fx.Node, Any], *, train: bool, kept: Kept
-) -> None:
-    """Replace a call by the nodes of the module's own graph."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: _example(values[one]))
-    program = build_program(Alone(module), (tuple(args), dict(kwargs)), (), share=True, enter=("", "inner"))
-    name = "both" if "both" in program.graphs else "train" if train else "eval"
-    inner = program.graphs[name]
-    gave = dict(program.runs[name].values)
-    _inline_all(program.root, inner, gave, train=train, kept=kept)
-    given = iter((*node.args, *node.kwargs.values()))
-    stands: dict[fx.Node, Any] = {one: next(given, None) for one in inner.find_nodes(op="placeholder")}
-    path = str(node.target)
-    with graph.inserting_before(node):
-        for one in inner.nodes:
-            if one.op == "placeholder":
-                continue
-            if one.op == "output":
-                node.replace_all_uses_with(fx.map_arg(one.args[0], lambda ended: stands[ended]))
-                break
-            made = stands[one] = graph.node_copy(one, lambda used: stands[used])
-            values[made] = gave[one]
-            if one.op in ("call_module", "get_attr"):
-                made.target = _below(path, str(one.target))
-            made.meta[OWNER] = _below(path, str(one.meta[OWNER]))
-    graph.erase_node(node)
-
-
-def _below(path: str, inner: str) -> str:
-    """``inner.act`` of a module that stands alone -> ``layer1.norm.act``."""
-    return path + inner.removeprefix("inner")
+def _below(path: str, inner: str, start: str) -> str:
+    """``inner.act`` of a module that stands alone as ``inner`` -> ``layer1.norm.act``."""
+    if start and (inner == start or inner.startswith(f"{start}.")):
+        inner = inner.removeprefix(start).removeprefix(".")
+    return f"{path}.{inner}".strip(".")
 
 
 def _example(value: Any) -> Any:

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 WIDTH = 120
 """Of a line, as in this repository."""
 
+MARK = "\ue000"
+"""Stands between a line and its comment."""
+
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 
 

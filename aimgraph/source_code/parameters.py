@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from aimgraph.source_code.copied import NAMES
+from aimgraph.source_code.layout import MARK, WIDTH
+
 NUMBER = re.compile(r"(?<![\w.@\"])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w@\"])")
 """A number that is no part of a name, a string, or the call of a class."""
 
@@ -23,11 +26,13 @@ class Skeleton:
         parts: Their text, cut at the numbers.
         name: What they are called.
         seen: The numbers of each of them.
+        comments: What stands behind the `MARK` of each line, if it is the same in all of them.
     """
 
     parts: tuple[str, ...]
     name: str
     seen: list[tuple[str, ...]] = field(default_factory=list)
+    comments: list[str] | None = None
 
     @property
     def columns(self) -> dict[int, int]:
@@ -56,12 +61,15 @@ class Skeletons:
 
     def call(self, code: str, name: str) -> str:
         """Note a class; how another one calls it."""
+        code, comments = without_comments(code)
         parts, numbers = tuple(NUMBER.split(code)), tuple(NUMBER.findall(code))
         number = self.found.setdefault(parts, len(self.all))
         if number == len(self.all):
-            taken = {one.name for one in self.all}
+            taken = NAMES | {one.name for one in self.all}
             self.all.append(Skeleton(parts, next(one for one in _numbered(name) if one not in taken)))
         skeleton = self.all[number]
+        known = comments if skeleton.comments is None else skeleton.comments
+        skeleton.comments = [one if one == other else "" for one, other in zip(known, comments, strict=True)]
         if numbers not in skeleton.seen:
             skeleton.seen.append(numbers)
         return f"@{number}@({', '.join(numbers)})"
@@ -72,7 +80,8 @@ class Skeletons:
         for skeleton in self.all:
             names.append(_named(skeleton, self.all, names))
             filled = _filled(skeleton, names[-1])
-            yield skeleton.name, self.resolved(_with_arguments(filled, names[-1]))
+            text = self.resolved(_with_arguments(filled, names[-1]))
+            yield skeleton.name, with_comments(text, skeleton.comments or [])
 
     def resolved(self, text: str) -> str:
         """A text with classes called by name, and with the arguments that they take."""
@@ -83,6 +92,25 @@ class Skeletons:
             return f"{skeleton.name}({', '.join(given[place] for place in skeleton.arguments)})"
 
         return _CALL.sub(called, text)
+
+
+def without_comments(code: str) -> tuple[str, list[str]]:
+    """A text with a `MARK` in the place of each comment, and the comments."""
+    pairs = [line.partition(MARK) for line in code.split("\n")]
+    return "\n".join(line + mark for line, mark, _ in pairs), [comment for _, mark, comment in pairs if mark]
+
+
+def with_comments(text: str, comments: Sequence[str]) -> str:
+    """A text with comments in the place of each `MARK`, where there is one and room for it."""
+    left, lines = iter(comments), list[str]()
+    for line in text.split("\n"):
+        comment = f"  # {next(left)}" if MARK in line else ""
+        line = line.removesuffix(MARK)
+        lines.append(line + comment if len(comment) > _BARE and len(line + comment) <= WIDTH else line)
+    return "\n".join(lines)
+
+
+_BARE = len("  # ")
 
 
 def _filled(skeleton: Skeleton, names: Mapping[int, str]) -> str:
@@ -137,6 +165,8 @@ def _word(before: str, known: Sequence[Skeleton], names: Sequence[Mapping[int, s
 
 _WORDS = (
     ("nn.Conv", ("inputs", "outputs", "kernel_size")),
+    ("FewPlacesConv", ("channels", "outputs", "kernel_size")),
+    ("PointwiseConv", ("channels", "outputs", "kernel_size")),
     ("nn.Linear", ("inputs", "outputs")),
     ("nn.BatchNorm", ("channels",)),
     ("nn.LayerNorm", ("channels",)),

@@ -27,6 +27,7 @@ from aimgraph.zoo_check.manifest import Entry, example, is_images
 from aimgraph.zoo_check.numeric import GRADIENTS, compare
 from aimgraph.zoo_check.onnx import export
 from aimgraph.zoo_check.rows import BASE, CRASHED, FAILED, PASSED, REFUSED, Row
+from aimgraph.zoo_check.source import source_problem
 from aimgraph.zoo_check.widen import WIDER, widen_problem
 
 
@@ -37,7 +38,7 @@ def check(entry: Entry, level: str) -> Row:
         entry: The model.
         level: ``structure``: transform it on the meta device and account for every layer;
             ``numeric``: compute with it; ``onnx``: export it and compare; ``widen``: give it half as many parameters
-            more, and compare.
+            more, and compare; ``source``: write its source, and compare in a process without aimgraph.
     """
     started = time.perf_counter()
     with warnings.catch_warnings(action="ignore"):
@@ -124,9 +125,19 @@ def _widen(entry: Entry) -> Row:
     return replace(row, reason=_line(problem or f"{plan.factor:.2f} x the parameters{compared}"))
 
 
+def _source(entry: Entry) -> Row:
+    model, inputs = small_model(entry)
+    aim, seconds = _transformed(entry, model, inputs, start="drawn")
+    record = record_of(aim)
+    problem = source_problem(aim, inputs or record.inputs, grad=record.grad)
+    if problem:
+        return Row(entry.called, "source", FAILED, reason=_line(problem))
+    return _account(entry, "source", aim, seconds)
+
+
 _RUN: dict[str, Callable[[Entry], Row]] = {
     **{"structure": _structure, "numeric": _numeric, "onnx": _onnx},
-    "widen": _widen,
+    **{"widen": _widen, "source": _source},
 }
 
 

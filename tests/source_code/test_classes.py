@@ -2,44 +2,31 @@
 
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aimgraph.api.to_source import imported, to_source
 from aimgraph.errors import PlanError
 from aimgraph.models_zoo.loader import load_model
-from aimgraph.source_code.classes import source
-from aimgraph.source_code.constructors import is_of_torch
-from aimgraph.source_code.inline import inlined
-from aimgraph.source_code.regions import regions
-from aimgraph.tracing.frontend import build_program
+from aimgraph.source_code.package import source_of
+from aimgraph.source_code.subject import subject_of
 from tests.widen.nets import NETS
 
 NETWORKS = ["torchvision/resnet18", "timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"]
 
-HEAD = """
-from collections import OrderedDict
-import torch
-from torch import nn
-from torch.nn import functional as F
-"""
-
 
 def written(model: nn.Module, x: Tensor) -> str:
-    program = build_program(model, ((x,), {}), (), share=True)
-    graphs = inlined(program, is_of_torch)
-    return source(program.root, graphs, {mode: regions(program.root, graph) for mode, graph in graphs.items()})
+    return source_of(subject_of(model, ((x,), {}))).model
 
 
-def made(model: nn.Module, x: Tensor) -> nn.Module:
-    """The module that the source of a model makes, with the model's weights."""
-    names: dict[str, Any] = {}
-    exec(HEAD + written(model, x), names)
-    module: nn.Module = names[type(model).__name__]()
-    module.load_state_dict(model.state_dict())
+def made(model: nn.Module, x: Tensor, folder: Path) -> nn.Module:
+    """The module that the source of a model gives."""
+    to_source(model, folder / "source", x)
+    module: nn.Module = imported(folder / "source").load()
     return module
 
 
@@ -93,9 +80,9 @@ class Net(nn.Module):
 X = torch.randn(2, 3, 8, 8)
 
 
-def test_blocks_norms_of_others_modes_and_names() -> None:
+def test_blocks_norms_of_others_modes_and_names(tmp_path: Path) -> None:
     model = Net()
-    check_same(model, made(model, X), X)
+    check_same(model, made(model, X, tmp_path), X)
 
 
 def test_it_reads_as_a_person_would_write_it() -> None:
@@ -106,10 +93,10 @@ def test_it_reads_as_a_person_would_write_it() -> None:
     assert (
         """
     def forward(self, x):
-        y = self.conv(x)
-        y = self.norm(y)
-        y = y * self.scale
-        x = self.skip(x)
+        y = self.conv(x)  # [B, 4, 8, 8]
+        y = self.norm(y)  # [B, 4, 8, 8]
+        y = y * self.scale  # [B, 4, 8, 8]
+        x = self.skip(x)  # [B, 4, 8, 8]
         return y + x
 """
         in text
@@ -119,17 +106,17 @@ def test_it_reads_as_a_person_would_write_it() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if name not in ("weight norm", "tokens")])
-def test_networks_in_which_channels_meet(name: str) -> None:
+def test_networks_in_which_channels_meet(name: str, tmp_path: Path) -> None:
     make, shape, _ = NETS[name]
     model, x = make(), torch.randn(3, *shape)
-    check_same(model, made(model, x), x)
+    check_same(model, made(model, x, tmp_path), x)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_of_libraries(name: str) -> None:
+def test_networks_of_libraries(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = load_model(name), torch.randn(2, 3, 160 if "test" in name else 64, 160 if "test" in name else 64)
-    check_same(model, made(model, x), x)
+    check_same(model, made(model, x, tmp_path), x)
 
 
 def test_what_cannot_be_traced_is_refused() -> None:
@@ -150,11 +137,9 @@ def test_functions_of_others_are_refused() -> None:
     def odd(x: Tensor) -> Tensor:
         return x * 2
 
-    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-    program = build_program(model, ((torch.randn(2, 3),), {}), (), share=True)
-    graphs = inlined(program, is_of_torch)
-    for graph in graphs.values():
+    subject = subject_of(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), ((torch.randn(2, 3),), {}))
+    for graph in subject.graphs.values():
         node = next(iter(graph.find_nodes(op="call_module", target="1")))
         node.op, node.target = "call_function", odd
     with pytest.raises(PlanError, match=r"odd is not a function of torch: it can't be written as source"):
-        source(program.root, graphs, {mode: regions(program.root, graph) for mode, graph in graphs.items()})
+        source_of(subject)

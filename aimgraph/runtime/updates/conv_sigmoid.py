@@ -52,7 +52,9 @@ class ConvSigmoid(Update):
     def heads(self, memory: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """[B, N] in (row, column, channel) order per head."""
         view = fit(read_view(memory, self.spec, self.view), features, channel_axis=1, batch_axis=0)
-        hidden = self.hidden(torch.cat([features, view.expand(features.shape[0], *view.shape[1:])], dim=1))
+        hidden = self.hidden(
+            torch.cat([features, view.expand(features.shape[0], *[-1] * (len(self.spec.grid) + 1))], dim=1)
+        )
         if hidden.dim() > 2:
             hidden = _pool(hidden, self.shape)
         out = self.head(hidden)

@@ -1,0 +1,141 @@
+"""A module of any kind as graphs of torch's own modules and functions."""
+
+from typing import Any
+
+from torch import fx, nn
+
+from aimgraph.compiler.graph_data import plain_copy
+from aimgraph.copies import copy_module
+from aimgraph.emit.folded_module import FoldedModule
+from aimgraph.emit.module import AimModule
+from aimgraph.emit.parts import replace_module, with_own_forwards
+from aimgraph.emit.record import record_of
+from aimgraph.emit.settled import settled
+from aimgraph.fake.leftovers import Outside
+from aimgraph.fake.run import FakeRun
+from aimgraph.fake.tensors import quiet
+from aimgraph.inputs.arguments import Arguments, bound_arguments
+from aimgraph.inputs.batch import batch_size, device_of, random_inputs
+from aimgraph.source_code.constructors import is_kept
+from aimgraph.source_code.inline import Traced, inline, traced
+from aimgraph.source_code.memories import Lowering, setattr_tensor
+from aimgraph.tracing.frontend import build_program
+
+
+def subject_of(module: nn.Module, inputs: Arguments | None, *, imports: bool = False) -> Traced:
+    """The graphs of a copy of a module, in which memories are parts of the modules that read them.
+
+    Args:
+        module: It is not changed.
+        inputs: (args, kwargs); those of the transform by default.
+        imports: Whether parts that can't be traced may stay calls.
+
+    Raises:
+        PlanError: A part has no source.
+    """
+    whole = copy_module(with_own_forwards(module)).train()
+    if isinstance(whole, AimModule | FoldedModule):
+        subject, parts = lowered(whole, inputs), dict[nn.Module, Traced]()
+    else:
+        assert inputs is not None
+        subject, parts = _around_parts(whole, inputs, imports)
+    inline(subject, is_kept, parts, imports=imports)
+    for graph in subject.graphs.values():
+        _register_constants(subject.root, graph)
+    return subject
+
+
+class _Stand(nn.Module):
+    """Stands for a part whose graphs are known: what has no layer of its own is not entered."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.aim_borrowed = (part,)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.aim_borrowed[0](*args, **kwargs)
+
+
+def _around_parts(whole: nn.Module, inputs: Arguments, imports: bool) -> tuple[Traced, dict[nn.Module, Traced]]:
+    """A model in which parts may be transformed or folded, and the graphs of these."""
+    known = {path: one for path, one in whole.named_modules() if isinstance(one, AimModule | FoldedModule)}
+    for part in known.values():
+        replace_module(whole, part, _Stand(part))
+    subject, parts = traced(build_program(whole, inputs, (), share=True), imports=imports), {}
+    for path, part in known.items():
+        found = lowered(part, None)
+        replace_module(subject.root, subject.root.get_submodule(path), found.root)
+        parts[found.root] = found
+    return subject, parts
+
+
+def lowered(part: AimModule | FoldedModule, inputs: Arguments | None) -> Traced:
+    """The graphs of a transformed or folded module without ``aim``."""
+    asked, graphs, root = _graphs_of(part)
+    grad = isinstance(root, AimModule) and record_of(root).grad
+    lowering = Lowering(root)
+    with quiet(), Outside(root).kept():
+        batch, runs = _runs(root, inputs or asked, graphs, grad=grad)
+        for mode, graph in graphs.items():
+            lowering.rewrite(graph, runs[mode].values)
+        lowering.finish()
+        for mode, graph in graphs.items():
+            runs[mode].run(graph)
+    return Traced(root, graphs, {mode: dict(run.values) for mode, run in runs.items()}, batch, grad=grad)
+
+
+def _runs(
+    root: nn.Module, inputs: Arguments, graphs: dict[str, fx.Graph], *, grad: bool
+) -> tuple[int, dict[str, FakeRun]]:
+    """What the nodes of graphs give, at a batch size that is not likely to be another size, too, if it runs at that."""
+    own = batch_size(inputs)
+    for batch in (*_UNLIKELY, own):
+        sample = random_inputs(inputs, batch, seed=0, device=device_of(root), own=True)
+        runs = {mode: FakeRun(root, bound_arguments(root, sample), train=mode == "train", grad=grad) for mode in graphs}
+        try:
+            for mode, graph in graphs.items():
+                runs[mode].run(graph)
+        except Exception:  # whatever the base's own code raises at a batch size that it does not take
+            if batch == own:
+                raise
+            continue
+        return batch, runs
+    raise AssertionError("it ran, or not")
+
+
+_UNLIKELY = (13, 11)
+"""Batch sizes."""
+
+
+def _graphs_of(part: Any) -> tuple[Arguments, dict[str, fx.Graph], nn.Module]:
+    """Example inputs, graphs for both modes, and their root."""
+    if isinstance(part, FoldedModule):
+        _give_classes(part)
+        return part._aim_inputs, {mode: plain_copy(part._graph) for mode in ("train", "eval")}, part
+    root = settled(part)
+    record = record_of(root)
+    graphs, kind = record.graphs, "aim" if record.enabled else "base"
+    chosen = {"train": "eval" if record.frozen else "train", "eval": "eval"}
+    found = {mode: graphs.get(f"{kind}.{name}") or graphs[f"{kind}.both"] for mode, name in chosen.items()}
+    return record.inputs, {mode: plain_copy(graph) for mode, graph in found.items()}, root
+
+
+def _give_classes(folded: FoldedModule) -> None:
+    """Put modules with a class, or lists of modules, where torch.fx has put bare ones."""
+    torch_own = {kind.__name__: kind for kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict)}
+    for path, (module, name) in vars(folded).get("_aim_classes", {}).items():
+        bare = folded.get_submodule(path)
+        kind = torch_own.get(name) if module.startswith("torch.nn.") else None
+        if type(bare) is nn.Module and type(bare) is not kind:
+            bare.__class__ = kind or type(name, (nn.Module,), {"__module__": module})
+
+
+def _register_constants(root: nn.Module, graph: fx.Graph) -> None:
+    """Let tensors that are attributes of a module be buffers of it."""
+    for node in graph.find_nodes(op="get_attr"):
+        owner, _, name = str(node.target).rpartition(".")
+        module = root.get_submodule(owner)
+        if name not in module._parameters and name not in module._buffers:
+            value = getattr(module, name)
+            delattr(module, name)
+            setattr_tensor(module, name, value)
