@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from aimgraph.source_code.constructors import constructor, is_kept
-from aimgraph.source_code.expressions import text
+from aimgraph.source_code.expressions import is_named_tuple, text
 from aimgraph.source_code.forwards import body, input_names
 from aimgraph.source_code.inline import Traced
 from aimgraph.source_code.members import modes, ties
@@ -67,7 +68,9 @@ class Classes:
         else:
             self._class("", module)
         texts = [f"class {name}(nn.Module):\n{code}" for name, code in self.written.texts()]
-        return "\n\n\n".join([*texts, *([last] if last else [])])
+        graphs = self.subject.graphs.values()
+        kinds = dict.fromkeys(kind for graph in graphs for node in graph.nodes for kind in _named_tuples(node))
+        return "\n\n\n".join([*map(_named_tuple, kinds), *texts, *([last] if last else [])])
 
     def _called(self) -> set[str]:
         return {path for regions in self.forwards.values() for path in regions}
@@ -113,15 +116,14 @@ class Classes:
         texts = {mode: self._lines(path, mode, region) for mode, region in found.items()}
         if not texts:
             return
-        if len({tuple(lines) for lines in texts.values()}) == 1 and len(texts) == len(self.forwards):
+        if len({tuple(lines) for lines in texts.values()}) == 1:
             yield from ("", *next(iter(texts.values())))
             return
         first = next(iter(found.values()))
         given = ", ".join(self._given(path, first))
         yield ""
         yield f"def forward(self, {self._signature(path, first)}):"
-        if "train" in texts and "eval" in texts:
-            yield f"{INDENT}return self._train({given}) if self.training else self._eval({given})"
+        yield f"{INDENT}return self._train({given}) if self.training else self._eval({given})"
         for mode, lines in texts.items():
             yield ""
             yield lines[0].replace("def forward(", f"def _{mode}(")
@@ -175,6 +177,23 @@ def regions_by_path(region: Region) -> dict[str, Region]:
 def class_name(module: nn.Module) -> str:
     """The name of a module's class in the source."""
     return re.sub(r"\W", "", type(module).__name__)
+
+
+def _named_tuples(node: fx.Node) -> Iterator[Any]:
+    """The classes of named tuples that a node makes, or has among its arguments."""
+    if is_named_tuple(node.target):
+        yield node.target
+    left: list[Any] = [*node.args, *node.kwargs.values()]
+    while left:
+        value = left.pop()
+        if is_named_tuple(type(value)):
+            yield type(value)
+        if isinstance(value, tuple | list | dict):
+            left += value.values() if isinstance(value, dict) else value
+
+
+def _named_tuple(kind: Any) -> str:
+    return f"class {kind.__name__}(NamedTuple):\n" + _indented(f"{name}: Any" for name in kind._fields)
 
 
 def _indented(lines: Iterable[str]) -> str:

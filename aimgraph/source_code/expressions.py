@@ -2,6 +2,7 @@
 
 import builtins
 import inspect
+import json
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -81,7 +82,7 @@ def function_name(function: Callable[..., Any]) -> str:
         PlanError: It is not of torch.
     """
     name = getattr(function, "__name__", str(function))
-    if FUNCTIONS.get(name) is function:
+    if FUNCTIONS.get(name) is function or is_named_tuple(function):
         return name
     for place, module in (("torch.", torch), ("F.", F), ("", builtins)):
         if getattr(module, name, None) is function:
@@ -92,6 +93,11 @@ def function_name(function: Callable[..., Any]) -> str:
     if owner.startswith("torch."):
         return f"{owner}.{name}"
     raise PlanError(f"{owner}.{name} is not a function of torch: it can't be written as source")
+
+
+def is_named_tuple(kind: object) -> bool:
+    """Whether something is the class of a named tuple, of which a source has a copy."""
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def attribute(root: nn.Module, path: str, target: str) -> str:
@@ -123,19 +129,35 @@ def text(value: Any, names: Mapping[fx.Node, str]) -> str:
     """An argument."""
     if isinstance(value, fx.Node):
         return names[value]
-    if (isinstance(value, tuple) and type(value) is tuple) or isinstance(value, torch.Size):
-        return f"({', '.join(text(item, names) for item in value)}{',' * (len(value) == 1)})"
+    if isinstance(value, tuple):
+        items = ", ".join(text(item, names) for item in value)
+        if is_named_tuple(type(value)):
+            return f"{type(value).__name__}({items})"
+        return f"({items}{',' * (len(value) == 1)})"
     if isinstance(value, list):
         return f"[{', '.join(text(item, names) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {text(item, names)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{text(key, names)}: {text(item, names)}' for key, item in value.items())}}}"
     if isinstance(value, slice):
         return f"slice({text(value.start, names)}, {text(value.stop, names)}, {text(value.step, names)})"
+    return _constant(value)
+
+
+def _constant(value: Any) -> str:
     if isinstance(value, torch.device):
         return f'torch.device("{value}")'
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return f'float("{value}")'
-    return f'"{value}"' if isinstance(value, str) else "..." if value is Ellipsis else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value)
+    if value is Ellipsis:
+        return "..."
+    if value is None or isinstance(value, _LITERALS):
+        return repr(value)
+    raise PlanError(f"a {type(value).__module__}.{type(value).__name__} can't be written as source: {value!r}")
+
+
+_LITERALS = (bool, int, float, complex, torch.dtype, torch.memory_format, torch.layout)
 
 
 def _index(value: Any, names: Mapping[fx.Node, str]) -> str:

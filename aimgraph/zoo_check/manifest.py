@@ -18,7 +18,7 @@ from aimgraph.inputs.arguments import Arguments
 from aimgraph.models_zoo.loader import load_model
 from aimgraph.zoo_check.rows import write_table
 
-LEVELS = ("structure", "numeric", "onnx", "widen")
+LEVELS = ("structure", "numeric", "onnx", "widen", "source")
 """What can be checked of a model, in the order of what it costs."""
 
 
