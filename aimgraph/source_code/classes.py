@@ -12,7 +12,7 @@ from aimgraph.source_code.constructors import constructor, is_kept
 from aimgraph.source_code.expressions import is_named_tuple, text
 from aimgraph.source_code.forwards import body, input_names
 from aimgraph.source_code.inline import Traced
-from aimgraph.source_code.members import modes, ties
+from aimgraph.source_code.members import layer_dtype, modes, ties, whole_dtype
 from aimgraph.source_code.parameters import Skeletons
 from aimgraph.source_code.regions import Region, is_chain, regions
 
@@ -52,8 +52,9 @@ class Classes:
         if path in self.subject.opaque:
             self.imported[type(module).__name__] = type(module).__module__
             return constructor(module)
+        dtype = layer_dtype(self.root, module)
         if is_kept(module) and (path not in self._called() or not any(module.children())):
-            return constructor(module)
+            return constructor(module) + (f".to({dtype})" if dtype else "")
         return self._class(path, module)
 
     def text(self) -> str:
@@ -63,7 +64,13 @@ class Classes:
         if isinstance(module, nn.Sequential) and self._is_sequence("", module):
             made = self._listed("nn.Sequential", "", module)
             inner = self.written.resolved(made.removeprefix("nn.Sequential(").removesuffix(")"))
-            lines = ["def __init__(self) -> None:", f"{INDENT}super().__init__({inner})", *ties(module), *modes(module)]
+            lines = [
+                "def __init__(self) -> None:",
+                f"{INDENT}super().__init__({inner})",
+                *ties(module),
+                *whole_dtype(module),
+                *modes(module),
+            ]
             last = f"class {class_name(module)}(nn.Sequential):\n" + _indented(lines)
         else:
             self._class("", module)
@@ -110,6 +117,7 @@ class Classes:
                 yield INDENT + own
         if not path:
             yield from ties(module)
+            yield from whole_dtype(module)
 
     def _forward(self, path: str) -> Iterator[str]:
         found = {mode: regions[path] for mode, regions in self.forwards.items() if path in regions}
@@ -122,7 +130,7 @@ class Classes:
         first = next(iter(found.values()))
         given = ", ".join(self._given(path, first))
         yield ""
-        yield f"def forward(self, {self._signature(path, first)}):"
+        yield f"def forward({self._signature(path, first)}):"
         yield f"{INDENT}return self._train({given}) if self.training else self._eval({given})"
         for mode, lines in texts.items():
             yield ""
@@ -136,13 +144,13 @@ class Classes:
         given = self._given(path, region)
         result = None if path else self.results[mode]
         lines = body(self.root, region, given, result, lambda node: self.subject.shape(node, mode))
-        return [f"def forward(self, {self._signature(path, region)}):", *(INDENT + line for line in lines)]
+        return [f"def forward({self._signature(path, region)}):", *(INDENT + line for line in lines)]
 
     def _signature(self, path: str, region: Region) -> str:
-        """The inputs, with what the root's are by default."""
+        """The module and the inputs, with what the root's are by default."""
         given = self._given(path, region)
         defaults = [f"={text(node.args[0], {})}" if not path and node.args else "" for node in region.inputs]
-        return ", ".join(name + default for name, default in zip(given, defaults, strict=True))
+        return ", ".join(["self", *(name + default for name, default in zip(given, defaults, strict=True))])
 
 
 _EMPTY = 2

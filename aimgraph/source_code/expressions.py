@@ -84,7 +84,7 @@ def function_name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", str(function))
     if FUNCTIONS.get(name) is function or is_named_tuple(function):
         return name
-    for place, module in (("torch.", torch), ("F.", F), ("", builtins)):
+    for place, module in (("F.", F), ("torch.", torch), ("", builtins)):
         if getattr(module, name, None) is function:
             return place + name
     owner = getattr(function, "__module__", None) or ""

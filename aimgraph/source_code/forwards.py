@@ -93,8 +93,8 @@ class _Body:
         """Whether an expression stands where it is used."""
         if item.op == "get_attr":
             self.names[item] = attribute(self.root, self.region.path, str(item.target))
-        elif NESTED in item.meta:
-            self.names[item] = self._call(item)
+        elif NESTED in item.meta and len(called := self._call(item)) <= _NESTED:
+            self.names[item] = called
         return item in self.names
 
     def _assign(self, item: "fx.Node | Region", gone: Sequence[fx.Node], used: Sequence[fx.Node]) -> None:
@@ -152,6 +152,10 @@ def of_sizes(node: fx.Node) -> bool:
         held = node.args[0]
         return isinstance(held, fx.Node) and of_sizes(held) and not isinstance(node.args[1], fx.Node)
     return (node.target is getattr and node.args[1] == "shape") or (node.target == "size" and node.op == "call_method")
+
+
+_NESTED = 80
+"""Columns of what stands inside another expression, at most."""
 
 
 def input_names(nodes: Sequence[fx.Node]) -> list[str]:

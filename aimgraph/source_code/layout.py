@@ -29,7 +29,8 @@ def _broken(line: str, ending: str = "") -> list[str]:
     opened, closed = found
     indent = " " * (len(line) - len(line.lstrip()))
     inner, items = f"{indent}    {line[opened + 1 : closed]}", list(_items(line[opened + 1 : closed]))
-    if len(inner) <= WIDTH and not inner.endswith(","):
+    literal = not (line[opened - 1].isalnum() or line[opened - 1] in "_)]")  # a tuple or list, and no call
+    if len(inner) <= WIDTH and not inner.endswith(",") and not literal:
         middle = [inner]
     else:
         middle = [part for item in items for part in _broken(f"{indent}    {item}", ",")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from aimgraph.runtime.layer_kinds import is_layer
@@ -46,6 +47,24 @@ def _assigned(root: nn.Module, path: str, other: str, kind: str) -> str:
     home = attribute(root, "", owner) if owner else "self"
     method = "add_module" if kind == "module" else f"register_{kind}"
     return f'{home}.{method}("{name}", {value})'
+
+
+def whole_dtype(root: nn.Module) -> Iterator[str]:
+    """The line that gives a module the dtype that all of it has; nothing where that is what it has anyway."""
+    found = _dtypes(root)
+    if len(found) == 1 and torch.float32 not in found:
+        yield f"{INDENT}self.to({found.pop()})"
+
+
+def layer_dtype(root: nn.Module, layer: nn.Module) -> str:
+    """The dtype of a layer, if it has one of its own."""
+    found, whole = _dtypes(layer), _dtypes(root)
+    return str(found.pop()) if len(found) == 1 < len(whole) and torch.float32 not in found else ""
+
+
+def _dtypes(module: nn.Module) -> set[torch.dtype]:
+    tensors = (*module.parameters(), *module.buffers())
+    return {one.dtype for one in tensors if one.is_floating_point() or one.is_complex()}
 
 
 def modes(root: nn.Module) -> Iterator[str]:

@@ -56,10 +56,11 @@ def _views(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     found, made = dict[fx.Node, fx.Node](), dict[fx.Node, fx.Node]()
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        if node.op == "call_module" and is_added(str(node.target)):
+        of_memory = bool(inputs) and all(one in made for one in inputs)
+        if node.op == "call_module" and is_added(str(node.target)) and ".views." not in str(node.target):
             if not is_read_path(str(node.target)) and not isinstance(root.get_submodule(str(node.target)), BiasMap):
                 made[node] = node
-        elif inputs and node.meta.get(OWNER) is None and node.op != "output" and all(one in made for one in inputs):
+        elif of_memory and node.meta.get(OWNER) is None and node.op != "output":
             made[node] = found[node] = made[inputs[0]]
     return found
 
@@ -86,7 +87,7 @@ def _owner(root: nn.Module, node: fx.Node, before: str, after: str) -> str:
         if not is_added(target):
             return target.rpartition(".")[0]
         if isinstance(module, Update):
-            return _common(before, after)
+            return owner_of_site(root, f"{_common(before, after)}.")
         site = module.sites[0] if isinstance(module, BiasMap) else target.partition(".reads.")[2]
         return owner_of_site(root, site) if site else ""
     if node.target is fit and len(node.args) > _SITE:

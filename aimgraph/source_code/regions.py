@@ -40,20 +40,33 @@ def regions(root: nn.Module, graph: fx.Graph) -> Region:
     is called where what it is given goes through its modules alone; its modules are, otherwise.
     """
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
-    made = _region(root, "", nodes)
+    made = _region(root, "", nodes, _in_parts(nodes))
     made.inputs = list(graph.find_nodes(op="placeholder"))
     return made
 
 
-def _region(root: nn.Module, path: str, nodes: Sequence[fx.Node]) -> Region:
-    runs = _runs(root, path, nodes)
-    often = [child for child, _ in runs if child is not None]
+def _in_parts(nodes: Sequence[fx.Node]) -> set[str]:
+    """Paths of modules whose nodes do not stand in one run."""
+    found, last = set[str](), dict[str, int]()
+    for place, node in enumerate(nodes):
+        names = str(node.meta[OWNER]).split(".")
+        for path in (".".join(names[:count]) for count in range(1, len(names) + 1)):
+            if last.get(path, place - 1) != place - 1:
+                found.add(path)
+            last[path] = place
+    return found
+
+
+def _region(root: nn.Module, path: str, nodes: Sequence[fx.Node], in_parts: set[str]) -> Region:
     items: list[fx.Node | Region] = []
-    for child, run in runs:
-        if child is None or often.count(child) > 1:
-            items += run if child is None else _spread(root, child, run)
+    for child, run in _runs(root, path, nodes):
+        if child is None:
+            items += run
             continue
-        inner = _region(root, child, run)
+        if child in in_parts:
+            items += _region(root, child, run, in_parts).items if _holds_others(root.get_submodule(child)) else run
+            continue
+        inner = _region(root, child, run, in_parts)
         _bound(inner)
         module = root.get_submodule(child)
         if isinstance(module, nn.Sequential) and not is_chain(inner, module):
@@ -61,11 +74,6 @@ def _region(root: nn.Module, path: str, nodes: Sequence[fx.Node]) -> Region:
         else:
             items.append(inner)
     return Region(path, items)
-
-
-def _spread(root: nn.Module, path: str, run: Sequence[fx.Node]) -> list["fx.Node | Region"]:
-    """The nodes of a module that is called in parts: modules below it may be whole."""
-    return list(run) if not _holds_others(root.get_submodule(path)) else _region(root, path, run).items
 
 
 def _holds_others(module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """A module of any kind as graphs of torch's own modules and functions."""
 
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self
 
 from torch import fx, nn
 
@@ -19,6 +20,7 @@ from aimgraph.inputs.batch import batch_size, device_of, random_inputs
 from aimgraph.source_code.constructors import is_kept
 from aimgraph.source_code.inline import Traced, inline, traced
 from aimgraph.source_code.memories import Lowering, setattr_tensor
+from aimgraph.torch_private import current_function_mode, function_mode_popped
 from aimgraph.tracing.frontend import build_program
 
 
@@ -51,9 +53,20 @@ class _Stand(nn.Module):
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
         self.aim_borrowed = (part,)
+        for number, parameter in enumerate(part.parameters()):
+            self.register_parameter(f"parameter{number}", parameter)
+        for number, buffer in enumerate(part.buffers()):
+            self.register_buffer(f"buffer{number}", buffer)
+
+    def train(self, mode: bool = True) -> Self:
+        self.aim_borrowed[0].train(mode)
+        return super().train(mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.aim_borrowed[0](*args, **kwargs)
+        with ExitStack() as watched:
+            while current_function_mode() is not None:  # nobody is to see layers in here
+                watched.enter_context(function_mode_popped())
+            return self.aim_borrowed[0](*args, **kwargs)
 
 
 def _around_parts(whole: nn.Module, inputs: Arguments, imports: bool) -> tuple[Traced, dict[nn.Module, Traced]]:
