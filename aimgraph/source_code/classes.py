@@ -74,7 +74,8 @@ class Classes:
             last = f"class {class_name(module)}(nn.Sequential):\n" + _indented(lines)
         else:
             self._class("", module)
-        texts = [f"class {name}(nn.Module):\n{code}" for name, code in self.written.texts()]
+        bases = {one.name: one.base for one in self.written.all}
+        texts = [f"class {name}({bases[name]}):\n{code}" for name, code in self.written.texts()]
         graphs = self.subject.graphs.values()
         kinds = dict.fromkeys(kind for graph in graphs for node in graph.nodes for kind in _named_tuples(node))
         return "\n\n\n".join([*map(_named_tuple, kinds), *texts, *([last] if last else [])])
@@ -99,19 +100,26 @@ class Classes:
     def _class(self, path: str, module: nn.Module) -> str:
         """How the class of a module is called."""
         init, forward = list(self._init(path, module)), list(self._forward(path))
-        lines = [*init, *forward] if len(init) > _EMPTY or not forward else forward[1:]
-        return self.written.call(_indented([*lines, *([] if path else modes(module))]), class_name(module))
+        lines = [*init, *forward] if init[1:] != _EMPTY or not forward else forward[1:]
+        base = "nn.Sequential" if isinstance(module, nn.Sequential) else "nn.Module"
+        return self.written.call(_indented([*lines, *([] if path else modes(module))]), class_name(module), base)
 
     def _init(self, path: str, module: nn.Module) -> Iterator[str]:
         yield "def __init__(self) -> None:"
-        yield f"{INDENT}super().__init__()"
+        members = list(module._modules)
+        if isinstance(module, nn.Sequential):
+            members = [name for name in members if not name.isdigit()]
+            given = [self.made(f"{path}.{name}".lstrip(".")) for name in module._modules if name not in members]
+            yield f"{INDENT}super().__init__({', '.join(_repeated(given))})"
+        else:
+            yield f"{INDENT}super().__init__()"
         for name, parameter in module._parameters.items():
             value = None if parameter is None else f"nn.Parameter({_empty(parameter)})"
             yield f"{INDENT}self.{name} = {value}"
         for name, buffer in module._buffers.items():
             yield f'{INDENT}self.register_buffer("{name}", {None if buffer is None else _empty(buffer)})'
-        for name, child in module._modules.items():
-            if child is not None:
+        for name in members:
+            if module._modules[name] is not None:
                 made = self.made(f"{path}.{name}".lstrip("."))
                 own = f"self.{name} = {made}" if name.isidentifier() else f'self.add_module("{name}", {made})'
                 yield INDENT + own
@@ -153,8 +161,8 @@ class Classes:
         return ", ".join(["self", *(name + default for name, default in zip(given, defaults, strict=True))])
 
 
-_EMPTY = 2
-"""Lines of a constructor that makes nothing."""
+_EMPTY = [f"{INDENT}super().__init__()"]
+"""What a constructor does that makes nothing."""
 
 
 def _repeated(made: list[str]) -> Iterator[str]:

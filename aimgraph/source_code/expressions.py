@@ -3,6 +3,7 @@
 import builtins
 import inspect
 import json
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -87,12 +88,22 @@ def function_name(function: Callable[..., Any]) -> str:
     for place, module in (("F.", F), ("torch.", torch), ("", builtins)):
         if getattr(module, name, None) is function:
             return place + name
+    if getattr(math, name, None) is function:
+        return f"math.{name}"
     owner = getattr(function, "__module__", None) or ""
     if getattr(F, name, None) is not None and owner.startswith("torch._C._nn"):
         return f"F.{name}"
-    if owner.startswith("torch."):
+    if owner.partition(".")[0] == "torch" and not owner.startswith("torch._"):
         return f"{owner}.{name}"
     raise PlanError(f"{owner}.{name} is not a function of torch: it can't be written as source")
+
+
+def context(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
+    """``torch.autocast("cpu", enabled=False)``, what a node enters."""
+    name, *args = node.args
+    given = [text(value, names) for value in args]
+    given += [f"{key}={text(value, names)}" for key, value in node.kwargs.items()]
+    return f"torch.{name}({', '.join(given)})"
 
 
 def is_named_tuple(kind: object) -> bool:
@@ -116,7 +127,7 @@ def attribute(root: nn.Module, path: str, target: str) -> str:
             found += f'["{name}"]'
         elif name.isidentifier():
             found += f".{name}"
-        elif isinstance(module, nn.Sequential | nn.ModuleList) and found != "self":
+        elif isinstance(module, nn.Sequential) or (isinstance(module, nn.ModuleList) and found != "self"):
             found += f"[{name}]"
         else:
             what = "parameter" if name in module._parameters else "buffer" if name in module._buffers else "submodule"

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from aimgraph.source_code.expressions import attribute, expression, text
+from aimgraph.runtime.regions import enter_context, leave_context
+from aimgraph.source_code.expressions import attribute, context, expression, text
 from aimgraph.source_code.layout import MARK
 from aimgraph.source_code.loops import Repeated, outputs_of, repeated
 from aimgraph.source_code.owners import IN_PLACE, NAMED, NESTED, WORDS
@@ -41,6 +42,7 @@ class _Body:
     names: dict[fx.Node, str]
     shape: Shape
     lines: list[str] = field(default_factory=list)
+    depth: int = 0
 
     def written(self) -> list[str]:
         """The lines, the last of which returns something."""
@@ -48,9 +50,9 @@ class _Body:
         _nest_sizes(items, left)
         done = 0
         for place, item in enumerate(items):
-            if place < done or (isinstance(item, fx.Node) and self._inside(item)):
+            if place < done or (isinstance(item, fx.Node) and (self._inside(item) or self._context(item))):
                 continue
-            if (run := repeated(self.root, items[place:])) and self._loop(run, place, left):
+            if (run := repeated(self.root, self.region.path, items[place:])) and self._loop(run, place, left):
                 done = place + len(run.items)
                 continue
             outputs = outputs_of(item)
@@ -79,7 +81,7 @@ class _Body:
         one = run.name if run.name not in self.names.values() else f"{run.name}_"
         given = ", ".join([name, *(self.names[other] for other in run.others)])
         where = attribute(self.root, self.region.path, run.container) + run.slice
-        self.lines.append(f"for {one} in {where}:")
+        self._put(f"for {one} in {where}:")
         self._line(f"    {name} = {one}({given})", run.values[1:])
         self.names = {node: kept for node, kept in self.names.items() if left.get(node, -1) > end}
         self.names[run.values[-1]] = name
@@ -87,7 +89,19 @@ class _Body:
 
     def _line(self, line: str, gives: Sequence[fx.Node]) -> None:
         shapes = set(map(self.shape, gives))
-        self.lines.append(f"{line}{MARK}{shapes.pop()}" if len(shapes) == 1 else line)
+        self._put(f"{line}{MARK}{shapes.pop()}" if len(shapes) == 1 else line)
+
+    def _context(self, item: fx.Node) -> bool:
+        """Whether a node begins or ends a ``with`` block."""
+        if item.target is enter_context:
+            self._put(f"with {context(item, self.names)}:")
+            self.depth += 1
+        elif item.target is leave_context:
+            self.depth -= 1
+        return item.target in (enter_context, leave_context)
+
+    def _put(self, line: str) -> None:
+        self.lines.append(f"{'    ' * self.depth}{line}")
 
     def _inside(self, item: fx.Node) -> bool:
         """Whether an expression stands where it is used."""
@@ -108,7 +122,7 @@ class _Body:
         if used or len(outputs) > 1:
             self._line(f"{target} = {called}", outputs[:1] if len(outputs) == 1 else [])
         else:
-            self.lines.append(called)
+            self._put(called)
 
     def _add(self, item: "fx.Node | Region") -> None:
         assert isinstance(item, fx.Node)

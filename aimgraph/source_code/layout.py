@@ -1,5 +1,6 @@
 """Lines of Python that fit into a width, broken as ruff breaks them."""
 
+import re
 from collections.abc import Iterator
 
 WIDTH = 120
@@ -16,6 +17,9 @@ def wrapped(text: str) -> str:
     return "\n".join(part for line in text.split("\n") for part in _broken(line))
 
 
+_REPEATED = re.compile(r"(.+) (for _ in range\(\w+\))")
+
+
 def _broken(line: str, ending: str = "") -> list[str]:
     """A line, or several where it is too long.
 
@@ -27,11 +31,13 @@ def _broken(line: str, ending: str = "") -> list[str]:
     if found is None:
         return [line + ending]
     opened, closed = found
-    indent = " " * (len(line) - len(line.lstrip()))
-    inner, items = f"{indent}    {line[opened + 1 : closed]}", list(_items(line[opened + 1 : closed]))
+    indent, content = " " * (len(line) - len(line.lstrip())), line[opened + 1 : closed]
+    inner, items = f"{indent}    {content}", list(_items(content))
     literal = not (line[opened - 1].isalnum() or line[opened - 1] in "_)]")  # a tuple or list, and no call
     if len(inner) <= WIDTH and not inner.endswith(",") and not literal:
         middle = [inner]
+    elif (times := _REPEATED.fullmatch(content)) and len(items) == 1:
+        middle = [*_broken(f"{indent}    {times[1]}"), f"{indent}    {times[2]}"]
     else:
         middle = [part for item in items for part in _broken(f"{indent}    {item}", ",")]
     return [line[: opened + 1], *middle, indent + line[closed:] + ending]

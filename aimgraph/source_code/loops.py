@@ -31,15 +31,21 @@ class Repeated:
     others: Sequence[fx.Node]
 
 
-def repeated(root: nn.Module, items: Sequence["fx.Node | Region"]) -> Repeated | None:
-    """The calls that a row of items begins with, if there are several that make a loop."""
+def repeated(root: nn.Module, caller: str, items: Sequence["fx.Node | Region"]) -> Repeated | None:
+    """The calls that a row of items begins with, if there are several that make a loop.
+
+    Args:
+        root: Owner of the modules.
+        caller: Path of the module that calls; a sequence takes no slices of itself.
+        items: What it does from there on.
+    """
     found, values, others = list["fx.Node | Region"](), list[fx.Node](), list[fx.Node]()
     container, start = "", 0
     for item in items:
         path, given, count = *called_with(item), len(found)
         owner, _, name = path.rpartition(".")
         held = root.get_submodule(owner) if given else nn.Module()
-        if not found and given and (isinstance(held, nn.Sequential) or type(held) is nn.ModuleList):
+        if not found and given and owner != caller and (isinstance(held, nn.Sequential) or type(held) is nn.ModuleList):
             container, start, others, values = owner, _place(held, name), given[1:], [given[0]]
         elif not found or owner != container or given != [values[-1], *others] or _place(held, name) != start + count:
             break

@@ -171,7 +171,7 @@ def _behind(home: nn.Module, name: str, site: str, owner: str) -> None:
     before = site.removeprefix(f"{owner}." if owner else "").partition(".")[0]
     if before in names:
         for later in names[names.index(before) + 1 :]:
-            if not later.startswith(f"{before}_read"):
+            if "_read" not in later or not later.startswith(_within(before, "")):
                 home._modules[later] = home._modules.pop(later)
 
 
@@ -191,7 +191,8 @@ def _member(root: nn.Module, path: str) -> Tensor:
 
 def _within(path: str, owner: str) -> str:
     """``layer1.0.conv1`` inside ``layer1.0`` -> ``conv1``."""
-    return re.sub(r"\W", "_", path.removeprefix(f"{owner}." if owner else ""))
+    name = re.sub(r"\W", "_", path.removeprefix(f"{owner}." if owner else ""))
+    return f"layer{name}" if name[0].isdigit() else name
 
 
 def _placed(graph: fx.Graph, node: fx.Node, target: Callable[..., Any] | str, *args: Any) -> fx.Node:

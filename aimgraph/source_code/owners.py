@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from aimgraph.compiler.aim_paths import is_added, is_read_path
 from aimgraph.compiler.graph_tools import submodule_at
@@ -140,8 +141,9 @@ def _nest(node: fx.Node, used: Any) -> None:
 
 
 def same_shape(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
-    """Whether a call reshapes something to what it is already."""
-    return node.target == "reshape" and bool(values[node].shape == values[node.all_input_nodes[0]].shape)
+    """Whether a call reshapes or pads something to what it is already."""
+    changes = node.target in ("reshape", F.pad)
+    return changes and bool(values[node].shape == values[node.all_input_nodes[0]].shape)
 
 
 def of_grid(value: Any, batch_axis: int | None) -> bool:

@@ -25,12 +25,14 @@ class Skeleton:
     Attributes:
         parts: Their text, cut at the numbers.
         name: What they are called.
+        base: What they inherit from.
         seen: The numbers of each of them.
         comments: What stands behind the `MARK` of each line, if it is the same in all of them.
     """
 
     parts: tuple[str, ...]
     name: str
+    base: str = "nn.Module"
     seen: list[tuple[str, ...]] = field(default_factory=list)
     comments: list[str] | None = None
 
@@ -59,14 +61,14 @@ class Skeletons:
     found: dict[tuple[str, ...], int] = field(default_factory=dict)
     all: list[Skeleton] = field(default_factory=list)
 
-    def call(self, code: str, name: str) -> str:
+    def call(self, code: str, name: str, base: str = "nn.Module") -> str:
         """Note a class; how another one calls it."""
         code, comments = without_comments(code)
         parts, numbers = tuple(NUMBER.split(code)), tuple(NUMBER.findall(code))
         number = self.found.setdefault(parts, len(self.all))
         if number == len(self.all):
             taken = NAMES | {one.name for one in self.all}
-            self.all.append(Skeleton(parts, next(one for one in _numbered(name) if one not in taken)))
+            self.all.append(Skeleton(parts, next(one for one in _numbered(name) if one not in taken), base))
         skeleton = self.all[number]
         known = comments if skeleton.comments is None else skeleton.comments
         skeleton.comments = [one if one == other else "" for one, other in zip(known, comments, strict=True)]

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from typing import Any, Self
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.copies import copy_module
@@ -94,7 +94,8 @@ def lowered(part: AimModule | FoldedModule, inputs: Arguments | None) -> Traced:
         lowering.finish()
         for mode, graph in graphs.items():
             runs[mode].run(graph)
-    return Traced(root, graphs, {mode: dict(run.values) for mode, run in runs.items()}, batch, grad=grad)
+    values = {mode: dict(run.values) for mode, run in runs.items()}
+    return Traced(_without_graphs(root), graphs, values, batch, grad=grad)
 
 
 def _runs(
@@ -141,6 +142,18 @@ def _give_classes(folded: FoldedModule) -> None:
         kind = torch_own.get(name) if module.startswith("torch.nn.") else None
         if type(bare) is nn.Module and type(bare) is not kind:
             bare.__class__ = kind or type(name, (nn.Module,), {"__module__": module})
+
+
+def _without_graphs(root: nn.Module) -> nn.Module:
+    """What a module of torch.fx holds in one of a plain class, a sequence where the base was one."""
+    _, name = vars(root).get("_aim_classes", {}).get("", ("", type(root).__name__))
+    sequence = isinstance(root, AimModule) and issubclass(record_of(root).base_class, nn.Sequential)
+    made: nn.Module = type(name, (nn.Sequential if sequence or name == "Sequential" else nn.Module,), {})()
+    for key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        vars(made)[key] = vars(root)[key]
+    held = {key: value for key, value in vars(root).items() if isinstance(value, Tensor)}
+    vars(made).update(held, training=root.training)
+    return made
 
 
 def _register_constants(root: nn.Module, graph: fx.Graph) -> None:

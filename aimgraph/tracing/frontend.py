@@ -62,7 +62,7 @@ def build_program(
         outside: What is known of the base's classes already.
         batches: The two batch sizes to look at the base at; by default the example's and the next one, or, where the
             base does not run at that, twice or half as many samples.
-        enter: Paths of modules whose forward is traced, though there is no layer in it.
+        enter: Paths of modules whose forward is traced, though there is no layer in it, or it is one.
 
     Raises:
         PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
@@ -71,7 +71,8 @@ def build_program(
     """
     check_base(base)
     root = clone(base, share=share)
-    kinds = classify_layers(root)
+    asked = [root.get_submodule(path) for path in enter]
+    kinds = {layer: kind for layer, kind in classify_layers(root).items() if layer not in asked}
     batch_size(inputs)  # says so where there is none
     bound_arguments(root, inputs)  # the same, where they don't fit the forward
     shapes = tuple(map(tuple, input_shapes(inputs)))
