@@ -71,8 +71,7 @@ def build_program(
     """
     check_base(base)
     root = clone(base, share=share)
-    asked = [root.get_submodule(path) for path in enter]
-    kinds = {layer: kind for layer, kind in classify_layers(root).items() if layer not in asked}
+    kinds = _layers_but(root, enter)
     batch_size(inputs)  # says so where there is none
     bound_arguments(root, inputs)  # the same, where they don't fit the forward
     shapes = tuple(map(tuple, input_shapes(inputs)))
@@ -100,6 +99,11 @@ def build_program(
     notes = (*traced.notes, *(_BOTH if len(graphs) > 1 else ()), *kept_notes(root, found.opaque), *outside.notes())
     plan = Plan(signature.model, signature.inputs, parameters, layers=0, notes=notes)
     return Program(root, graphs, kinds, found.runs, signature, configs, plan, traced=_copied(graphs))
+
+
+def _layers_but(root: nn.Module, enter: Collection[str]) -> dict[nn.Module, Classified]:
+    asked = [root.get_submodule(path) for path in enter]
+    return {layer: kind for layer, kind in classify_layers(root).items() if layer not in asked}
 
 
 def _copied(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
