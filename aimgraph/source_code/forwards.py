@@ -168,7 +168,7 @@ def of_sizes(node: fx.Node) -> bool:
     return (node.target is getattr and node.args[1] == "shape") or (node.target == "size" and node.op == "call_method")
 
 
-_NESTED = 80
+_NESTED = 60
 """Columns of what stands inside another expression, at most."""
 
 

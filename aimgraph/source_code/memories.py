@@ -85,8 +85,6 @@ class Lowering:
             elif VIEW in node.meta and same_shape(node, values):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
-            elif VIEW in node.meta and node.target == "clone":
-                node.target, node.kwargs = "contiguous", {}
         nest(graph)
 
     def finish(self) -> None:
