@@ -109,7 +109,7 @@ class FakeRun:
 
         Also notes in `writes` which of its inputs the node overwrites in place.
         """
-        args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
+        args, kwargs = mutable(fx.map_arg((node.args, node.kwargs), lambda n: self.values[n]))
         called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         draws = self.draws
 
@@ -212,14 +212,14 @@ class FakeRun:
             module.training = self.train
 
 
-def _plain(value: Any) -> Any:
+def mutable(value: Any) -> Any:
     """Lists and dicts that may be changed, as the printed code makes them, instead of torch.fx's own."""
     if isinstance(value, tuple) and type(value) is tuple:
-        return tuple(map(_plain, value))
+        return tuple(map(mutable, value))
     if isinstance(value, immutable_list):
-        return [_plain(item) for item in value]
+        return [mutable(item) for item in value]
     if isinstance(value, immutable_dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: mutable(item) for key, item in value.items()}
     return value
 
 

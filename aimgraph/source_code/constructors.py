@@ -22,6 +22,11 @@ def is_kept(module: nn.Module) -> bool:
     return is_of_torch(module) or type(module).__module__ in (plain.__name__, plain_convs.__name__)
 
 
+def stays_call(module: nn.Module) -> bool:
+    """Whether a call of a module stands in a source as it is: all of it is made by calls of such classes."""
+    return all(map(is_kept, module.modules()))
+
+
 def is_list(module: nn.Module) -> bool:
     """Whether a module does nothing but hold others, or call them one after the other."""
     return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)

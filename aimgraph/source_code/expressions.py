@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def function_name(function: Callable[..., Any]) -> str:
         PlanError: It is not of torch.
     """
     name = getattr(function, "__name__", str(function))
-    if FUNCTIONS.get(name) is function or is_named_tuple(function):
+    if FUNCTIONS.get(name) is function or function is OrderedDict or is_named_tuple(function):
         return name
     for place, module in (("F.", F), ("torch.", torch), ("", builtins)):
         if getattr(module, name, None) is function:
@@ -128,7 +129,7 @@ def attribute(root: nn.Module, path: str, target: str) -> str:
         elif name.isidentifier():
             found += f".{name}"
         elif isinstance(module, nn.Sequential) or (isinstance(module, nn.ModuleList) and found != "self"):
-            found += f"[{name}]"
+            found += f"[{list(module._modules).index(name)}]"
         else:
             what = "parameter" if name in module._parameters else "buffer" if name in module._buffers else "submodule"
             found += f'.get_{what}("{name}")'

@@ -12,6 +12,7 @@ from aimgraph.compiler.graph_data import owner_of
 from aimgraph.compiler.node_keys import OWNER
 from aimgraph.compiler.program import Program
 from aimgraph.errors import PlanError
+from aimgraph.fake.run import mutable
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
@@ -166,7 +167,7 @@ class _Inliner:
     def _alone(self, subject: Traced, node: fx.Node, module: nn.Module, mode: str) -> Traced:
         """The graphs of a module for what a call gives it."""
         values = subject.values[mode]
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: _example(values[one]))
+        args, kwargs = mutable(fx.map_arg((node.args, node.kwargs), lambda one: _example(values[one])))
         inputs = ((torch.zeros(subject.batch), *args), dict(kwargs))
         program = build_program(Alone(module), inputs, (), share=True, enter=("", "inner"))
         return traced(program, imports=self.imports, at=str(node.target))

@@ -125,8 +125,15 @@ def _filled(skeleton: Skeleton, names: Mapping[int, str]) -> str:
             kept[name] = None
             name = f"self.{name}"
         text += (value if name is None else name) + part
-    start, init, rest = text.partition(_INIT)
-    return start + init + "".join(f"\n        self.{name} = {name}" for name in kept) + rest
+    return _held(text, list(kept)) if kept else text
+
+
+def _held(text: str, names: Sequence[str]) -> str:
+    """A class whose constructor keeps some of its arguments."""
+    if _INIT not in text:
+        text = f"    def __init__(self) -> None:\n        {_INIT})\n\n{text}"
+    place = text.index("\n", text.index(_INIT))
+    return text[:place] + "".join(f"\n        self.{name} = {name}" for name in names) + text[place:]
 
 
 def _with_arguments(text: str, names: Mapping[int, str]) -> str:
@@ -134,7 +141,7 @@ def _with_arguments(text: str, names: Mapping[int, str]) -> str:
     return text.replace("def __init__(self) -> None:", f"def __init__(self{given}) -> None:", 1)
 
 
-_FORWARD, _INIT = "    def forward(", "super().__init__()"
+_FORWARD, _INIT = "    def forward(", "super().__init__("
 
 
 def _named(skeleton: Skeleton, known: Sequence[Skeleton], names: Sequence[Mapping[int, str]]) -> dict[int, str]:

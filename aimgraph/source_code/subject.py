@@ -17,7 +17,7 @@ from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.inputs.batch import batch_size, device_of, random_inputs
-from aimgraph.source_code.constructors import is_kept
+from aimgraph.source_code.constructors import stays_call
 from aimgraph.source_code.inline import Traced, inline, traced
 from aimgraph.source_code.memories import Lowering, setattr_tensor
 from aimgraph.torch_private import current_function_mode, function_mode_popped
@@ -41,7 +41,7 @@ def subject_of(module: nn.Module, inputs: Arguments | None, *, imports: bool = F
     else:
         assert inputs is not None
         subject, parts = _around_parts(whole, inputs, imports)
-    inline(subject, is_kept, parts, imports=imports)
+    inline(subject, stays_call, parts, imports=imports)
     for graph in subject.graphs.values():
         _register_constants(subject.root, graph)
     return subject
