@@ -54,6 +54,8 @@ def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node
         return f"{args[0]}.{target}({', '.join([*args[1:], *kwargs])})"
     if target in _INFIX and len(args) == 2 and not kwargs:
         return f"{args[0]} {_INFIX[target]} {args[1]}"
+    if target is list and node.args and isinstance(node.args[0], list):
+        return args[0]
     if target in _PREFIX:
         return f"{_PREFIX[target]}{args[0]}"
     if target is getattr:

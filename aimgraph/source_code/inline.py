@@ -153,6 +153,7 @@ class _Inliner:
         with graph.inserting_before(node):
             for one in known.graphs[mode].nodes:
                 if one.op == "placeholder":
+                    stands[one] = _list_with_name(graph, node, stands.get(one), values)
                     continue
                 if one.op == "output":
                     _end(node, fx.map_arg(one.args[0], lambda last: stands[last]))
@@ -171,6 +172,16 @@ class _Inliner:
         inputs = ((torch.zeros(subject.batch), *args), dict(kwargs))
         program = build_program(Alone(module), inputs, (), share=True, enter=("", "inner"))
         return traced(program, imports=self.imports, at=str(node.target))
+
+
+def _list_with_name(graph: fx.Graph, call: fx.Node, given: Any, values: dict[fx.Node, Any]) -> Any:
+    """A list that is given, as a node: what is called may append to it."""
+    if not isinstance(given, list):
+        return given
+    made = graph.call_function(list, (given,))
+    made.meta[OWNER] = call.meta[OWNER]
+    values[made] = fx.map_arg(given, lambda one: values[one])
+    return made
 
 
 def _end(call: fx.Node, gives: Any) -> None:
