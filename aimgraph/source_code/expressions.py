@@ -44,15 +44,20 @@ def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node
     args = [text(value, names) for value in node.args]
     kwargs = [f"{key}={text(value, names)}" for key, value in node.kwargs.items() if not _is_default(node, key, value)]
     target: Any = node.target
-    if node.op == "get_attr":
-        return attribute(root, path, str(target))
-    if node.op == "call_module":
-        return f"{attribute(root, path, str(target))}({', '.join([*args, *kwargs])})"
+    if node.op in ("get_attr", "call_module"):
+        member = attribute(root, path, str(target))
+        return member if node.op == "get_attr" else f"{member}({', '.join([*args, *kwargs])})"
     if node.op == "call_method":
         if target in _SIZES and len(node.args) == 2 and isinstance(node.args[1], list | tuple):
             args = [args[0], *(text(value, names) for value in node.args[1])]
         return f"{args[0]}.{target}({', '.join([*args[1:], *kwargs])})"
-    if target in _INFIX and len(args) == 2 and not kwargs:
+    return _operator(node, args, names) or f"{function_name(target)}({', '.join([*args, *kwargs])})"
+
+
+def _operator(node: fx.Node, args: list[str], names: Mapping[fx.Node, str]) -> str:
+    """A call that is written with signs; empty for any other."""
+    target: Any = node.target
+    if target in _INFIX and len(args) == 2 and not node.kwargs:
         return f"{args[0]} {_INFIX[target]} {args[1]}"
     if target is list and node.args and isinstance(node.args[0], list):
         return args[0]
@@ -64,7 +69,7 @@ def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node
         return f"{args[0]}[{_index(node.args[1], names)}] = {args[2]}"
     if target is operator.getitem:
         return f"{args[0]}[{_index(node.args[1], names)}]"
-    return f"{function_name(target)}({', '.join([*args, *kwargs])})"
+    return ""
 
 
 _SIZES = ("reshape", "view", "permute", "expand", "repeat")
@@ -131,7 +136,8 @@ def attribute(root: nn.Module, path: str, target: str) -> str:
         elif name.isidentifier():
             found += f".{name}"
         elif isinstance(module, nn.Sequential) or (isinstance(module, nn.ModuleList) and found != "self"):
-            found += f"[{list(module._modules).index(name)}]"
+            placed = sorted(module._modules, key=lambda one: not one.isdigit())  # as the source makes them
+            found += f"[{placed.index(name)}]"
         else:
             what = "parameter" if name in module._parameters else "buffer" if name in module._buffers else "submodule"
             found += f'.get_{what}("{name}")'
