@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,6 +57,9 @@ def list_command(source: str | None, ci: bool, out: str) -> None:
 @click.option("--manifest", "manifests", type=click.Path(exists=True, dir_okay=False), multiple=True, help="Your own.")
 @click.option("--filter", "pattern", help="Glob over model names, e.g. 'timm/resnet*'.")
 @click.option("--level", type=click.Choice(LEVELS), default="structure", show_default=True)
+@click.option(
+    "--rows", "rows_at", type=click.Choice(LEVELS), help="Rows that name this level only; --level replaces it."
+)
 @click.option("--largest", type=float, help="Leave out models of more than this many million parameters.")
 @click.option("--smallest", is_flag=True, help="The smallest model of every family only.")
 @click.option("--expected", type=click.Path(exists=True, dir_okay=False), multiple=True, help="Expected results (CSV).")
@@ -71,6 +75,7 @@ def check_command(
     source: tuple[str, ...],
     manifests: tuple[str, ...],
     level: str,
+    rows_at: str | None,
     expected: tuple[str, ...],
     out: str,
     update: str | None,
@@ -85,7 +90,7 @@ def check_command(
     """Transform every model of a list, compare it with its base, and with what is expected of it.
 
     A manifest is a CSV whose first line names its columns; only name is needed. Its column level
-    comes before --level. With --expected every model has to be in one of these files, to be as it
+    comes before --level; with --rows, rows that name that level are checked at --level. With --expected every model has to be in one of these files, to be as it
     says there, and, without --filter, --largest and --smallest, to be in the list as well. Without, the results
     that came with aimgraph are compared with, and models that these do not know have to pass. Exit
     code 1: something is not as expected, an unexpected pass included.
@@ -94,7 +99,10 @@ def check_command(
     if not paths:
         raise ConfigError("give --source torchvision, timm or zoo, or --manifest FILE")
     # choice: pattern, largest and smallest
-    entries = chosen([entry for path in paths for entry in read_manifest(path)], **choice)
+    listed = [entry for path in paths for entry in read_manifest(path)]
+    if rows_at is not None:
+        listed = [replace(entry, level="") for entry in listed if entry.level == rows_at]
+    entries = chosen(listed, **choice)
     known = _known([Path(name) for name in expected] or [FOLDER / "expected" / f"{name}.csv" for name in source])
     before = _known([Path(update)]) if update else {}
     folder, limits = _writable(Path(out)), Limits(seconds, gibibytes)
