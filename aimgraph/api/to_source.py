@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +46,10 @@ class SourceReport:
     classes: int
     imports: tuple[str, ...]
     compared: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self) | {"path": str(self.path)}
 
     def __str__(self) -> str:
         """What was written, in two lines."""

@@ -16,6 +16,7 @@ from torch import nn
 from aimgraph.api.fold import fold
 from aimgraph.api.report import Report
 from aimgraph.api.strip import strip
+from aimgraph.api.to_source import to_source as write_source
 from aimgraph.api.transform import plan, transform
 from aimgraph.api.verify import verify
 from aimgraph.checkpoint.entries import What
@@ -76,6 +77,11 @@ def plan_command(asked: Asked) -> None:
 @click.option("--checkpoint", type=click.Path(file_okay=False), help="Save the memory into this folder.")
 @click.option("--what", type=click.Choice(get_args(What)), help="What --checkpoint saves; by default the memory.")
 @click.option("--code", is_flag=True, help="Print the emitted forward as Python.")
+@click.option(
+    "--to-source",
+    type=click.Path(file_okay=False),
+    help="Write it as plain PyTorch into this folder; also --source ./DIR.",
+)
 @click.option("--passes", help='What runs, in order, e.g. "widen{parameters=1.5},memory{shape=(7,7,4)}".')
 def transform_command(
     asked: Asked,
@@ -84,25 +90,31 @@ def transform_command(
     checkpoint: str | None,
     what: What | None,
     code: bool,
+    to_source: str | None,
     passes: str | None,
 ) -> None:
     """Transform MODEL and compare the result with it, bit for bit; with the widened one, where --passes widen it."""
     if what and not checkpoint:
         raise ConfigError(f"--what {what} says what --checkpoint saves: give --checkpoint FOLDER, too")
+    folder = asked.memory.pop("source") if isinstance(asked.memory["source"], Path) else to_source
     aim, report, history = _transformed(asked, dump, passes)
     planned = plan(aim)
     if save:
         _save_state(aim, Path(save))
     if checkpoint:
         save_checkpoint(aim, checkpoint, what=what or "memory")
+    written = write_source(aim, folder) if folder else None
     if asked.as_json:
         ran = [asdict(entry) for entry in history]
-        extra = {"code": aim.code} if code else {}
+        extra: dict[str, Any] = {"code": aim.code} if code else {}
+        extra |= {"source": written.to_dict()} if written else {}
         click.echo(json_text(planned.to_dict() | {"passes": ran, "verify": report.to_dict()} | extra))
     else:
         planned.print(console())
         click.echo("passes: " + ", ".join(f"{entry.name} {entry.seconds * 1000:.0f} ms" for entry in history))
         click.echo(str(report))
+        if written:
+            click.echo(str(written))
         if code:
             click.echo(aim.code)
     sys.exit(0 if report.ok else EXIT_DIFFERENT)

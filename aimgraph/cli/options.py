@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,27 @@ def replaced(option: str, by: str, *names: str, **settings: Any) -> Callable[[F]
     return click.option(option, *names, hidden=True, callback=told, **settings)
 
 
+class _KindOrFolder(click.ParamType[Any]):
+    """A kind of source; of `aimgraph transform`, with a slash in it, a folder to write plain PyTorch into."""
+
+    name = "source"
+    kinds = tuple(name for name in PARTS["source"] if name != GIVEN)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What ``--help`` shows."""
+        return f"[{'|'.join(self.kinds)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The kind, or the folder as a path."""
+        writes = ctx is not None and ctx.command.name == "transform"
+        if value in self.kinds or isinstance(value, Path):
+            return value
+        if writes and ("/" in value or os.sep in value):
+            return Path(value)
+        more = f"; as a folder for plain PyTorch, write ./{value}, or give --to-source {value}" if writes else ""
+        return self.fail(f"{value!r} is not one of {', '.join(map(repr, self.kinds))}{more}", param, ctx)
+
+
 _MEMORY = (
     click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Start from what the seed did."),
     click.option("--config", "config_file", type=FILE, help="JSON: one config or a list."),
@@ -54,7 +76,7 @@ _MEMORY = (
     click.option("--budget", type=float, help="Most parameters to add, as a fraction of the base's."),
     click.option("--sites", multiple=True, help="Glob or re:REGEX of layers that read. Repeatable."),
     click.option("--exclude", multiple=True, help="Glob or re:REGEX of layers that don't. Repeatable."),
-    click.option("--source", type=click.Choice([name for name in PARTS["source"] if name != GIVEN])),
+    click.option("--source", type=_KindOrFolder()),
     click.option("--fixed", "trainable", is_flag=True, flag_value=False, default=None, help="Don't train the values."),
     click.option("--read", type=click.Choice(list(PARTS["read"]))),
     click.option("--updates", multiple=True, help='"stages" or module paths. Repeatable.'),

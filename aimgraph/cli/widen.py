@@ -4,7 +4,8 @@ from typing import Any, get_args
 
 import click
 
-from aimgraph.api.widen import widen_plan
+from aimgraph.api.to_source import to_source
+from aimgraph.api.widen import widen, widen_plan
 from aimgraph.cli.options import Asked, base_options
 from aimgraph.cli.output import show, steps
 from aimgraph.errors import ConfigError
@@ -30,15 +31,27 @@ def _number(text: str) -> float | int:
     help="Layers: 1.5 times as wide, or N channels more. Repeatable.",
 )
 @click.option("--how", type=click.Choice(get_args(How)), default="copy", help="Copies, or new ones that nothing reads.")
-def widen_command(asked: Asked, parameters: str | None, widths: tuple[str, ...], how: Any) -> None:
+@click.option(
+    "--source",
+    "--to-source",
+    "source",
+    type=click.Path(file_okay=False),
+    help="Write it as plain PyTorch into this folder.",
+)
+def widen_command(asked: Asked, parameters: str | None, widths: tuple[str, ...], how: Any, folder: str | None) -> None:
     """Widen MODEL, compare it with MODEL, and show what has grown, and what stays and why."""
     given = {pattern: _number(width) for pattern, width in map(_pair, widths)} or None
     budget = None if parameters is None else _number(parameters)
     with steps(asked.model) as step:
         base = asked.base()
         step("widening")
-        plan = widen_plan(base, asked.example_inputs(), given, parameters=budget, how=how)
-    show(asked.as_json, plan.to_dict(), str(plan))
+        inputs = asked.example_inputs()
+        plan = widen_plan(base, inputs, given, parameters=budget, how=how)
+        if folder:
+            step("writing")
+            written = to_source(widen(base, inputs, given, parameters=budget, how=how), folder, inputs)
+    also: dict[str, Any] = {"source": written.to_dict()} if folder else {}
+    show(asked.as_json, plan.to_dict() | also, f"{plan}\n{written}" if folder else str(plan))
 
 
 def _pair(text: str) -> tuple[str, str]:

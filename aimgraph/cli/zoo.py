@@ -90,10 +90,11 @@ def check_command(
     """Transform every model of a list, compare it with its base, and with what is expected of it.
 
     A manifest is a CSV whose first line names its columns; only name is needed. Its column level
-    comes before --level; with --rows, rows that name that level are checked at --level. With --expected every model has to be in one of these files, to be as it
-    says there, and, without --filter, --largest and --smallest, to be in the list as well. Without, the results
-    that came with aimgraph are compared with, and models that these do not know have to pass. Exit
-    code 1: something is not as expected, an unexpected pass included.
+    comes before --level; with --rows, the rows that name that level are checked at --level. With
+    --expected every model has to be in one of these files, to be as it says there, and, without
+    --filter, --largest and --smallest, to be in the list as well. Without, the results that came with
+    aimgraph are compared with, and models that these do not know have to pass. Exit code 1: something
+    is not as expected, an unexpected pass included.
     """
     paths = [FOLDER / f"{name}.csv" for name in source] + [Path(name) for name in manifests]
     if not paths:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import aimgraph
 from aimgraph import AimgraphError, AimModule, ExportError
+from aimgraph.api.to_source import imported
 from tests.nets import randomise
 
 
@@ -155,6 +156,16 @@ def _grouped(made: Made) -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(aimgraph.trainable_parameters(made.aim)))
 
 
+def _written(made: Made) -> None:
+    """What decides by values has no source; it is imported, if it can be made without arguments."""
+    with pytest.raises(aimgraph.PlanError, match=r"^1 can't be traced, and what can't be has no source"):
+        aimgraph.to_source(made.aim, made.folder / "source", X)
+    part = type(made.base.get_submodule("1")).__name__
+    report = aimgraph.to_source(made.aim, made.folder / "source", X, imports=True)
+    assert report.imports == (f"{__name__}.{part}",)
+    made.gives(imported(made.folder / "source").load())
+
+
 def _widened(made: Made) -> None:
     """Some of these parts look at all channels together: then they stay, and that is said."""
     try:
@@ -190,6 +201,7 @@ CALLS: dict[str, Callable[[Made], None]] = {
     "refit": lambda made: made.gives(aimgraph.refit(made.aim)),
     "save": lambda made: made.gives(aimgraph.load(aimgraph.save(made.aim, made.folder / "again"), made.base)),
     "skipped_writes": lambda made: _same(aimgraph.skipped_writes(made.aim), {}),
+    "to_source": _written,
     "strip": lambda made: made.is_base(aimgraph.strip(made.aim)),
     "transform": lambda made: made.is_base(aimgraph.transform(made.base, X)),
     "widen": _widened,

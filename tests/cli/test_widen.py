@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from aimgraph.api.to_source import imported
 from aimgraph.cli.main import cli
 from aimgraph.errors import AimgraphError
 
@@ -60,3 +62,19 @@ def test_a_sequence_of_passes_shows_each_step(tmp_path: Path) -> None:
 def test_a_memory_is_said_once() -> None:
     with pytest.raises(AimgraphError, match=r"--passes says what the memory is, too: give \['shape'\]"):
         run("transform", "zoo/mlp", "--input", "2x784", "--passes", "memory", "--shape", "3")
+
+
+def test_plain_source(tmp_path: Path) -> None:
+    folder = tmp_path / "wide"
+    done = run("widen", "zoo/mlp", "--parameters", "1.5", "--source", str(folder))
+    assert "MLP, 1 classes in" in done.output
+    assert imported(folder).load()(torch.zeros(2, 784)).shape == (2, 10)
+    folder = tmp_path / "net"
+    done = run("transform", "zoo/mlp", "--source", str(folder), "--json")
+    assert json.loads(done.stdout)["source"]["compared"] == ["eval", "train"]
+    assert imported(folder).load()(torch.zeros(2, 784)).shape == (2, 10)
+    refused = run("transform", "zoo/mlp", "--source", "coordinate")
+    assert "as a folder for plain PyTorch, write ./coordinate, or give --to-source coordinate" in refused.output
+    folder = tmp_path / "both"
+    run("transform", "zoo/mlp", "--source", "ones_conv", "--to-source", str(folder))
+    assert "self.memory_source = OnesConvSource()" in (folder / "model.py").read_text()
