@@ -34,7 +34,7 @@ def _number(text: str) -> float | int:
 @click.option(
     "--source",
     "--to-source",
-    "source",
+    "folder",
     type=click.Path(file_okay=False),
     help="Write it as plain PyTorch into this folder.",
 )

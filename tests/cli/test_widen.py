@@ -76,5 +76,5 @@ def test_plain_source(tmp_path: Path) -> None:
     refused = run("transform", "zoo/mlp", "--source", "coordinate")
     assert "as a folder for plain PyTorch, write ./coordinate, or give --to-source coordinate" in refused.output
     folder = tmp_path / "both"
-    run("transform", "zoo/mlp", "--source", "ones_conv", "--to-source", str(folder))
+    run("transform", "zoo/mlp", "--source", "ones_conv", "--shape", "2x2x2", "--to-source", str(folder))
     assert "self.memory_source = OnesConvSource()" in (folder / "model.py").read_text()
