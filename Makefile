@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test test-all check compat install bench frozen table performance coverage transform-time zoo zoo-ci zoo-expected clean
+.PHONY: demo test test-all check compat install bench frozen table performance coverage transform-time zoo zoo-ci zoo-source zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -74,10 +74,15 @@ zoo-expected: $(INSTALLED)
 	rm -f models_zoo/expected/ci.csv
 	-$(ZOO) check --manifest models_zoo/ci.csv --update models_zoo/expected/ci.csv --jobs $(ZOO_JOBS) --out $(ZOO_OUT)/ci
 
+# Those that zoo-ci computes with, as plain PyTorch in a process of its own.
+zoo-source: $(INSTALLED)
+	$(ZOO) check --manifest models_zoo/ci.csv --rows numeric --level source --expected models_zoo/expected/source.csv \
+		--jobs $(ZOO_JOBS) --out $(ZOO_OUT)/source
+
 # Every model of every library, those of up to 100 million parameters with values, and the smallest of every family
 # through ONNX. It takes hours, and goes on where it was interrupted.
 zoo: $(INSTALLED)
-	failed=0; for level in structure "numeric --largest 100" "onnx --smallest"; do \
+	failed=0; for level in structure "numeric --largest 100" "onnx --smallest" "widen --smallest"; do \
 		$(ZOO) check $(LIBRARIES) --level $$level --jobs $(ZOO_JOBS) --out $(ZOO_OUT)/$${level%% *} || failed=1; \
 	done; exit $$failed
 

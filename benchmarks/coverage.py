@@ -18,15 +18,17 @@ SOURCES = ("torchvision", "timm")
 def table() -> str:
     """One line per library and level."""
     lines = [
-        "| models | level | passed | not passed | layers and functions read / called | of them inside one call |",
+        "| models | level | passed | not passed | layers and functions read / called, groups wider / inner | of them inside one call |",
         "|---|---|---:|---|---:|---:|",
     ]
     for source in SOURCES:
         rows = read_rows(ROOT / "models_zoo" / "expected" / f"{source}.csv").values()
-        for level in ("structure", "numeric", "onnx"):
+        for level in ("structure", "numeric", "onnx", "widen"):
             of = [row for row in rows if row.level == level]
             if of:
                 lines.append(_line(source, level, of))
+    written = read_rows(ROOT / "models_zoo" / "expected" / "source.csv").values()
+    lines.append(_line("two of every family", "source", list(written)))
     return "\n".join(lines) + "\n"
 
 
@@ -39,9 +41,18 @@ def _line(source: str, level: str, rows: list[Row]) -> str:
     return f"| {source} | {level} | {len(passed):,} of {len(rows):,} | {others} | {read} | {inside} |"
 
 
+_REFUSED = {
+    "is quantised": "quantised",
+    "can't be traced": "a part can't be traced",
+    " x the parameters": "less than 1.4 x the parameters",
+}
+"""Part of a reason -> what to say of it."""
+
+
 def _kind(row: Row) -> str:
     if row.status == REFUSED:
-        return "refused: quantised" if "is quantised" in row.reason else f"refused: {row.reason[:60]}"
+        known = next((told for part, told in _REFUSED.items() if part in row.reason), row.reason[:60])
+        return f"refused: {known}"
     if row.status == BASE:
         return "whose base alone the exporter does not take"
     return row.status
