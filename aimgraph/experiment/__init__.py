@@ -1,0 +1,1 @@
+"""Experiments: the same training for several arms and seeds, and what their differences say."""
