@@ -18,7 +18,7 @@ SOURCES = ("torchvision", "timm")
 def table() -> str:
     """One line per library and level."""
     lines = [
-        "| models | level | passed | not passed | layers read / called, groups wider / inner | of them inside one call |",
+        "| models | level | passed | not passed | layers read / called, groups wider / all | of them inside one call |",
         "|---|---|---:|---|---:|---:|",
     ]
     for source in SOURCES:
