@@ -30,6 +30,12 @@ def told_pre_hooks(module: nn.Module) -> str:
     return ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
 
 
+def told_hooks(module: nn.Module) -> str:
+    """The same of all hooks around a module's forward."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
+
+
 def asking_line() -> str:
     """The innermost line of the user's code that runs."""
     for frame, line in traceback.walk_stack(sys._getframe(1)):

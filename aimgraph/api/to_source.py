@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from aimgraph.api.verify import same
 from aimgraph.copies import copy_module
+from aimgraph.distance import farthest
 from aimgraph.emit.folded_module import FoldedModule
 from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import refuse_offloaded, tensors_named
@@ -21,10 +23,12 @@ from aimgraph.errors import ConfigError, PlanError
 from aimgraph.inputs.arguments import Arguments, tensors_in
 from aimgraph.inputs.batch import device_of
 from aimgraph.inputs.examples import resolve_inputs
-from aimgraph.inputs.samples import samples_for
+from aimgraph.inputs.samples import Samples, samples_for
 from aimgraph.reproducible import seeded
+from aimgraph.source_code.literals import is_name
 from aimgraph.source_code.package import Source, source_of, write
 from aimgraph.source_code.subject import subject_of
+from aimgraph.user_code import told_error, told_hooks
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class SourceReport:
         """What was written, in two lines."""
         also = f"; imports {', '.join(self.imports)}" if self.imports else ""
         return (
-            f"{self.path}: {self.name}, {self.classes} classes in {self.lines} lines{also}\n"
+            f"{self.path}: {self.name}, {self.classes} class{'es' * (self.classes != 1)} in {self.lines} lines{also}\n"
             f"outputs are the same, bit for bit, in {' and '.join(self.compared)} mode"
         )
 
@@ -102,8 +106,9 @@ def to_source(
 
 
 def _checked(folder: Path) -> Path:
-    if not folder.name.isidentifier():
-        raise ConfigError(f"{folder}: Python can't import a package of the name {folder.name!r}: give another name")
+    name = folder.name
+    if not is_name(name) or name in sys.stdlib_module_names or name in ("torch", "safetensors"):
+        raise ConfigError(f"{folder}: a package of the name {name!r} can't be imported, or hides another: rename it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there, and is not an empty folder: give another one, or remove it")
     return folder
@@ -123,21 +128,46 @@ def _compared(module: nn.Module, inputs: Arguments, package: Path, source: Sourc
     Raises:
         PlanError: Its outputs are others.
     """
-    theirs, ours = imported(package).load(), copy_module(module)
-    theirs = theirs.to(device_of(module))
-    sample = samples_for(module, inputs, device_of(module), grad=grad)
-    for mode in ("eval", "train"):
-        args, kwargs = sample.at(2, 0)
-        outputs = []
-        for one in (ours, theirs):
-            with seeded(), torch.set_grad_enabled(grad):
-                outputs.append(tensors_in(one.train(mode == "train")(*args, **kwargs)))
-        if len(outputs[0]) != len(outputs[1]) or not all(map(torch.equal, *outputs)):
-            raise PlanError(
-                f"{source.name}: what was written gives other outputs than the module in {mode} mode, so it was not "
-                "kept; please report it"
-            )
-    return "eval", "train"
+    ours, sample = copy_module(module), samples_for(module, inputs, device_of(module), grad=grad)
+    modes = ("eval", "train")
+    wanted = [_outputs(ours.train(mode == "train"), sample, grad=grad) for mode in modes]
+    try:
+        theirs = imported(package).load().to(device_of(module))
+        found = [_outputs(theirs.train(mode == "train"), sample, grad=grad) for mode in modes]
+    except Exception as error:  # whatever code that was written wrongly raises
+        raise PlanError(
+            f"{source.name}: what was written does not run ({told_error(error)}), so it was not kept{_hooks(module)}"
+        ) from error
+    for mode, one, other in zip(modes, wanted, found, strict=True):
+        if not _alike(one, other):
+            raise PlanError(_differ(module, source, mode, one, other))
+    return modes
+
+
+def _outputs(module: nn.Module, sample: Samples, *, grad: bool) -> list[Tensor]:
+    args, kwargs = sample.at(2, 0)  # of its own: a forward may write to its inputs
+    with seeded(), torch.set_grad_enabled(grad):
+        return tensors_in(module(*args, **kwargs))
+
+
+def _alike(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(same, ours, theirs))
+
+
+def _differ(module: nn.Module, source: Source, mode: str, ours: list[Tensor], theirs: list[Tensor]) -> str:
+    gap = f", by up to {farthest(theirs, ours)[0]:.2g}" if len(ours) == len(theirs) else ""
+    return (
+        f"{source.name}: what was written gives other outputs than the module in {mode} mode{gap}, so it was not kept"
+        f"{_hooks(module)}"
+    )
+
+
+def _hooks(module: nn.Module) -> str:
+    """What to try where a package is not like its module."""
+    held = [f"{path or 'the module'} ({told})" for path, one in module.named_modules() if (told := told_hooks(one))]
+    if not held:
+        return "; please report it, with the model"
+    return f"; hooks are not written, and there are some at {', '.join(held[:4])}: take them away first"
 
 
 def imported(package: Path) -> ModuleType:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aimgraph.source_code.constructors import constructor, is_kept
+from aimgraph.errors import PlanError
+from aimgraph.source_code.constructors import constructor, is_kept, is_of_torch
+from aimgraph.source_code.copied import NAMES
 from aimgraph.source_code.expressions import is_named_tuple, text
 from aimgraph.source_code.forwards import body, input_names
-from aimgraph.source_code.inline import Traced
+from aimgraph.source_code.inline import SHAPE, Traced
+from aimgraph.source_code.literals import RESERVED, is_name, quoted
 from aimgraph.source_code.members import layer_dtype, modes, ties, whole_dtype
-from aimgraph.source_code.parameters import Skeletons
+from aimgraph.source_code.parameters import Skeletons, numbered
 from aimgraph.source_code.regions import Region, is_chain, regions
 
 INDENT = "    "
@@ -49,13 +52,28 @@ class Classes:
             return self._listed("nn.Sequential", path, module)
         if type(module) in (nn.ModuleList, nn.ModuleDict, nn.Sequential):
             return self._listed(f"nn.{type(module).__name__}", path, module)
-        if path in self.subject.opaque:
-            self.imported[type(module).__name__] = type(module).__module__
+        if path in self.subject.opaque and not is_of_torch(module):
+            self._import(path, type(module))
             return constructor(module)
+        if isinstance(module, nn.ParameterList | nn.ParameterDict):
+            return _parameters(module)
         dtype = layer_dtype(self.root, module)
         if is_kept(module) and (path not in self._called() or not any(module.children())):
             return constructor(module) + (f".to({dtype})" if dtype else "")
         return self._class(path, module)
+
+    def _import(self, path: str, kind: type[nn.Module]) -> None:
+        """Note a class that is imported.
+
+        Raises:
+            PlanError: Other code can't import it.
+        """
+        if kind.__module__ == "__main__" or kind.__qualname__ != kind.__name__:
+            raise PlanError(
+                f"{path} can't be traced, and its class {kind.__module__}.{kind.__qualname__} can't be imported by "
+                "other code: define it at the top of a module that can"
+            )
+        self.imported[kind.__name__] = kind.__module__
 
     def text(self) -> str:
         """All classes, the module's own last; a sequence is a class of its own."""
@@ -71,7 +89,7 @@ class Classes:
                 *whole_dtype(module),
                 *modes(module),
             ]
-            last = f"class {class_name(module)}(nn.Sequential):\n" + _indented(lines)
+            last = f"class {self.name}(nn.Sequential):\n" + _indented(lines)
         else:
             self._class("", module)
         bases = {one.name: one.base for one in self.written.all}
@@ -79,6 +97,13 @@ class Classes:
         graphs = self.subject.graphs.values()
         kinds = dict.fromkeys(kind for graph in graphs for node in graph.nodes for kind in _named_tuples(node))
         return "\n\n\n".join([*map(_named_tuple, kinds), *texts, *([last] if last else [])])
+
+    @property
+    def name(self) -> str:
+        """The name of the module's own class."""
+        own, taken = class_name(self.root), self.written.reserved - {class_name(self.root)}
+        opaque = {type(self.root.get_submodule(path)).__name__ for path in self.subject.opaque}
+        return next(name for name in numbered(own) if name not in taken | NAMES | RESERVED | opaque)
 
     def _called(self) -> set[str]:
         return {path for regions in self.forwards.values() for path in regions}
@@ -90,19 +115,23 @@ class Classes:
 
     def _listed(self, kind: str, path: str, module: nn.Module) -> str:
         names = list(module._modules)
-        made = [self.made(f"{path}.{name}".lstrip(".")) for name in names]
+        made = [self._member(path, module, name) for name in names]
         if kind == "nn.ModuleDict" or names != [str(number) for number in range(len(names))]:
-            pairs = ", ".join(f'"{name}": {one}' for name, one in zip(names, made, strict=True))
+            pairs = ", ".join(f"{quoted(name)}: {one}" for name, one in zip(names, made, strict=True))
             return f"{kind}({{{pairs}}})" if kind == "nn.ModuleDict" else f"{kind}(OrderedDict({{{pairs}}}))"
         inner = ", ".join(_repeated(made))
         return f"{kind}([{inner}])" if kind == "nn.ModuleList" else f"{kind}({inner})"
+
+    def _member(self, path: str, module: nn.Module, name: str) -> str:
+        return "None" if module._modules[name] is None else self.made(f"{path}.{name}".lstrip("."))
 
     def _class(self, path: str, module: nn.Module) -> str:
         """How the class of a module is called."""
         init, forward = list(self._init(path, module)), list(self._forward(path))
         lines = [*init, *forward] if init[1:] != _EMPTY or not forward else forward[1:]
         base = "nn.Sequential" if isinstance(module, nn.Sequential) else "nn.Module"
-        return self.written.call(_indented([*lines, *([] if path else modes(module))]), class_name(module), base)
+        name = class_name(module) if path else self.name
+        return self.written.call(_indented([*lines, *([] if path else modes(module))]), name, base, root=not path)
 
     def _init(self, path: str, module: nn.Module) -> Iterator[str]:
         yield "def __init__(self) -> None:"
@@ -114,14 +143,16 @@ class Classes:
         else:
             yield f"{INDENT}super().__init__()"
         for name, parameter in module._parameters.items():
-            value = None if parameter is None else f"nn.Parameter({_empty(parameter)})"
-            yield f"{INDENT}self.{name} = {value}"
+            value = None if parameter is None else _parameter(parameter)
+            own = f"self.{name} = {value}" if is_name(name) else f"self.register_parameter({quoted(name)}, {value})"
+            yield INDENT + own
         for name, buffer in module._buffers.items():
-            yield f'{INDENT}self.register_buffer("{name}", {None if buffer is None else _empty(buffer)})'
+            value = None if buffer is None else _empty(buffer)
+            yield f"{INDENT}self.register_buffer({quoted(name)}, {value})"
         for name in members:
             if module._modules[name] is not None:
                 made = self.made(f"{path}.{name}".lstrip("."))
-                own = f"self.{name} = {made}" if name.isidentifier() else f'self.add_module("{name}", {made})'
+                own = f"self.{name} = {made}" if is_name(name) else f"self.add_module({quoted(name)}, {made})"
                 yield INDENT + own
         if not path:
             yield from ties(module)
@@ -135,10 +166,13 @@ class Classes:
         if len({tuple(lines) for lines in texts.values()}) == 1:
             yield from ("", *next(iter(texts.values())))
             return
-        first = next(iter(found.values()))
+        first, *others = found.values()
         given = ", ".join(self._given(path, first))
+        signature = self._signature(path, first)
+        if any(self._signature(path, other) != signature for other in others):  # each mode is given what it uses
+            given, signature = "*given", "self, *given"
         yield ""
-        yield f"def forward({self._signature(path, first)}):"
+        yield f"def forward({signature}):"
         yield f"{INDENT}return self._train({given}) if self.training else self._eval({given})"
         for mode, lines in texts.items():
             yield ""
@@ -151,14 +185,21 @@ class Classes:
     def _lines(self, path: str, mode: str, region: Region) -> list[str]:
         given = self._given(path, region)
         result = None if path else self.results[mode]
-        lines = body(self.root, region, given, result, lambda node: self.subject.shape(node, mode))
+        lines = body(self.root, region, given, result, lambda node: str(node.meta.get(SHAPE, "")))
         return [f"def forward({self._signature(path, region)}):", *(INDENT + line for line in lines)]
 
     def _signature(self, path: str, region: Region) -> str:
-        """The module and the inputs, with what the root's are by default."""
-        given = self._given(path, region)
-        defaults = [f"={text(node.args[0], {})}" if not path and node.args else "" for node in region.inputs]
-        return ", ".join(["self", *(name + default for name, default in zip(given, defaults, strict=True))])
+        """The module and its inputs; of the root, without those that have one value in all of this."""
+        names, gap = ["self"], False
+        for node, name in zip(region.inputs, self._given(path, region), strict=True):
+            if not path and name in self.subject.settled and not node.users:
+                gap = True
+                continue
+            if gap and "*" not in names:  # it is given by name, as others before it are gone
+                names.append("*")
+            unused = not path and node.args and not node.users
+            names.append(f"{name}={text(node.args[0], {})}" if unused else name)
+        return ", ".join(names)
 
 
 _EMPTY = [f"{INDENT}super().__init__()"]
@@ -174,6 +215,26 @@ def _repeated(made: list[str]) -> Iterator[str]:
             count += 1
         yield made[place] if count == 1 else f"*({made[place]} for _ in range({count}))"
         place += count
+
+
+def _parameter(parameter: Tensor) -> str:
+    kept = parameter.is_floating_point() or parameter.is_complex()
+    return f"nn.Parameter({_empty(parameter)}{'' if kept else ', requires_grad=False'})"
+
+
+def _parameters(module: nn.ParameterList | nn.ParameterDict) -> str:
+    """A list or dict of parameters.
+
+    Raises:
+        PlanError: It holds something else.
+    """
+    kind, members = type(module).__name__, module._parameters
+    if len(members) != len(module):
+        raise PlanError(f"a {kind} holds what is no parameter, and can't be written: {module}")
+    made = {name: "None" if one is None else _parameter(one) for name, one in members.items()}
+    if isinstance(module, nn.ParameterDict):
+        return f"nn.ParameterDict({{{', '.join(f'{quoted(name)}: {one}' for name, one in made.items())}}})"
+    return f"nn.ParameterList([{', '.join(made.values())}])"
 
 
 def _empty(tensor: Tensor) -> str:
@@ -220,5 +281,10 @@ def classes_of(subject: Traced) -> Classes:
     """The classes of a module with graphs down to torch's own modules."""
     whole = {mode: regions(subject.root, graph) for mode, graph in subject.graphs.items()}
     results = {mode: next(iter(graph.find_nodes(op="output"))).args[0] for mode, graph in subject.graphs.items()}
+    for mode, result in results.items():
+        whole[mode].outputs = [result] if isinstance(result, fx.Node) else []
     by_path = {mode: regions_by_path(one) for mode, one in whole.items()}
-    return Classes(subject, by_path, results)
+    classes = Classes(subject, by_path, results)
+    imported = {type(subject.root.get_submodule(path)).__name__ for path in subject.opaque}
+    classes.written.reserved |= {classes.name, *imported}
+    return classes

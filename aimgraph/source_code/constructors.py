@@ -4,17 +4,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aimgraph.errors import PlanError
 from aimgraph.runtime import plain_convs
 from aimgraph.source_code import plain
+from aimgraph.source_code.literals import constant
 
 
 def is_of_torch(module: nn.Module) -> bool:
-    """Whether a module's class is torch's own."""
-    return type(module).__module__.startswith("torch.nn.")
+    """Whether a module's class is torch's own, and not one that torch has made of another, as parametrizations do."""
+    return type(module).__module__.startswith("torch.nn.") and not hasattr(module, "parametrizations")
 
 
 def is_kept(module: nn.Module) -> bool:
@@ -75,33 +76,76 @@ def _recurrent(
     batch_first: bool = False,
     dropout: float = 0.0,
     bidirectional: bool = False,
+    proj_size: int = 0,
+    nonlinearity: str = "tanh",
 ) -> None:
-    """The arguments that `nn.RNN`, `nn.LSTM` and `nn.GRU` have in common."""
+    """The arguments of `nn.RNN`, `nn.LSTM` and `nn.GRU`."""
 
 
-_SIGNATURES: Mapping[type, Callable[..., Any]] = dict.fromkeys((nn.LSTM, nn.GRU), _recurrent)
+_SIGNATURES: Mapping[type, Callable[..., Any]] = dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _recurrent)
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_OF_PLACE = frozenset({"device", "dtype", "_weight", "_freeze", "min_value", "max_value"})
+_OF_PLACE = frozenset({"device", "dtype", "_weight", "_freeze", "min_value", "max_value", "size_average", "reduce"})
 """Arguments that say where a module is, or that others replace."""
+
+_OF_WINDOWS = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding"})
+"""Arguments of which one number stands for as many as there are dimensions."""
 
 
 def _value(module: nn.Module, name: str) -> Any:
-    if (type(module), name) in _TOLD:
-        return _TOLD[type(module), name](module)
+    told = _TOLD.get(type(module), {})
+    if name in told:
+        return told[name](module)
     if name == "bias":
         own = getattr(module, "bias", None)
         return own if isinstance(own, bool) else own is not None
     if not hasattr(module, name):
+        if name == "nonlinearity":
+            return "tanh"
         raise PlanError(f"{type(module).__name__}: with which {name}= it was made can't be told")
     value = getattr(module, name)
-    equal = isinstance(value, tuple) and len(set(value)) == 1 and name != "output_size"
-    return value[0] if equal else value
+    if isinstance(value, tuple) and name in _OF_WINDOWS:
+        return value[0] if len(set(value)) == 1 else value
+    return value[0] if name == "normalized_shape" and len(value) == 1 else value
 
 
-_TOLD: dict[tuple[type, str], Callable[[Any], Any]] = {
-    (nn.MultiheadAttention, "bias"): lambda module: module.in_proj_bias is not None,
-    (nn.MultiheadAttention, "add_bias_kv"): lambda module: module.bias_k is not None,
-    (nn.AdaptiveAvgPool2d, "output_size"): lambda module: module.output_size,
+def _activation(layer: Any) -> Any:
+    known = {F.relu: "relu", F.gelu: "gelu"}
+    if layer.activation not in known:
+        raise PlanError(f"{type(layer).__name__}: its activation is {layer.activation}, and can't be written")
+    return known[layer.activation]
+
+
+_LAYER: dict[str, Callable[[Any], Any]] = {
+    "d_model": lambda layer: layer.self_attn.embed_dim,
+    "nhead": lambda layer: layer.self_attn.num_heads,
+    "dim_feedforward": lambda layer: layer.linear1.out_features,
+    "dropout": lambda layer: layer.dropout.p,
+    "activation": _activation,
+    "layer_norm_eps": lambda layer: layer.norm1.eps,
+    "batch_first": lambda layer: layer.self_attn.batch_first,
+    "bias": lambda layer: layer.linear1.bias is not None,
+}
+
+_TOLD: dict[type, dict[str, Callable[[Any], Any]]] = {
+    nn.MultiheadAttention: {
+        "bias": lambda module: module.in_proj_bias is not None,
+        "add_bias_kv": lambda module: module.bias_k is not None,
+    },
+    nn.TransformerEncoderLayer: _LAYER,
+    nn.TransformerDecoderLayer: _LAYER,
+    nn.TransformerEncoder: {
+        "encoder_layer": lambda module: module.layers[0],
+        "enable_nested_tensor": lambda module: module.enable_nested_tensor,
+    },
+    nn.TransformerDecoder: {"decoder_layer": lambda module: module.layers[0]},
+    nn.Transformer: {
+        **{name: lambda module, name=name: _LAYER[name](module.encoder.layers[0]) for name in _LAYER},  # type: ignore[misc]
+        "num_encoder_layers": lambda module: len(module.encoder.layers),
+        "num_decoder_layers": lambda module: len(module.decoder.layers),
+        "custom_encoder": lambda module: None,
+        "custom_decoder": lambda module: None,
+        "norm_first": lambda module: module.encoder.layers[0].norm_first,
+    },
 }
 
 
@@ -114,10 +158,19 @@ def _is_default(module: nn.Module, parameter: inspect.Parameter, value: Any) -> 
         return bool(value == module.embed_dim)
     if name == "bias" and False in (getattr(module, "elementwise_affine", True), getattr(module, "affine", True)):
         return True
+    if isinstance(value, Tensor):
+        return False
+    if name == "activation":
+        return bool(value == "relu")
     return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    return str(value) if isinstance(value, torch.dtype) else repr(value)
+    if isinstance(value, nn.Module):
+        return constructor(value)
+    if isinstance(value, Tensor):
+        return f"torch.empty({', '.join(map(str, value.shape))})"
+    if isinstance(value, tuple | list):
+        items = ", ".join(map(_text, value))
+        return f"[{items}]" if isinstance(value, list) else f"({items}{',' * (len(value) == 1)})"
+    return constant(value)

@@ -2,9 +2,9 @@
 
 import builtins
 import inspect
-import json
 import math
 import operator
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from aimgraph.errors import PlanError
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.source_code.copied import FUNCTIONS
+from aimgraph.source_code.literals import constant, is_name, quoted
 
 _INFIX = {
     **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
@@ -23,8 +24,9 @@ _INFIX = {
     **{operator.xor: "^", operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<="},
     **{operator.gt: ">", operator.ge: ">=", operator.lshift: "<<", operator.rshift: ">>"},
     **dict(zip(INPLACE, ("+", "-", "*", "/", "//", "%", "**", "@", "&", "|", "^"), strict=True)),
+    operator.iadd: "+",
 }
-"""Functions that are operators; in place or not, they give the same numbers."""
+"""Functions that are operators; of numbers, those in place give the same."""
 
 _PREFIX = {operator.neg: "-", operator.pos: "+", operator.invert: "~", operator.not_: "not "}
 
@@ -48,7 +50,7 @@ def expression(node: fx.Node, root: nn.Module, path: str, names: Mapping[fx.Node
         member = attribute(root, path, str(target))
         return member if node.op == "get_attr" else f"{member}({', '.join([*args, *kwargs])})"
     if node.op == "call_method":
-        if target in _SIZES and len(node.args) == 2 and isinstance(node.args[1], list | tuple):
+        if target in _SIZES and len(node.args) == 2 and isinstance(node.args[1], list | tuple) and node.args[1]:
             args = [args[0], *(text(value, names) for value in node.args[1])]
         return f"{args[0]}.{target}({', '.join([*args[1:], *kwargs])})"
     return _operator(node, args, names) or f"{function_name(target)}({', '.join([*args, *kwargs])})"
@@ -58,7 +60,11 @@ def _operator(node: fx.Node, args: list[str], names: Mapping[fx.Node, str]) -> s
     """A call that is written with signs; empty for any other."""
     target: Any = node.target
     if target in _INFIX and len(args) == 2 and not node.kwargs:
-        return f"{args[0]} {_INFIX[target]} {args[1]}"
+        sign = _INFIX[target]
+        if sign == "**":
+            base = f"({args[0]})" if args[0].startswith("-") else args[0]
+            return f"{base}**{args[1]}" if _is_simple(base) and _is_simple(args[1]) else f"{base} ** {args[1]}"
+        return f"{args[0]} {sign} {args[1]}"
     if target is list and node.args and isinstance(node.args[0], list):
         return args[0]
     if target in _PREFIX:
@@ -70,6 +76,17 @@ def _operator(node: fx.Node, args: list[str], names: Mapping[fx.Node, str]) -> s
     if target is operator.getitem:
         return f"{args[0]}[{_index(node.args[1], names)}]"
     return ""
+
+
+def sign_of(node: fx.Node) -> str:
+    """The sign of an operator."""
+    target: Any = node.target
+    return _INFIX[target]
+
+
+def _is_simple(text: str) -> bool:
+    """Whether ruff puts no space around a sign beside this."""
+    return re.fullmatch(r"-?[\w.]+", text) is not None
 
 
 _SIZES = ("reshape", "view", "permute", "expand", "repeat")
@@ -126,23 +143,39 @@ def attribute(root: nn.Module, path: str, target: str) -> str:
         PlanError: It is no member of that module.
     """
     start = f"{path}." if path else ""
+    if target == path:
+        return "self"
     if not target.startswith(start):
-        raise PlanError(f"{target} is used inside {path}, of which it is no member")
+        target = start + _alias(root, path, target)
     found = "self"
     module: Any = root.get_submodule(path)
     for name in target[len(start) :].split("."):
-        if type(module) is nn.ModuleDict:
-            found += f'["{name}"]'
-        elif name.isidentifier():
+        if type(module) in (nn.ModuleDict, nn.ParameterDict):
+            found += f"[{quoted(name)}]"
+        elif isinstance(module, nn.ParameterList):
+            found += f"[{name}]"
+        elif is_name(name):
             found += f".{name}"
         elif isinstance(module, nn.Sequential) or (isinstance(module, nn.ModuleList) and found != "self"):
             placed = sorted(module._modules, key=lambda one: not one.isdigit())  # as the source makes them
             found += f"[{placed.index(name)}]"
         else:
             what = "parameter" if name in module._parameters else "buffer" if name in module._buffers else "submodule"
-            found += f'.get_{what}("{name}")'
+            found += f".get_{what}({quoted(name)})"
         module = getattr(module, "_modules", {}).get(name)
     return found
+
+
+def _alias(root: nn.Module, path: str, target: str) -> str:
+    """The path of a member inside the module at `path` that is the same as one outside of it."""
+    owner, _, name = target.rpartition(".")
+    wanted = getattr(root.get_submodule(owner), name)
+    module = root.get_submodule(path)
+    for kind in (module.named_parameters, module.named_buffers, module.named_modules):
+        found = next((one for one, member in kind(remove_duplicate=False) if member is wanted), None)
+        if found is not None:
+            return found
+    raise PlanError(f"{target} is used inside {path}, of which it is no member: make it one, self.NAME = ...")
 
 
 def text(value: Any, names: Mapping[fx.Node, str]) -> str:
@@ -160,28 +193,13 @@ def text(value: Any, names: Mapping[fx.Node, str]) -> str:
         return f"{{{', '.join(f'{text(key, names)}: {text(item, names)}' for key, item in value.items())}}}"
     if isinstance(value, slice):
         return f"slice({text(value.start, names)}, {text(value.stop, names)}, {text(value.step, names)})"
-    return _constant(value)
-
-
-def _constant(value: Any) -> str:
-    if isinstance(value, torch.device):
-        return f'torch.device("{value}")'
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return f'float("{value}")'
-    if isinstance(value, str):
-        return json.dumps(value)
-    if value is Ellipsis:
-        return "..."
-    if value is None or isinstance(value, _LITERALS):
-        return repr(value)
-    raise PlanError(f"a {type(value).__module__}.{type(value).__name__} can't be written as source: {value!r}")
-
-
-_LITERALS = (bool, int, float, complex, torch.dtype, torch.memory_format, torch.layout)
+    return constant(value)
 
 
 def _index(value: Any, names: Mapping[fx.Node, str]) -> str:
     """What stands between brackets."""
+    if value == ():
+        return "()"
     items = value if isinstance(value, tuple) else (value,)
     return ", ".join(_slice(item, names) for item in items)
 
@@ -190,4 +208,7 @@ def _slice(value: Any, names: Mapping[fx.Node, str]) -> str:
     if not isinstance(value, slice):
         return text(value, names)
     start, stop, step = ("" if one is None else text(one, names) for one in (value.start, value.stop, value.step))
-    return f"{start}:{stop}" + (f":{step}" if step else "")
+    given = [start, stop, *([step] if step else [])]
+    if all(not one or _is_simple(one) for one in given):
+        return ":".join(given)
+    return " : ".join(given).strip()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from aimgraph.runtime.regions import enter_context, leave_context
-from aimgraph.source_code.expressions import attribute, context, expression, text
+from aimgraph.source_code.expressions import attribute, context, expression, sign_of, text
 from aimgraph.source_code.layout import MARK
 from aimgraph.source_code.loops import Repeated, outputs_of, repeated
 from aimgraph.source_code.owners import IN_PLACE, NAMED, NESTED, WORDS
@@ -77,8 +77,8 @@ class _Body:
             return False
         if any(left.get(one, -1) < end for one in run.others) or end == len(self.region.items) - 1:
             return False
-        name = self.names.pop(through[0])
         one = run.name if run.name not in self.names.values() else f"{run.name}_"
+        name = self.names.pop(through[0])
         given = ", ".join([name, *(self.names[other] for other in run.others)])
         where = attribute(self.root, self.region.path, run.container) + run.slice
         self._put(f"for {one} in {where}:")
@@ -98,6 +98,8 @@ class _Body:
             self.depth += 1
         elif item.target is leave_context:
             self.depth -= 1
+            if self.lines[-1].lstrip().startswith("with "):  # nothing stands in it
+                self.lines.pop()
         return item.target in (enter_context, leave_context)
 
     def _put(self, line: str) -> None:
@@ -126,9 +128,9 @@ class _Body:
 
     def _add(self, item: "fx.Node | Region") -> None:
         assert isinstance(item, fx.Node)
-        summand, term = item.all_input_nodes
-        self.names[item] = self.names[summand]
-        self._line(f"{self.names[summand]} += {self.names[term]}", [item])
+        summand, term = item.args
+        self.names[item] = text(summand, self.names)
+        self._line(f"{self.names[item]} {sign_of(item)}= {text(term, self.names)}", [item])
 
     def _call(self, item: "fx.Node | Region") -> str:
         if isinstance(item, fx.Node):

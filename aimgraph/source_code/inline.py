@@ -1,7 +1,7 @@
 """Graphs down to torch's own modules: calls of any other are replaced by what their forwards do."""
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from aimgraph.compiler.graph_data import owner_of
-from aimgraph.compiler.node_keys import OWNER
+from aimgraph.compiler.node_keys import OWNER, SHAPES
 from aimgraph.compiler.program import Program
 from aimgraph.errors import PlanError
 from aimgraph.fake.run import mutable
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
-from aimgraph.source_code.owners import NAMED
+from aimgraph.source_code.owners import IN_PLACE, NAMED
 from aimgraph.torch_private import asserted, tree_map
-from aimgraph.tracing.frontend import build_program
+from aimgraph.tracing.frontend import STAYS, build_program
 
 Kept = Callable[[nn.Module], bool]
 """Whether a module stays one call."""
@@ -50,6 +50,7 @@ class Traced:
         values: What the nodes of each give, on fake tensors.
         batch: How many samples the inputs have there.
         opaque: Paths of modules that can't be traced, and stay calls.
+        settled: Names of inputs that have one value in all of this.
         grad: Whether its forward differentiates, and runs with gradients recorded only.
     """
 
@@ -59,13 +60,7 @@ class Traced:
     batch: int
     opaque: set[str] = field(default_factory=set)
     grad: bool = False
-
-    def shape(self, node: fx.Node, mode: str) -> str:
-        """``[B, 64, 56, 56]``, what a node gives; empty where that is no tensor."""
-        value = self.values[mode].get(node)
-        if not isinstance(value, Tensor):
-            return ""
-        return f"[{', '.join('B' if size == self.batch else str(size) for size in value.shape)}]"
+    settled: set[str] = field(default_factory=set)
 
 
 def traced(program: Program, *, imports: bool, at: str = "") -> Traced:
@@ -81,14 +76,42 @@ def traced(program: Program, *, imports: bool, at: str = "") -> Traced:
     """
     made = Traced(program.root, {}, {}, program.signature.batch, grad=program.signature.grad)
     for path, part in program.signature.opaque.items():
+        if part.reason == STAYS:
+            made.opaque.add(path)
+            continue
         if not imports or path == OPAQUE_BASE:
             there = at if path == OPAQUE_BASE else _below(at, path, "inner" if at else "")
             raise no_source(there or "the model", part.reason)
         made.opaque.add(path)
+    batches = program.signature.batch, program.signature.second
     for mode in ("train", "eval"):
         name = mode if mode in program.graphs else "both"
         made.graphs[mode], made.values[mode] = _copied(program.graphs[name], program.runs[name].values)
+        for node in made.graphs[mode].nodes:
+            if SHAPES in node.meta:
+                first, second = node.meta[SHAPES]
+                node.meta[SHAPE] = shape_text(first, second, batches)
     return made
+
+
+SHAPE = "source_shape"
+"""Key in ``node.meta``: ``[B, 64, 56, 56]``, what a node gives."""
+
+
+def shape_text(first: Sequence[int], second: Sequence[int], batches: tuple[int, int]) -> str:
+    """Sizes at two batch sizes as one text: those that go with the batch are ``B``, or ``4 * B``."""
+    if len(first) != len(second):
+        return ""
+    found = []
+    for one, other in zip(first, second, strict=True):
+        times, rest = divmod(one, batches[0])
+        if one == other:
+            found.append(str(one))
+        elif not rest and other == times * batches[1]:
+            found.append("B" if times == 1 else f"{times} * B")
+        else:
+            found.append("?")
+    return f"[{', '.join(found)}]"
 
 
 def no_source(where: str, reason: str) -> PlanError:
@@ -115,7 +138,16 @@ def inline(subject: Traced, kept: Kept, parts: Mapping[nn.Module, Traced], *, im
     inliner = _Inliner(kept, parts, imports)
     for mode, graph in subject.graphs.items():
         inliner.all(subject, mode)
+        subject.settled |= {str(node.args[0].target) for node in graph.nodes if _settles(node)}
         without_questions(graph)
+        for node in graph.nodes:
+            if node.target in INPLACE and isinstance(subject.values[mode].get(node), Tensor):
+                node.meta[IN_PLACE] = True
+
+
+def _settles(node: fx.Node) -> bool:
+    """Whether a node asks whether an input has the one value that it may have."""
+    return node.target is constant and bool(node.args[3]) and isinstance(node.args[0], fx.Node)
 
 
 def _copied(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> tuple[fx.Graph, dict[fx.Node, Any]]:
@@ -207,7 +239,7 @@ def without_questions(graph: fx.Graph) -> None:
         if node.users or node.op in ("output", "placeholder"):
             continue
         target: Any = node.target
-        of_sizes = target in ("size", "dim", "stride") or getattr(target, "__module__", "") == "_operator"
+        of_sizes = target in ("size", "dim", "stride", Tensor.size) or getattr(target, "__module__", "") == "_operator"
         plain = node.op == "get_attr" or (of_sizes and target not in _WRITES)
         if target in (guard, constant, asserted, getattr) or plain:
             graph.erase_node(node)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from keyword import iskeyword
 
 from torch import fx, nn
 
+from aimgraph.source_code.literals import RESERVED, is_name
 from aimgraph.source_code.owners import NESTED
 from aimgraph.source_code.regions import Region
 
@@ -58,7 +58,7 @@ def repeated(root: nn.Module, caller: str, items: Sequence["fx.Node | Region"]) 
     stop, count = start + len(found), len(root.get_submodule(container)._modules)
     part = f"[{start or ''}:{stop if stop < count else ''}]" if stop - start < count else ""
     word = container.rpartition(".")[2]
-    name = word[:-1] if word.endswith("s") and word[:-1].isidentifier() and not iskeyword(word[:-1]) else "block"
+    name = word[:-1] if word.endswith("s") and is_name(word[:-1]) and word[:-1] not in RESERVED else "block"
     return Repeated(container, part, name, found, values, others)
 
 

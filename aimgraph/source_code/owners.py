@@ -141,9 +141,13 @@ def _nest(node: fx.Node, used: Any) -> None:
 
 
 def same_shape(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
-    """Whether a call reshapes or pads something to what it is already."""
-    changes = node.target in ("reshape", F.pad)
-    return changes and bool(values[node].shape == values[node.all_input_nodes[0]].shape)
+    """Whether a call reshapes or pads something, which nothing else uses, to what it is already.
+
+    Where others use it, gradients of these and of what uses the call would come to be summed in another order.
+    """
+    (given,) = node.all_input_nodes
+    changes = node.target in ("reshape", F.pad) and len(given.users) == 1
+    return changes and bool(values[node].shape == values[given].shape)
 
 
 def of_grid(value: Any, batch_axis: int | None) -> bool:

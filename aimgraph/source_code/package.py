@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from aimgraph.source_code.classes import class_name, classes_of
+from aimgraph.source_code.classes import classes_of
 from aimgraph.source_code.copied import calls, copies
-from aimgraph.source_code.inline import Traced
-from aimgraph.source_code.layout import wrapped
+from aimgraph.source_code.inline import SHAPE, Traced
+from aimgraph.source_code.layout import WIDTH, wrapped
 
 WEIGHTS = "weights.safetensors"
 
@@ -39,7 +39,8 @@ class Source:
 
 def source_of(subject: Traced) -> Source:
     """The text of a module with graphs down to torch's own modules."""
-    classes, name = classes_of(subject), class_name(subject.root)
+    classes = classes_of(subject)
+    name = classes.name
     written = wrapped(classes.text())
     text = "\n\n\n".join([*copies(written), written])
     others = sorted({f"from {module} import {kind}" for kind, module in classes.imported.items()})
@@ -48,18 +49,27 @@ def source_of(subject: Traced) -> Source:
     model = "\n".join([*_told(subject, name), *head, "", "", text, ""])
     frozen = any(not parameter.requires_grad for parameter in subject.root.parameters())
     imports = tuple(f"{module}.{kind}" for kind, module in sorted(classes.imported.items()))
-    return Source(name, model, _init(name, frozen=frozen), imports)
+    return Source(name, model, _init(name, frozen=frozen, last=_is_channels_last(subject.root)), imports)
+
+
+def _is_channels_last(root: nn.Module) -> bool:
+    """Whether weights lie in memory with their channels last."""
+    maps = [one for one in root.parameters() if one.dim() == _MAP and not one.is_contiguous()]
+    return bool(maps) and all(one.is_contiguous(memory_format=torch.channels_last) for one in maps)
+
+
+_MAP = 4
+"""Dimensions of the weights of convolutions over maps."""
 
 
 def _told(subject: Traced, name: str) -> list[str]:
     """The docstring of the module."""
-    inputs = [
-        f"{node.target} {shape}"
-        for node in subject.graphs["eval"].find_nodes(op="placeholder")
-        if (shape := subject.shape(node, "eval"))
-    ]
-    shapes = f"Shapes in comments are those for {', '.join(inputs)}, where B is the batch size."
-    return [f'"""{name} as plain PyTorch.', "", shapes, '"""', ""]
+    places = subject.graphs["eval"].find_nodes(op="placeholder")
+    inputs = [f"{node.target} {node.meta[SHAPE]}" for node in places if SHAPE in node.meta]
+    shapes = ["Shapes in comments are those for the example's inputs, where B is the batch size", *inputs]
+    told = f"Shapes in comments are those for {', '.join(inputs)}, where B is the batch size."
+    lines = [told] if inputs and len(told) <= WIDTH else [f"{shapes[0]}{':' if inputs else '.'}", *inputs]
+    return [f'"""{name} as plain PyTorch.', "", *lines, '"""', ""]
 
 
 def _standard(text: str) -> list[str]:
@@ -77,10 +87,16 @@ def _of_torch(text: str) -> list[str]:
     return [*whole, f"from torch import {', '.join(names)}", *functions]
 
 
-def _init(name: str, *, frozen: bool) -> str:
-    """The ``__init__`` of the package."""
+def _init(name: str, *, frozen: bool, last: bool) -> str:
+    """The ``__init__`` of the package.
+
+    Args:
+        name: Of the class.
+        frozen: Whether some parameters do not require gradients.
+        last: Whether channels are the last in memory.
+    """
     standard = ["import json", "from pathlib import Path", ""] if frozen else ["from pathlib import Path", ""]
-    file = "from safetensors import safe_open\n" if frozen else ""
+    file = ("import torch\n" if last else "") + ("from safetensors import safe_open\n" if frozen else "")
     freeze = f"""    with safe_open(weights, "pt") as file:
         for parameter in json.loads(file.metadata()["{FROZEN}"]):
             network.get_parameter(parameter).requires_grad_(False)
@@ -100,7 +116,7 @@ def load() -> {name}:
     """The network with the weights of this folder, in eval mode."""
     network, weights = {name}(), Path(__file__).with_name("{WEIGHTS}")
     load_model(network, weights)
-{freeze if frozen else ""}    return network.eval()
+{freeze if frozen else ""}    return network{".to(memory_format=torch.channels_last)" if last else ""}.eval()
 '''
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from aimgraph.source_code.copied import NAMES
 from aimgraph.source_code.layout import MARK, WIDTH
+from aimgraph.source_code.literals import RESERVED
 
-NUMBER = re.compile(r"(?<![\w.@\"])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w@\"])")
+NUMBER = re.compile(r"(?<![\w.@\"])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w@\"])")
 """A number that is no part of a name, a string, or the call of a class."""
 
 _CALL = re.compile(r"@(\d+)@\(([^()]*)\)")
@@ -56,19 +57,22 @@ class Skeletons:
     Attributes:
         found: Their texts without numbers -> which one it is.
         all: The classes.
+        reserved: Names that no class but the module's own may have.
     """
 
     found: dict[tuple[str, ...], int] = field(default_factory=dict)
     all: list[Skeleton] = field(default_factory=list)
+    reserved: set[str] = field(default_factory=set)
 
-    def call(self, code: str, name: str, base: str = "nn.Module") -> str:
+    def call(self, code: str, name: str, base: str = "nn.Module", *, root: bool = False) -> str:
         """Note a class; how another one calls it."""
         code, comments = without_comments(code)
         parts, numbers = tuple(NUMBER.split(code)), tuple(NUMBER.findall(code))
         number = self.found.setdefault(parts, len(self.all))
         if number == len(self.all):
-            taken = NAMES | {one.name for one in self.all}
-            self.all.append(Skeleton(parts, next(one for one in _numbered(name) if one not in taken), base))
+            taken = NAMES | RESERVED | self.reserved | {one.name for one in self.all}
+            chosen = name if root else next(one for one in numbered(name) if one not in taken)
+            self.all.append(Skeleton(parts, chosen, base))
         skeleton = self.all[number]
         known = comments if skeleton.comments is None else skeleton.comments
         skeleton.comments = [one if one == other else "" for one, other in zip(known, comments, strict=True)]
@@ -82,7 +86,7 @@ class Skeletons:
         for skeleton in self.all:
             names.append(_named(skeleton, self.all, names))
             filled = _filled(skeleton, names[-1])
-            text = self.resolved(_with_arguments(filled, names[-1]))
+            text = self.resolved(_with_arguments(filled, names[-1], skeleton.seen))
             yield skeleton.name, with_comments(text, skeleton.comments or [])
 
     def resolved(self, text: str) -> str:
@@ -136,8 +140,9 @@ def _held(text: str, names: Sequence[str]) -> str:
     return text[:place] + "".join(f"\n        self.{name} = {name}" for name in names) + text[place:]
 
 
-def _with_arguments(text: str, names: Mapping[int, str]) -> str:
-    given = "".join(f", {name}: int" for name in names.values())
+def _with_arguments(text: str, names: Mapping[int, str], seen: Sequence[tuple[str, ...]]) -> str:
+    kinds = {place: "int" if all(one[place].isdigit() for one in seen) else "float" for place in names}
+    given = "".join(f", {name}: {kinds[place]}" for place, name in names.items())
     return text.replace("def __init__(self) -> None:", f"def __init__(self{given}) -> None:", 1)
 
 
@@ -199,6 +204,7 @@ def _innermost(before: str) -> tuple[str, str]:
     return "", arguments
 
 
-def _numbered(name: str) -> Iterable[str]:
+def numbered(name: str) -> Iterable[str]:
+    """Names for a class: ``Block``, ``Block2``, ``Block3``, ..."""
     yield name
     yield from (f"{name}{number}" for number in range(2, 10_000))

@@ -1,9 +1,11 @@
 """A module of any kind as graphs of torch's own modules and functions."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.copies import copy_module
@@ -12,13 +14,14 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import replace_module, with_own_forwards
 from aimgraph.emit.record import record_of
 from aimgraph.emit.settled import settled
+from aimgraph.errors import PlanError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.fake.run import FakeRun
 from aimgraph.fake.tensors import quiet
 from aimgraph.inputs.arguments import Arguments, bound_arguments
 from aimgraph.inputs.batch import batch_size, device_of, random_inputs
-from aimgraph.source_code.constructors import stays_call
-from aimgraph.source_code.inline import Traced, inline, traced
+from aimgraph.source_code.constructors import is_list, stays_call
+from aimgraph.source_code.inline import SHAPE, Traced, inline, shape_text, traced
 from aimgraph.source_code.memories import Lowering, setattr_tensor
 from aimgraph.torch_private import current_function_mode, function_mode_popped
 from aimgraph.tracing.frontend import build_program
@@ -35,6 +38,7 @@ def subject_of(module: nn.Module, inputs: Arguments | None, *, imports: bool = F
     Raises:
         PlanError: A part has no source.
     """
+    _refuse_parametrized(module)
     whole = copy_module(with_own_forwards(module)).train()
     if isinstance(whole, AimModule | FoldedModule):
         subject, parts = lowered(whole, inputs), dict[nn.Module, Traced]()
@@ -45,6 +49,16 @@ def subject_of(module: nn.Module, inputs: Arguments | None, *, imports: bool = F
     for graph in subject.graphs.values():
         _register_constants(subject.root, graph)
     return subject
+
+
+def _refuse_parametrized(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        if is_parametrized(part):
+            names = ", ".join(part.parametrizations)
+            raise PlanError(
+                f"{path or 'the module'} computes its {names} by a parametrization, which has no source: make what it "
+                f"computes the parameter, torch.nn.utils.parametrize.remove_parametrizations(layer, {names!r})"
+            )
 
 
 class _Stand(nn.Module):
@@ -74,12 +88,23 @@ def _around_parts(whole: nn.Module, inputs: Arguments, imports: bool) -> tuple[T
     known = {path: one for path, one in whole.named_modules() if isinstance(one, AimModule | FoldedModule)}
     for part in known.values():
         replace_module(whole, part, _Stand(part))
-    subject, parts = traced(build_program(whole, inputs, (), share=True), imports=imports), {}
+    stay = [path for path, module in whole.named_modules() if path and _is_whole(module)]
+    subject, parts = traced(build_program(whole, inputs, (), share=True, stay=_outermost(stay)), imports=imports), {}
     for path, part in known.items():
         found = lowered(part, None)
         replace_module(subject.root, subject.root.get_submodule(path), found.root)
         parts[found.root] = found
     return subject, parts
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Whether a module is one of torch's that is made of others, such as attention."""
+    return not is_list(module) and stays_call(module) and any(module.children())
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """Those that are not below others."""
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
 
 
 def lowered(part: AimModule | FoldedModule, inputs: Arguments | None) -> Traced:
@@ -88,37 +113,48 @@ def lowered(part: AimModule | FoldedModule, inputs: Arguments | None) -> Traced:
     grad = isinstance(root, AimModule) and record_of(root).grad
     lowering = Lowering(root)
     with quiet(), Outside(root).kept():
-        batch, runs = _runs(root, inputs or asked, graphs, grad=grad)
+        batch, runs, other, others = _runs(root, inputs or asked, graphs, grad=grad)
         for mode, graph in graphs.items():
             lowering.rewrite(graph, runs[mode].values)
         lowering.finish()
         for mode, graph in graphs.items():
-            runs[mode].run(graph)
+            for run in (runs[mode], others[mode]):
+                run.run(graph)
+            _note_shapes(graph, runs[mode], others[mode], (batch, other))
     values = {mode: dict(run.values) for mode, run in runs.items()}
     return Traced(_without_graphs(root), graphs, values, batch, grad=grad)
 
 
+def _note_shapes(graph: fx.Graph, run: FakeRun, other: FakeRun, batches: tuple[int, int]) -> None:
+    for node in graph.nodes:
+        value, also = run.values.get(node), other.values.get(node)
+        if isinstance(value, Tensor) and isinstance(also, Tensor):
+            node.meta[SHAPE] = shape_text(value.shape, also.shape, batches)
+
+
 def _runs(
     root: nn.Module, inputs: Arguments, graphs: dict[str, fx.Graph], *, grad: bool
-) -> tuple[int, dict[str, FakeRun]]:
-    """What the nodes of graphs give, at a batch size that is not likely to be another size, too, if it runs at that."""
+) -> tuple[int, dict[str, FakeRun], int, dict[str, FakeRun]]:
+    """What the nodes of graphs give at two batch sizes that it runs at, and these; at one where it runs at no other."""
+    done: list[tuple[int, dict[str, FakeRun]]] = []
     own = batch_size(inputs)
-    for batch in (*_UNLIKELY, own):
+    for batch in dict.fromkeys((*_BATCHES, own, 2 * own)):
         sample = random_inputs(inputs, batch, seed=0, device=device_of(root), own=True)
         runs = {mode: FakeRun(root, bound_arguments(root, sample), train=mode == "train", grad=grad) for mode in graphs}
         try:
             for mode, graph in graphs.items():
                 runs[mode].run(graph)
         except Exception:  # whatever the base's own code raises at a batch size that it does not take
-            if batch == own:
+            if batch == 2 * own and not done:
                 raise
             continue
-        return batch, runs
-    raise AssertionError("it ran, or not")
+        done.append((batch, runs))
+        if len(done) > 1:
+            break
+    return (*done[0], *done[-1])
 
 
-_UNLIKELY = (13, 11)
-"""Batch sizes."""
+_BATCHES = (13, 11)
 
 
 def _graphs_of(part: Any) -> tuple[Arguments, dict[str, fx.Graph], nn.Module]:

@@ -51,6 +51,7 @@ def build_program(
     outside: Outside | None = None,
     batches: tuple[int, int] | None = None,
     enter: Collection[str] = (),
+    stay: Collection[str] = (),
 ) -> Program:
     """Copy and trace `base`.
 
@@ -63,6 +64,7 @@ def build_program(
         batches: The two batch sizes to look at the base at; by default the example's and the next one, or, where the
             base does not run at that, twice or half as many samples.
         enter: Paths of modules whose forward is traced, though there is no layer in it, or it is one.
+        stay: Paths of modules that are kept as one call, though they could be traced.
 
     Raises:
         PlanError: The base is of a kind that can't be transformed, or uses a reserved name.
@@ -77,7 +79,7 @@ def build_program(
     shapes = tuple(map(tuple, input_shapes(inputs)))
     given = None if batches is None else Batches(*batches)
     outside = Outside(root) if outside is None else outside
-    found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given, enter)
+    found = kept_generators(root)(_trace_around)(root, kinds, inputs, outside.of_copy(root), given, enter, stay)
     traced, observed, inputs = found.traced, found.observed, found.inputs
     graphs = traced.graphs
     signature = Signature(
@@ -109,6 +111,9 @@ def _layers_but(root: nn.Module, enter: Collection[str]) -> dict[nn.Module, Clas
 def _copied(graphs: dict[str, fx.Graph]) -> dict[str, fx.Graph]:
     return {name: plain_copy(graph) for name, graph in graphs.items()}
 
+
+STAYS = "it is kept as it is"
+"""Why a module is one call that need not be."""
 
 _BOTH = ("train and eval forward differ: both graphs are kept, and train() / eval() switch between them",)
 
@@ -147,6 +152,7 @@ def _trace_around(
     outside: Outside,
     given: Batches | None,
     enter: Collection[str],
+    stay: Collection[str],
 ) -> _Found:
     """Trace `root`; a module that can't be traced becomes one call, the innermost one first.
 
@@ -157,12 +163,13 @@ def _trace_around(
         outside: Of the base.
         given: The two batch sizes to look at it at, if that is said.
         enter: Paths of modules that are entered in any case.
+        stay: Paths of modules that are kept as one call in any case.
 
     Raises:
         ExampleInputError: It does not run at a second batch size.
         TraceError: Not even the base as one call can be traced.
     """
-    opaque: dict[str, Opaque] = {}
+    opaque = {path: Opaque(path, STAYS, needs_values=False) for path in stay}
     batches, settled, grad = given or usual_batches(inputs), given is not None, False
     while True:
         sample = with_batch(inputs, batch_size(inputs), batches.first)

@@ -97,7 +97,8 @@ def test_it_reads_as_a_person_would_write_it() -> None:
         y = self.norm(y)  # [B, 4, 8, 8]
         y = y * self.scale  # [B, 4, 8, 8]
         x = self.skip(x)  # [B, 4, 8, 8]
-        return y + x
+        y += x  # [B, 4, 8, 8]
+        return y
 """
         in text
     )

@@ -1,6 +1,7 @@
 """Modules of torch as the calls that make them."""
 
 import pytest
+import torch
 from torch import nn
 
 from aimgraph.errors import PlanError
@@ -52,6 +53,16 @@ nn.MultiheadAttention(8, 2, batch_first=True)
 nn.MultiheadAttention(8, 2, bias=False, add_bias_kv=True, kdim=4)
 nn.LSTM(3, 4, num_layers=2, bidirectional=True)
 nn.GRU(3, 4)
+nn.RNN(3, 4, nonlinearity="relu")
+nn.LSTM(3, 4, proj_size=2)
+nn.LayerNorm((8, 8))
+nn.RMSNorm((12, 12))
+nn.Unflatten(1, (3, 3))
+nn.CrossEntropyLoss(label_smoothing=0.1)
+nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, dropout=0.2, activation="gelu", batch_first=True, norm_first=True)
+nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2)
+nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2), 2)
+nn.Transformer(d_model=8, nhead=2, num_encoder_layers=1, num_decoder_layers=2, dim_feedforward=16)
 nn.Identity()
 """.strip().splitlines()
 
@@ -67,8 +78,11 @@ def test_a_module_as_a_person_writes_it(call: str) -> None:
 
 
 def test_an_argument_that_cannot_be_told_is_named() -> None:
-    layer = nn.TransformerEncoderLayer(8, 2)
-    with pytest.raises(PlanError, match="TransformerEncoderLayer: with which d_model= it was made can't be told"):
+    with pytest.raises(PlanError, match=r"its activation is .*, and can.t be written"):
+        constructor(nn.TransformerEncoderLayer(8, 2, activation=torch.tanh))
+    layer = nn.Bilinear(2, 3, 4)
+    del layer.in1_features
+    with pytest.raises(PlanError, match="Bilinear: with which in1_features= it was made can't be told"):
         constructor(layer)
 
 

@@ -18,7 +18,7 @@ EXCEPTIONS = {
     "passes/fold_batchnorm.py": NORMS,  # what the pass folds into the layer before it
     "aimgraph/tracing/wrapped.py": {"DataParallel"},  # a wrapper, which is refused
 }
-GENERAL = {nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict}
+GENERAL = {nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict}
 LAYERS = {
     name
     for name, value in {**vars(nn), **vars(conv), "ConvNd": ConvNd, "AffineLayer": AffineLayer}.items()
