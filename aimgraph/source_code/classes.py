@@ -16,6 +16,7 @@ from aimgraph.source_code.forwards import body, input_names
 from aimgraph.source_code.inline import SHAPE, Traced
 from aimgraph.source_code.literals import RESERVED, is_name, quoted
 from aimgraph.source_code.members import layer_dtype, modes, ties, whole_dtype
+from aimgraph.source_code.merged import in_one
 from aimgraph.source_code.parameters import Skeletons, numbered
 from aimgraph.source_code.regions import Region, is_chain, regions
 
@@ -165,6 +166,9 @@ class Classes:
             return
         if len({tuple(lines) for lines in texts.values()}) == 1:
             yield from ("", *next(iter(texts.values())))
+            return
+        if merged := in_one(*texts.values()):
+            yield from ("", *merged)
             return
         first, *others = found.values()
         given = ", ".join(self._given(path, first))
