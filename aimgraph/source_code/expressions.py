@@ -97,7 +97,8 @@ def _is_default(node: fx.Node, keyword: str, value: Any) -> bool:
     """Whether a function does the same without an argument."""
     if not inspect.isfunction(node.target) or isinstance(value, fx.Node):
         return False
-    parameter = inspect.signature(node.target).parameters.get(keyword)
+    behind = getattr(F, f"_{node.target.__name__}", node.target)  # torch calls one of two for most kinds of pooling
+    parameter = inspect.signature(behind).parameters.get(keyword)
     return parameter is not None and type(parameter.default) is type(value) and bool(parameter.default == value)
 
 

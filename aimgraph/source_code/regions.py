@@ -123,7 +123,7 @@ def is_chain(region: Region, module: nn.Sequential) -> bool:
         called = item.path if isinstance(item, Region) else str(item.target)
         given = item.inputs if isinstance(item, Region) else list(item.args)
         plain = isinstance(item, Region) or (item.op == "call_module" and not item.kwargs)
-        if not plain or called != f"{region.path}.{name}" or given != [value]:
+        if not plain or called != f"{region.path}.{name}".lstrip(".") or given != [value]:
             return False
         value = item.outputs[0] if isinstance(item, Region) else item
     return value is region.outputs[0]

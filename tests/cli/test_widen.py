@@ -67,7 +67,7 @@ def test_a_memory_is_said_once() -> None:
 def test_plain_source(tmp_path: Path) -> None:
     folder = tmp_path / "wide"
     done = run("widen", "zoo/mlp", "--parameters", "1.5", "--source", str(folder))
-    assert "MLP, 1 classes in" in done.output
+    assert "MLP, 1 class in" in done.output
     assert imported(folder).load()(torch.zeros(2, 784)).shape == (2, 10)
     folder = tmp_path / "net"
     done = run("transform", "zoo/mlp", "--source", str(folder), "--json")
