@@ -171,13 +171,18 @@ class Classes:
             yield from ("", *merged)
             return
         first, *others = found.values()
-        given = ", ".join(self._given(path, first))
         signature = self._signature(path, first)
+        names = signature.removeprefix("self").removeprefix(", ").split(", ") if signature != "self" else []
+        star = names.index("*") if "*" in names else len(names)
+        plain = [name.partition("=")[0] for name in names]
+        given = ", ".join([*plain[:star], *(f"{name}={name}" for name in plain[star + 1 :])])
         if any(self._signature(path, other) != signature for other in others):  # each mode is given what it uses
             given, signature = "*given", "self, *given"
         yield ""
         yield f"def forward({signature}):"
-        yield f"{INDENT}return self._train({given}) if self.training else self._eval({given})"
+        yield f"{INDENT}if self.training:"
+        yield f"{INDENT * 2}return self._train({given})"
+        yield f"{INDENT}return self._eval({given})"
         for mode, lines in texts.items():
             yield ""
             yield lines[0].replace("def forward(", f"def _{mode}(")
@@ -201,8 +206,9 @@ class Classes:
                 continue
             if gap and "*" not in names:  # it is given by name, as others before it are gone
                 names.append("*")
-            unused = not path and node.args and not node.users
-            names.append(f"{name}={text(node.args[0], {})}" if unused else name)
+            behind = "*" not in names and any("=" in one for one in names)  # what has a default, too
+            has_default = not path and node.args and (behind or not node.users)
+            names.append(f"{name}={text(node.args[0], {})}" if has_default else name)
         return ", ".join(names)
 
 

@@ -89,6 +89,12 @@ class Lowering:
 
     def finish(self) -> None:
         """Take away what is left below ``aim``, and let the modules of the memories be plain ones."""
+        for path, home in self.moved.items():  # a layer's path may be the prefix of another's
+            inside = {
+                other.removeprefix(f"{path}.").partition(".")[0] for other in self.moved if other.startswith(f"{path}.")
+            }
+            for name in inside:
+                self.root.get_submodule(home)._modules.pop(name, None)
         self.root._modules.pop(AIM, None)
         for parent in list(self.root.modules()):
             for name, child in list(parent._modules.items()):
@@ -110,8 +116,9 @@ class Lowering:
             _instead(graph, node, operator.iadd, node.args[0], value).meta[IN_PLACE] = True
         elif isinstance(module, FunctionRead):
             weight = self._tensor(graph, node, f"{target}.weight", self._name(target, owner))
-            made = _instead(graph, node, getattr(F, module.function), node.args[0], weight)
-            made.kwargs = dict(node.kwargs)
+            options = dict(node.kwargs)
+            made = _instead(graph, node, getattr(F, module.function), node.args[0], weight, None)
+            made.kwargs = options
         elif isinstance(module, ParameterSource) and type(module).forward is ParameterSource.forward:
             value = self._tensor(graph, node, f"{target}.value", self._name(target, owner))
             _instead(graph, node, "unsqueeze", value, 0).meta[NAMED] = "memory"
