@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import aimgraph
-from benchmarks.learning.data import FASHION_FOLDER
+from aimgraph.experiment.data import FASHION_FOLDER
 from benchmarks.learning.journal import Journal, shown
 from benchmarks.learning.starts import Start, parameter_groups, redraw
 from benchmarks.learning.tasks import Problem, Task, tasks

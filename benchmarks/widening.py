@@ -25,8 +25,8 @@ from torch import Generator, nn
 from torch.nn import functional as F
 
 import aimgraph
+from aimgraph.experiment.data import Images, digits
 from aimgraph.models_zoo.loader import load_model
-from benchmarks.learning.data import Images, digits
 from benchmarks.learning.networks import small_resnet
 from benchmarks.learning.train import accuracy, shuffled
 

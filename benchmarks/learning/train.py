@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.learning.data import Images
+from aimgraph.experiment.data import Images
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, nn
 
 import aimgraph
-from benchmarks.learning.data import Images, digits, fashion_mnist, squares
+from aimgraph.experiment.data import Images, digits, fashion_mnist, squares
 from benchmarks.learning.journal import Journal
 from benchmarks.learning.networks import position_blind
 from benchmarks.learning.starts import READS, Start, parameter_groups, redraw

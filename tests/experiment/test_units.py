@@ -1,0 +1,195 @@
+"""Recipes, examples, arms, and units that go on where they were stopped."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimgraph.errors import ConfigError
+from aimgraph.experiment import unit as units
+from aimgraph.experiment.arms import made
+from aimgraph.experiment.data import examples
+from aimgraph.experiment.recipe import Data, Recipe, read_recipe, recipe_of
+from aimgraph.experiment.unit import Result, Unit, run
+
+MEMORY = {"shape": (4, 4, 2)}
+ARMS: dict[str, Any] = {
+    "base": {"kind": "base"},
+    "static": {"kind": "memory", "options": MEMORY},
+    "written": {"kind": "memory", "options": {**MEMORY, "updates": "stages", "carry": "state"}},
+    "zero": {"kind": "zero", "options": MEMORY},
+    "random": {"kind": "random", "options": MEMORY},
+    "wide": {"kind": "wide", "options": MEMORY},
+    "map": {"kind": "bias-map", "options": MEMORY},
+}
+FROZEN = ("base", "memory", "bias-map", "last-layer", "biases", "norms", "full", "lora")
+
+
+def network() -> nn.Module:
+    """[B, 1, 8, 8] -> [B, 10]; drops features, so that it draws random numbers while it is trained."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(8, 16, 3, 2, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+
+
+def recipe(**changed: Any) -> Recipe:
+    data = {"name": "digits", "train": 96, "validation": 50, "test": 60}
+    given = {"name": "digits", "model": f"{__name__}:network", "data": data, "arms": ARMS, "epochs": 3, "batch": 16}
+    return recipe_of({**given, "schedule": "cosine", **changed})
+
+
+def frozen() -> Recipe:
+    return recipe(frozen=True, arms={kind: {"kind": kind} for kind in FROZEN}, epochs=1)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return examples(recipe().data).train.pixels[:2]
+
+
+@pytest.mark.filterwarnings("ignore:.*comes to .* parameters")
+def test_arms_begin_as_the_same_network(x: Tensor) -> None:
+    one = recipe()
+    outputs = {name: made(one, arm, 3, x).module.eval()(x) for name, arm in one.arms.items() if name != "wide"}
+    assert all(torch.equal(outputs["base"], output) for output in outputs.values())
+    torch.testing.assert_close(made(one, one.arms["wide"], 3, x).module.eval()(x), outputs["base"])
+    assert not torch.equal(outputs["base"], made(one, one.arms["base"], 4, x).module.eval()(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*comes to .* parameters")
+def test_what_arms_train(x: Tensor) -> None:
+    one = recipe()
+    found = {name: made(one, arm, 0, x) for name, arm in one.arms.items()}
+    assert found["base"].added == 0
+    assert found["static"].added > 0
+    assert abs(found["wide"].added / found["static"].added - 1) < 0.5  # one channel of so small a network is much
+    assert {name for name in found["static"].learns if name not in found["random"].learns} == {
+        "aim.memory.source.value"
+    }
+    assert not any(found["zero"].module.get_parameter("aim.memory.source.value"))
+    held = frozen()
+    learns = {name: set(made(held, arm, 0, x).learns) for name, arm in held.arms.items()}
+    assert learns["base"] == set()
+    assert learns["last-layer"] == {"model.8.weight", "model.8.bias"}
+    assert learns["biases"] == {f"model.{place}.bias" for place in (0, 1, 4, 8)}
+    assert learns["norms"] == {"model.1.weight", "model.1.bias"}
+    assert len(learns["full"]) == 8
+    assert all(name.startswith("aim.") for name in learns["memory"])
+    assert all("lora_" in name for name in learns["lora"])
+    assert len(learns["bias-map"]) == 3
+
+
+@pytest.mark.parametrize("kind", ["biases", "lora"])
+def test_parts_of_a_base_are_trained_where_it_is_frozen(kind: str, x: Tensor) -> None:
+    one = recipe(arms={"some": {"kind": kind}})
+    with pytest.raises(ConfigError, match=f"the arm '{kind}' .*frozen base: set frozen = true, or leave it out"):
+        made(one, one.arms["some"], 0, x)
+
+
+@pytest.mark.parametrize("arm", ["base", "static", "written", "map"])
+def test_a_unit_that_was_stopped_is_one_that_was_not(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, unit = recipe(), Unit(arm, 3e-3, 1, tests=True)
+    whole = run(one, unit, tmp_path / "whole")
+    save, saved = units._Run._save, list[int]()
+
+    def stop(self: units._Run) -> None:
+        save(self)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(units._Run, "_save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, unit, tmp_path / "stopped")
+    monkeypatch.setattr(units._Run, "_save", save)
+    torch.manual_seed(99)
+    again = run(one, unit, tmp_path / "stopped")
+    assert (again.validation, again.loss, again.test) == (whole.validation, whole.loss, whole.test)
+    assert len(again.loss) == 3
+    assert list((tmp_path / "stopped").iterdir()) == []
+
+
+def test_a_memory_of_zeros_changes_nothing_and_its_reads_do_not_move(tmp_path: Path) -> None:
+    one = recipe()
+    base, zero, static = (run(one, Unit(arm, 1e-2, 0, tests=True), tmp_path) for arm in ("base", "zero", "static"))
+    assert (zero.loss, zero.test) == (base.loss, base.test)
+    assert all(".reads." in name for name in zero.still)
+    assert len(zero.still) == 3
+    assert static.still == []
+    assert static.loss != base.loss
+    assert base.processes == 1
+
+
+def test_all_arms_of_a_frozen_base_run(tmp_path: Path) -> None:
+    one = frozen()
+    found: dict[str, Result] = {arm: run(one, Unit(arm, 1e-2, 0, tests=False), tmp_path) for arm in one.arms}
+    assert found["base"].trained == 0
+    assert all(result.test is None and len(result.validation) == 1 for result in found.values())
+    assert found["full"].trained == sum(parameter.numel() for parameter in network().parameters())
+
+
+def test_examples_are_apart_and_the_same_for_all() -> None:
+    parts = examples(recipe().data)
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (96, 50, 60)
+    rows = {tuple(image.flatten().tolist()) for part in (parts.train, parts.validation) for image in part.pixels}
+    assert len(rows) == 146
+    again = examples(recipe().data)
+    assert torch.equal(parts.train.pixels, again.train.pixels)
+    large = examples(Data(name="position", train=10, validation=4, test=6, side=32))
+    assert large.train.pixels.shape == (10, 3, 32, 32)
+    with pytest.raises(ConfigError, match=r"data.train=2000 and data.validation=200: digits has 1198 to train on"):
+        examples(Data(name="digits", train=2000))
+
+
+def test_idx_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.folder: .* does not hold .*apt-get install dataset-fashion-mnist"):
+        examples(Data(name="idx", folder=str(tmp_path)))
+    for part, count in (("train", 30), ("t10k", 8)):
+        for what, header, size in (("images-idx3", 16, 784 * count), ("labels-idx1", 8, count)):
+            with gzip.open(tmp_path / f"{part}-{what}-ubyte.gz", "wb") as file:
+                file.write(bytes(header) + bytes(place % 7 for place in range(size)))
+    parts = examples(Data(name="idx", folder=str(tmp_path), validation=5))
+    assert parts.train.pixels.shape == (25, 1, 28, 28)
+    assert parts.test.labels.tolist() == [place % 7 for place in range(8)]
+
+
+def test_a_recipe_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "digits.toml"
+    path.write_text(
+        f'name = "digits"\nmodel = "{__name__}:network"\nepochs = 2\ndeclared = [["static", "base"]]\n'
+        '[data]\nname = "digits"\n[arms.base]\nkind = "base"\n[arms.static]\nkind = "memory"\n'
+        "options = {shape = [4, 4, 2]}\n"
+    )
+    one = read_recipe(path)
+    assert one.declared == (("static", "base"),)
+    assert one.digest == read_recipe(path).digest != recipe().digest
+    for text, message in (
+        ("epochs = 2", "epochs: Field required"),
+        ('kind = "memory"', r"arms.static.kind: Input should be 'base', 'memory'"),
+        ('["static", "base"]', "declared names the arm 'other'"),
+        ("[4, 4, 2]", r"arms.static: .*shape"),
+    ):
+        other = {"epochs = 2": "", 'kind = "memory"': 'kind = "m"', "[4, 4, 2]": "[4, 4]"}.get(
+            text, '["other", "base"]'
+        )
+        (tmp_path / "wrong.toml").write_text(path.read_text().replace(text, other, 1))
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(tmp_path / "wrong.toml")
+    with pytest.raises(ConfigError, match="is no recipe"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_a_model_of_too_few_classes_is_named(tmp_path: Path) -> None:
+    one = recipe(model=f"{__name__}:small")
+    with pytest.raises(
+        ConfigError, match=r"gives \[16, 3\], and a label of digits is \d: give a model of as many classes"
+    ):
+        run(one, Unit("base", 1e-3, 0, tests=False), tmp_path)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
