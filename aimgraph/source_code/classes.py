@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,13 +10,14 @@ from torch import Tensor, fx, nn
 from aimgraph.errors import PlanError
 from aimgraph.source_code.constructors import constructor, is_kept, is_of_torch
 from aimgraph.source_code.copied import NAMES
-from aimgraph.source_code.expressions import is_named_tuple, text
+from aimgraph.source_code.expressions import text
 from aimgraph.source_code.forwards import body, input_names
 from aimgraph.source_code.inline import SHAPE, Traced
 from aimgraph.source_code.literals import RESERVED, is_name, quoted
 from aimgraph.source_code.members import layer_dtype, modes, ties, whole_dtype
 from aimgraph.source_code.merged import in_one
 from aimgraph.source_code.parameters import Skeletons, numbered
+from aimgraph.source_code.records import records, written
 from aimgraph.source_code.regions import Region, is_chain, regions
 
 INDENT = "    "
@@ -96,8 +96,8 @@ class Classes:
         bases = {one.name: one.base for one in self.written.all}
         texts = [f"class {name}({bases[name]}):\n{code}" for name, code in self.written.texts()]
         graphs = self.subject.graphs.values()
-        kinds = dict.fromkeys(kind for graph in graphs for node in graph.nodes for kind in _named_tuples(node))
-        return "\n\n\n".join([*map(_named_tuple, kinds), *texts, *([last] if last else [])])
+        kinds = dict.fromkeys(kind for graph in graphs for node in graph.nodes for kind in records(node))
+        return "\n\n\n".join([*map(written, kinds), *texts, *([last] if last else [])])
 
     @property
     def name(self) -> str:
@@ -264,23 +264,6 @@ def regions_by_path(region: Region) -> dict[str, Region]:
 def class_name(module: nn.Module) -> str:
     """The name of a module's class in the source."""
     return re.sub(r"\W", "", type(module).__name__)
-
-
-def _named_tuples(node: fx.Node) -> Iterator[Any]:
-    """The classes of named tuples that a node makes, or has among its arguments."""
-    if is_named_tuple(node.target):
-        yield node.target
-    left: list[Any] = [*node.args, *node.kwargs.values()]
-    while left:
-        value = left.pop()
-        if is_named_tuple(type(value)):
-            yield type(value)
-        if isinstance(value, tuple | list | dict):
-            left += value.values() if isinstance(value, dict) else value
-
-
-def _named_tuple(kind: Any) -> str:
-    return f"class {kind.__name__}(NamedTuple):\n" + _indented(f"{name}: Any" for name in kind._fields)
 
 
 def _indented(lines: Iterable[str]) -> str:

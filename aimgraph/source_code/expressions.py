@@ -17,6 +17,7 @@ from aimgraph.errors import PlanError
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.source_code.copied import FUNCTIONS
 from aimgraph.source_code.literals import constant, is_name, quoted
+from aimgraph.source_code.records import is_record
 
 _INFIX = {
     **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
@@ -109,7 +110,7 @@ def function_name(function: Callable[..., Any]) -> str:
         PlanError: It is not of torch.
     """
     name = getattr(function, "__name__", str(function))
-    if FUNCTIONS.get(name) is function or function is OrderedDict or is_named_tuple(function):
+    if FUNCTIONS.get(name) is function or function is OrderedDict or is_record(function):
         return name
     for place, module in (("F.", F), ("torch.", torch), ("", builtins)):
         if getattr(module, name, None) is function:
@@ -130,11 +131,6 @@ def context(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
     given = [text(value, names) for value in args]
     given += [f"{key}={text(value, names)}" for key, value in node.kwargs.items()]
     return f"torch.{name}({', '.join(given)})"
-
-
-def is_named_tuple(kind: object) -> bool:
-    """Whether something is the class of a named tuple, of which a source has a copy."""
-    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def attribute(root: nn.Module, path: str, target: str) -> str:
@@ -185,7 +181,7 @@ def text(value: Any, names: Mapping[fx.Node, str]) -> str:
         return names[value]
     if isinstance(value, tuple):
         items = ", ".join(text(item, names) for item in value)
-        if is_named_tuple(type(value)):
+        if is_record(type(value)):
             return f"{type(value).__name__}({items})"
         return f"({items}{',' * (len(value) == 1)})"
     if isinstance(value, list):

@@ -17,6 +17,7 @@ from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.guards import constant, guard
 from aimgraph.runtime.inplace import INPLACE
 from aimgraph.source_code.owners import IN_PLACE, NAMED
+from aimgraph.source_code.records import without_detours
 from aimgraph.torch_private import asserted, tree_map
 from aimgraph.tracing.frontend import STAYS, build_program
 
@@ -139,6 +140,7 @@ def inline(subject: Traced, kept: Kept, parts: Mapping[nn.Module, Traced], *, im
     for mode, graph in subject.graphs.items():
         inliner.all(subject, mode)
         subject.settled |= {str(node.args[0].target) for node in graph.nodes if _settles(node)}
+        without_detours(graph)
         without_questions(graph)
         for node in graph.nodes:
             if node.target in INPLACE and isinstance(subject.values[mode].get(node), Tensor):

@@ -11,7 +11,7 @@ from aimgraph.errors import PlanError
 
 RESERVED = frozenset(
     {"F", "nn", "torch", "math", "json", "Tensor", "Any", "NamedTuple", "Self", "OrderedDict", "Path"}
-    | {"load", "load_model", "safe_open"}
+    | {"load", "load_model", "safe_open", "dataclass"}
 )
 """Names that a source uses itself."""
 

@@ -76,6 +76,8 @@ def _standard(text: str) -> list[str]:
     found = ["import math"] if "math." in text else []
     if calls(text, "OrderedDict"):
         found.append("from collections import OrderedDict")
+    if "@dataclass\n" in text:
+        found.append("from dataclasses import dataclass")
     typing = [name for name in ("Any", "NamedTuple", "Self") if re.search(rf"(?<![\w.\"]){name}\b", text)]
     return [*found, *([f"from typing import {', '.join(typing)}"] if typing else [])]
 

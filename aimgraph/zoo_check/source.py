@@ -41,7 +41,12 @@ for train in (False, True):
 def tensors(value):
     if isinstance(value, torch.Tensor):
         return [value.detach()]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    if isinstance(value, (list, tuple)):
+        items = value
+    elif isinstance(value, dict):
+        items = value.values()
+    else:
+        items = vars(value).values() if hasattr(value, "__dict__") else ()
     return [one for item in items for one in tensors(item)]
 torch.save([tensors(one) for one in outputs], folder / "outputs.pt")
 """

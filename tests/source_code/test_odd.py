@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,28 @@ def buffered(**buffers: Tensor) -> Callable[[nn.Module], nn.Module]:
 class Pair(NamedTuple):
     first: Tensor
     second: dict[str, Tensor]
+
+
+@dataclass
+class Output:
+    last: Tensor
+    hidden: tuple[Tensor, ...] | None = None
+    pooled: Tensor | None = None
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = linear()
+
+    def forward(self, x: Tensor) -> Output:
+        y = self.a(x)
+        return Output(y, pooled=y.mean(1, keepdim=True))
+
+
+def _record(self: Any, x: Tensor) -> Output:
+    given = self.inner(x)
+    return Output(self.b(given.last) + given.pooled, hidden=(x, given.last))
 
 
 class Noisy(nn.Module):
@@ -209,6 +232,7 @@ MADE: dict[str, Callable[[], nn.Module]] = {
         for name in ("F", "nn", "torch", "load", "Path", "load_model", "Carry", "fit", "Tensor", "Any", "OrderedDict")
     },
     "a part called F": lambda: net(_inner, a=linear(), b=net(_first, "F", a=linear())),
+    "a dataclass": lambda: net(_record, inner=Inner(), b=linear()),
     "a chain": lambda: nn.Sequential(linear(), nn.ReLU(), linear()),
 }
 
