@@ -9,10 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from aimgraph.api.verify import same
+from aimgraph.api.verify import all_same, outputs
 from aimgraph.copies import copy_module
 from aimgraph.distance import farthest
 from aimgraph.emit.folded_module import FoldedModule
@@ -20,11 +19,10 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import refuse_offloaded, tensors_named
 from aimgraph.emit.record import record_of
 from aimgraph.errors import ConfigError, PlanError
-from aimgraph.inputs.arguments import Arguments, tensors_in
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.batch import device_of
 from aimgraph.inputs.examples import resolve_inputs
-from aimgraph.inputs.samples import Samples, samples_for
-from aimgraph.reproducible import seeded
+from aimgraph.inputs.samples import samples_for
 from aimgraph.source_code.literals import is_name
 from aimgraph.source_code.package import Source, source_of, write
 from aimgraph.source_code.subject import subject_of
@@ -130,28 +128,19 @@ def _compared(module: nn.Module, inputs: Arguments, package: Path, source: Sourc
     """
     ours, sample = copy_module(module), samples_for(module, inputs, device_of(module), grad=grad)
     modes = ("eval", "train")
-    wanted = [_outputs(ours.train(mode == "train"), sample, grad=grad) for mode in modes]
+    # inputs of its own for each run: a forward may write to them
+    wanted = [outputs(ours.train(mode == "train"), sample.at(2, 0), grad=grad) for mode in modes]
     try:
         theirs = imported(package).load().to(device_of(module))
-        found = [_outputs(theirs.train(mode == "train"), sample, grad=grad) for mode in modes]
+        found = [outputs(theirs.train(mode == "train"), sample.at(2, 0), grad=grad) for mode in modes]
     except Exception as error:  # whatever code that was written wrongly raises
         raise PlanError(
             f"{source.name}: what was written does not run ({told_error(error)}), so it was not kept{_hooks(module)}"
         ) from error
     for mode, one, other in zip(modes, wanted, found, strict=True):
-        if not _alike(one, other):
+        if not all_same(one, other):
             raise PlanError(_differ(module, source, mode, one, other))
     return modes
-
-
-def _outputs(module: nn.Module, sample: Samples, *, grad: bool) -> list[Tensor]:
-    args, kwargs = sample.at(2, 0)  # of its own: a forward may write to its inputs
-    with seeded(), torch.set_grad_enabled(grad):
-        return tensors_in(module(*args, **kwargs))
-
-
-def _alike(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return len(ours) == len(theirs) and all(map(same, ours, theirs))
 
 
 def _differ(module: nn.Module, source: Source, mode: str, ours: list[Tensor], theirs: list[Tensor]) -> str:

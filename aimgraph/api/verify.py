@@ -142,7 +142,7 @@ def _reads(base: nn.Module, aim: AimModule, inputs: Samples) -> Iterator[Check]:
         samples = [inputs.at(batch, seed=batch, device=device_of(base)) for _ in range(2)]
         expected = outputs(by_hand, samples[0], grad=inputs.grad)
         seen = outputs(copy_module(module).train(train), samples[1], grad=inputs.grad)
-        alike = _all_same(expected, seen)
+        alike = all_same(expected, seen)
         detail = "bit-identical" if alike else f"differs by {farthest(seen, expected)[0]:.3g}"
         yield Check(name, alike, f"{detail} at batch size {batch}")
 
@@ -233,7 +233,7 @@ def _outputs(name: str, expected: _Seen, seen: _Seen, train: bool) -> Check:
         return Check(label, False, "no tensor is found in the output: nothing can be compared")
     for batch, other in seen.outputs.items():
         one = expected.outputs[batch]
-        if not _all_same(one, other):
+        if not all_same(one, other):
             return Check(label, False, f"differs at batch size {batch} by {farthest(other, one)[0]:.3g}")
         if moved := _differing(expected.buffers[batch], seen.buffers[batch]):
             return Check(label, False, f"buffers differ at batch size {batch}: {moved[:3]}")
@@ -310,8 +310,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 def _differing(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
     """Names whose tensors are not the same."""
-    return [key for key, value in expected.items() if not _all_same(tensors_in(value), tensors_in(seen.get(key)))]
+    return [key for key, value in expected.items() if not all_same(tensors_in(value), tensors_in(seen.get(key)))]
 
 
-def _all_same(a: list[Tensor], b: list[Tensor]) -> bool:
+def all_same(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether two lists hold equal tensors, bit for bit; see `same`."""
     return len(a) == len(b) and all(map(same, a, b))

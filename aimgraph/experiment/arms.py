@@ -13,6 +13,7 @@ from aimgraph.api.transform import plan, transform
 from aimgraph.api.widen import widen
 from aimgraph.bench.frozen import StandsStill, lora_layers, with_lora
 from aimgraph.compiler.aim_paths import is_added
+from aimgraph.compiler.graph_tools import submodule_at
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.recipe import Arm, Recipe
 from aimgraph.models_zoo.loader import load_model
@@ -148,12 +149,8 @@ def _output_shapes(base: nn.Module, layers: list[str], x: Tensor) -> dict[str, t
 
 def _bias_map(recipe: Recipe, arm: Arm, base: nn.Module, x: Tensor, seed: int) -> nn.Module:
     reads = plan(base, x, seed=seed, **arm.options).reads
-    layers = list(dict.fromkeys(read.site for _, read in reads if _is_module(base, read.site)))
+    layers = list(dict.fromkeys(read.site for _, read in reads if submodule_at(base, read.site) is not None))
     return BiasMaps(_base(recipe, arm, base, x, seed), [_below(recipe, path) for path in layers], x)
-
-
-def _is_module(base: nn.Module, path: str) -> bool:
-    return any(path == name for name, _ in base.named_modules())
 
 
 def _below(recipe: Recipe, path: str) -> str:
@@ -178,7 +175,7 @@ def _some(choose: Callable[[nn.Module, Tensor], Iterator[nn.Parameter]]) -> Call
 
 
 def _last_layer(base: nn.Module, x: Tensor) -> Iterator[nn.Parameter]:
-    called = [path for path in plan(base, x).called if _is_module(base, path)]
+    called = [path for path in plan(base, x).called if submodule_at(base, path) is not None]
     yield from base.get_submodule(called[-1]).parameters()
 
 

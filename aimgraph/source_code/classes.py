@@ -171,11 +171,7 @@ class Classes:
             yield from ("", *merged)
             return
         first, *others = found.values()
-        signature = self._signature(path, first)
-        names = signature.removeprefix("self").removeprefix(", ").split(", ") if signature != "self" else []
-        star = names.index("*") if "*" in names else len(names)
-        plain = [name.partition("=")[0] for name in names]
-        given = ", ".join([*plain[:star], *(f"{name}={name}" for name in plain[star + 1 :])])
+        signature, given = self._signature(path, first), self._passed(path, first)
         if any(self._signature(path, other) != signature for other in others):  # each mode is given what it uses
             given, signature = "*given", "self, *given"
         yield ""
@@ -198,18 +194,31 @@ class Classes:
         return [f"def forward({self._signature(path, region)}):", *(INDENT + line for line in lines)]
 
     def _signature(self, path: str, region: Region) -> str:
-        """The module and its inputs; of the root, without those that have one value in all of this."""
-        names, gap = ["self"], False
-        for node, name in zip(region.inputs, self._given(path, region), strict=True):
-            if not path and name in self.subject.settled and not node.users:
-                gap = True
-                continue
-            if gap and "*" not in names:  # it is given by name, as others before it are gone
+        """The module and its inputs, as a forward takes them."""
+        names = ["self"]
+        for node, name, by_name in self._taken(path, region):
+            if by_name and "*" not in names:
                 names.append("*")
             behind = "*" not in names and any("=" in one for one in names)  # what has a default, too
             has_default = not path and node.args and (behind or not node.users)
             names.append(f"{name}={text(node.args[0], {})}" if has_default else name)
         return ", ".join(names)
+
+    def _passed(self, path: str, region: Region) -> str:
+        """The inputs, as one forward passes them on to another of the same signature."""
+        return ", ".join(f"{name}={name}" if by_name else name for _, name, by_name in self._taken(path, region))
+
+    def _taken(self, path: str, region: Region) -> Iterator[tuple[fx.Node, str, bool]]:
+        """Each input, its name, and whether it is given by name, as others before it are gone.
+
+        Of the root, those are gone that have one value in all of this.
+        """
+        gap = False
+        for node, name in zip(region.inputs, self._given(path, region), strict=True):
+            if not path and name in self.subject.settled and not node.users:
+                gap = True
+            else:
+                yield node, name, gap
 
 
 _EMPTY = [f"{INDENT}super().__init__()"]

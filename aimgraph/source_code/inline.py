@@ -77,10 +77,7 @@ def traced(program: Program, *, imports: bool, at: str = "") -> Traced:
     """
     made = Traced(program.root, {}, {}, program.signature.batch, grad=program.signature.grad)
     for path, part in program.signature.opaque.items():
-        if part.reason == STAYS:
-            made.opaque.add(path)
-            continue
-        if not imports or path == OPAQUE_BASE:
+        if part.reason != STAYS and (not imports or path == OPAQUE_BASE):
             there = at if path == OPAQUE_BASE else _below(at, path, "inner" if at else "")
             raise no_source(there or "the model", part.reason)
         made.opaque.add(path)
@@ -165,6 +162,7 @@ class _Inliner:
     kept: Kept
     parts: Mapping[nn.Module, Traced]
     imports: bool
+    seen: dict[Any, Traced] = field(default_factory=dict)
 
     def all(self, subject: Traced, mode: str) -> None:
         """Enter what is not kept, in place; the values of new nodes are added."""
@@ -200,12 +198,15 @@ class _Inliner:
         graph.erase_node(node)
 
     def _alone(self, subject: Traced, node: fx.Node, module: nn.Module, mode: str) -> Traced:
-        """The graphs of a module for what a call gives it."""
+        """The graphs of a module for what a call gives it; one trace gives those of both modes."""
         values = subject.values[mode]
         args, kwargs = mutable(fx.map_arg((node.args, node.kwargs), lambda one: _example(values[one])))
         inputs = ((torch.zeros(subject.batch), *args), dict(kwargs))
-        program = build_program(Alone(module), inputs, (), share=True, enter=("", "inner"))
-        return traced(program, imports=self.imports, at=str(node.target))
+        key = module, repr(tree_map(_told, inputs))
+        if key not in self.seen:
+            program = build_program(Alone(module), inputs, (), share=True, enter=("", "inner"))
+            self.seen[key] = traced(program, imports=self.imports, at=str(node.target))
+        return self.seen[key]
 
 
 def _list_with_name(graph: fx.Graph, call: fx.Node, given: Any, values: dict[fx.Node, Any]) -> Any:
@@ -255,6 +256,10 @@ def _below(path: str, inner: str, start: str) -> str:
     if start and (inner == start or inner.startswith(f"{start}.")):
         inner = inner.removeprefix(start).removeprefix(".")
     return f"{path}.{inner}".strip(".")
+
+
+def _told(leaf: Any) -> Any:
+    return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
 def _example(value: Any) -> Any:

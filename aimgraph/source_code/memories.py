@@ -29,15 +29,12 @@ from aimgraph.runtime.state import StateCarry
 from aimgraph.runtime.updates.conv_sigmoid import SampleNorm
 from aimgraph.runtime.updates.update import Update
 from aimgraph.source_code import plain
+from aimgraph.source_code.copied import FUNCTIONS
 from aimgraph.source_code.inline import no_source
-from aimgraph.source_code.owners import IN_PLACE, NAMED, VIEW, give_owners, nest, of_grid, same_shape
+from aimgraph.source_code.owners import IN_PLACE, NAMED, SITE, VIEW, give_owners, nest, of_grid, same_shape
 
 PLAIN: Mapping[Callable[..., Any], Callable[..., Any]] = {
-    fit: plain.fit,
-    expand_batch: plain.expand_batch,
-    group_batch: group_batch,
-    interleave: interleave,
-    batch_mean: batch_mean,
+    one: FUNCTIONS[one.__name__] for one in (fit, expand_batch, group_batch, interleave, batch_mean)
 }
 """Functions in graphs -> those that need torch alone, which a source has copies of."""
 
@@ -152,7 +149,7 @@ class Lowering:
         if path not in self.moved:
             home = self.root.get_submodule(owner)
             name = free_name(name, lambda one: not hasattr(home, one))
-            setattr_tensor(home, name, _member(self.root, path))
+            setattr_tensor(home, name, operator.attrgetter(path)(self.root))
             self.moved[path] = f"{owner}.{name}".lstrip(".")
         with graph.inserting_before(node):
             made = graph.create_node("get_attr", self.moved[path])
@@ -188,12 +185,6 @@ def setattr_tensor(module: nn.Module, name: str, value: Tensor) -> None:
         module.register_buffer(name, value)
 
 
-def _member(root: nn.Module, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    found: Tensor = getattr(root.get_submodule(owner), name)
-    return found
-
-
 def _within(path: str, owner: str) -> str:
     """``layer1.0.conv1`` inside ``layer1.0`` -> ``conv1``."""
     name = re.sub(r"\W", "_", path.removeprefix(f"{owner}." if owner else ""))
@@ -219,16 +210,13 @@ def _without_site(node: fx.Node) -> tuple[Any, ...]:
     """The arguments of a call, without the name of a layer and what is so by default."""
     args = list(node.args)
     if node.target is fit:
-        args = args[:_SITE]
+        args = args[:SITE]
     defaults = (1, 0) if node.target is fit else (0,) if node.target is expand_batch else ()
     for default in reversed(defaults):
         if len(args) == 2 or args[-1] != default or args[-1] is None:
             break
         del args[-1]
     return tuple(args)
-
-
-_SITE = 4
 
 
 def _as_plain(module: nn.Module) -> nn.Module:

@@ -91,12 +91,12 @@ def _owner(root: nn.Module, node: fx.Node, before: str, after: str) -> str:
             return owner_of_site(root, f"{_common(before, after)}.")
         site = module.sites[0] if isinstance(module, BiasMap) else target.partition(".reads.")[2]
         return owner_of_site(root, site) if site else ""
-    if node.target is fit and len(node.args) > _SITE:
-        return owner_of_site(root, str(node.args[_SITE]))
+    if node.target is fit and len(node.args) > SITE:
+        return owner_of_site(root, str(node.args[SITE]))
     return owner_of_site(root, f"{node.all_input_nodes[0].meta[OWNER]}.") if node.target is accumulate else before
 
 
-_SITE = 4
+SITE = 4
 """The argument of `fit` that names the layer."""
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aimgraph.api.fold import fold
-from aimgraph.api.verify import BATCH_SIZES, adds_nothing, outputs, same, verify
+from aimgraph.api.verify import BATCH_SIZES, adds_nothing, all_same, outputs, same, verify
 from aimgraph.compiler.aim_paths import AIM, aim_path, is_added, is_memory, is_read_path
 from aimgraph.config import Kind
 from aimgraph.copies import copy_module
@@ -101,7 +101,7 @@ def _autocast(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[
                 continue
             seen = [outputs(other, sample) for other in others]
         for found, start in zip(seen, ("", " from the other start"), strict=True):
-            if not _alike(expected, found):
+            if not all_same(expected, found):
                 return f"output under bfloat16 autocast ({mode}){start}: differs at batch size {batch}"
     return ""
 
@@ -111,7 +111,7 @@ def _other_start(base: nn.Module, aim: AimModule, inputs: Arguments) -> str:
     for train, batch in zip((False, True), BATCH_SIZES, strict=True):
         sample = random_inputs(inputs, batch, seed=SEED)
         expected = outputs(copy_module(base).train(train), sample)
-        if not _alike(expected, outputs(_restarted(aim).train(train), sample)):
+        if not all_same(expected, outputs(_restarted(aim).train(train), sample)):
             return f"output from the other start ({'train' if train else 'eval'}): differs at batch size {batch}"
     return ""
 
@@ -131,10 +131,6 @@ def _restarted(aim: AimModule) -> AimModule:
     return module
 
 
-def _alike(expected: list[Tensor], seen: list[Tensor]) -> bool:
-    return len(expected) == len(seen) and all(map(same, expected, seen))
-
-
 def _resized(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[str]) -> str:
     """Bit identity at the first of `LARGER` sizes that the base takes; nothing to compare where it takes none."""
     given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
@@ -148,7 +144,7 @@ def _resized(base: nn.Module, aim: AimModule, inputs: Arguments, without: list[s
         except Exception:  # whatever the base says about this size
             continue
         seen = outputs(other, sample)
-        return "" if _alike(expected, seen) else f"output at another size (eval): differs for {input_shapes(sample)}"
+        return "" if all_same(expected, seen) else f"output at another size (eval): differs for {input_shapes(sample)}"
     without.append("another image size: the base takes none")
     return ""
 

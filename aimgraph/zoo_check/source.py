@@ -7,17 +7,16 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aimgraph.api.to_source import to_source
+from aimgraph.api.verify import outputs
 from aimgraph.copies import copy_module
 from aimgraph.distance import farthest
-from aimgraph.inputs.arguments import Arguments, tensors_in
+from aimgraph.inputs.arguments import Arguments
 from aimgraph.inputs.samples import samples_for
-from aimgraph.reproducible import seeded
 
 NEEDS = ("torch", "safetensors")
 
@@ -67,7 +66,7 @@ def source_problem(aim: nn.Module, inputs: Arguments, *, grad: bool = False) -> 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         to_source(aim, folder / "source", inputs)
-        expected = [_outputs(copy_module(aim).train(train), sample, grad=grad) for train in (False, True)]
+        expected = [outputs(copy_module(aim).train(train), sample, grad=grad) for train in (False, True)]
         torch.save(sample, folder / "inputs.pt")
         if grad:
             (folder / "grad").touch()
@@ -112,9 +111,3 @@ def link_packages(folder: Path) -> None:
 def _name(requirement: str) -> str:
     found = re.match(r"[\w.-]+", requirement)
     return found[0] if found else requirement
-
-
-def _outputs(module: nn.Module, sample: Any, *, grad: bool) -> list[Tensor]:
-    args, kwargs = sample
-    with seeded(), torch.set_grad_enabled(grad):
-        return [one.detach() for one in tensors_in(module(*args, **kwargs))]
