@@ -21,7 +21,7 @@ from torch import nn
 
 import aimgraph
 from aimgraph.bench.frozen import StandsStill, lora_layers, with_lora
-from aimgraph.experiment.data import Images
+from aimgraph.experiment.images import Images
 from aimgraph.runtime.layer_kinds import is_layer
 from benchmarks.learning.journal import Journal, shown
 from benchmarks.learning.networks import with_plain_convolutions

@@ -25,7 +25,8 @@ from torch import Generator, nn
 from torch.nn import functional as F
 
 import aimgraph
-from aimgraph.experiment.data import Images, digits
+from aimgraph.experiment.data import digits
+from aimgraph.experiment.images import Images
 from aimgraph.models_zoo.loader import load_model
 from benchmarks.learning.networks import small_resnet
 from benchmarks.learning.train import accuracy, shuffled

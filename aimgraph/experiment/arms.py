@@ -200,7 +200,7 @@ def _lora(recipe: Recipe, arm: Arm, base: nn.Module, x: Tensor, seed: int) -> nn
 
 _KINDS: dict[str, Callable[[Recipe, Arm, nn.Module, Tensor, int], nn.Module]] = {
     "base": _base,
-    "memory": _memory,
+    "static": _memory,
     "random": _random,
     "zero": _zero,
     "wide": _wide,

@@ -14,31 +14,12 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from aimgraph.errors import ConfigError
+from aimgraph.experiment.images import Images
 from aimgraph.experiment.recipe import Data
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CELLS, CELL, SQUARE = 4, 4, 2
 BRIGHT, NOISE = 4.0, 0.4  # the deviation of all pixels is then 0.6
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images and what they show.
-
-    Attributes:
-        pixels: float32, [B, C, H, W].
-        labels: int64, [B].
-    """
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def at(self, index: Tensor) -> "Images":
-        """Some of them, in the order of `index`."""
-        return Images(self.pixels[index], self.labels[index])
 
 
 @dataclass(frozen=True)

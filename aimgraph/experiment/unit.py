@@ -3,7 +3,6 @@
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,67 +15,12 @@ from torch.nn import functional as F
 from aimgraph.compiler.aim_paths import is_added
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms import Made, made
-from aimgraph.experiment.data import Images, examples
+from aimgraph.experiment.data import examples
+from aimgraph.experiment.images import Images
 from aimgraph.experiment.recipe import Recipe
+from aimgraph.experiment.results import Result, Unit, result_of
 from aimgraph.models_zoo.loader import import_torchvision
 from aimgraph.reproducible import seeded
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is trained.
-
-    Attributes:
-        arm: Its name.
-        rate: The learning rate.
-        seed: Of the initial weights, the memory and the order of the data.
-        tests: Whether the test examples are looked at in the end.
-    """
-
-    arm: str
-    rate: float
-    seed: int
-    tests: bool
-
-    def __str__(self) -> str:
-        """For names of files and progress."""
-        return f"{self.arm}-{self.rate:g}-{self.seed}"
-
-
-@dataclass
-class Result:
-    """What came of a unit.
-
-    Attributes:
-        unit: The unit.
-        validation: Accuracy after each epoch.
-        loss: Mean of each epoch.
-        seconds: Of each epoch's training, without what is measured.
-        test: Accuracy on the test examples; None where they are not looked at.
-        trained: Parameters that are trained.
-        added: Parameters that are no part of the base.
-        processes: How many trained together.
-        still: Names of parameters that did not move, though they are to be trained.
-    """
-
-    unit: Unit
-    validation: list[float] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    test: float | None = None
-    trained: int = 0
-    added: int = 0
-    processes: int = 1
-    still: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready data."""
-        return asdict(self)
-
-
-def result_of(data: dict[str, Any]) -> Result:
-    """A result from its data."""
-    return Result(**(data | {"unit": Unit(**data["unit"])}))
 
 
 def run(recipe: Recipe, unit: Unit, folder: Path) -> Result:
@@ -125,7 +69,7 @@ class _Run:
     def done(self, train: Images, validation: Images, test: Images) -> Result:
         """Train, and measure."""
         self._load()
-        for epoch in range(len(self.result.validation), self.recipe.epochs):
+        for epoch in range(len(self.result.validation), self.unit.epochs):
             started = time.perf_counter()
             self.result.loss.append(self._epoch(train, epoch) if self.learns else math.nan)
             self.result.seconds.append(time.perf_counter() - started)
@@ -152,7 +96,7 @@ class _Run:
         losses = []
         self.module.train()
         for number, start in enumerate(starts):
-            self._set_rate((epoch + number / len(starts)) / self.recipe.epochs)
+            self._set_rate((epoch + number / len(starts)) / self.unit.epochs)
             batch = images.at(order[start : start + self.recipe.batch])
             losses.append(self._step(batch))
         return float(torch.stack(losses).mean())

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from aimgraph.experiment.data import Images
+from aimgraph.experiment.images import Images
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ import torch
 from torch import Generator, nn
 
 import aimgraph
-from aimgraph.experiment.data import Images, digits, fashion_mnist, squares
+from aimgraph.experiment.data import digits, fashion_mnist, squares
+from aimgraph.experiment.images import Images
 from benchmarks.learning.journal import Journal
 from benchmarks.learning.networks import position_blind
 from benchmarks.learning.starts import READS, Start, parameter_groups, redraw

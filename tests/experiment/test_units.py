@@ -13,19 +13,20 @@ from aimgraph.experiment import unit as units
 from aimgraph.experiment.arms import made
 from aimgraph.experiment.data import examples
 from aimgraph.experiment.recipe import Data, Recipe, read_recipe, recipe_of
-from aimgraph.experiment.unit import Result, Unit, run
+from aimgraph.experiment.results import Result, Unit
+from aimgraph.experiment.unit import run
 
 MEMORY = {"shape": (4, 4, 2)}
 ARMS: dict[str, Any] = {
     "base": {"kind": "base"},
-    "static": {"kind": "memory", "options": MEMORY},
-    "written": {"kind": "memory", "options": {**MEMORY, "updates": "stages", "carry": "state"}},
+    "static": {"kind": "static", "options": MEMORY},
+    "written": {"kind": "static", "options": {**MEMORY, "updates": "stages", "carry": "state"}},
     "zero": {"kind": "zero", "options": MEMORY},
     "random": {"kind": "random", "options": MEMORY},
     "wide": {"kind": "wide", "options": MEMORY},
     "map": {"kind": "bias-map", "options": MEMORY},
 }
-FROZEN = ("base", "memory", "bias-map", "last-layer", "biases", "norms", "full", "lora")
+FROZEN = ("base", "static", "bias-map", "last-layer", "biases", "norms", "full", "lora")
 
 
 def network() -> nn.Module:
@@ -78,7 +79,7 @@ def test_what_arms_train(x: Tensor) -> None:
     assert learns["biases"] == {f"model.{place}.bias" for place in (0, 1, 4, 8)}
     assert learns["norms"] == {"model.1.weight", "model.1.bias"}
     assert len(learns["full"]) == 8
-    assert all(name.startswith("aim.") for name in learns["memory"])
+    assert all(name.startswith("aim.") for name in learns["static"])
     assert all("lora_" in name for name in learns["lora"])
     assert len(learns["bias-map"]) == 3
 
@@ -92,7 +93,7 @@ def test_parts_of_a_base_are_trained_where_it_is_frozen(kind: str, x: Tensor) ->
 
 @pytest.mark.parametrize("arm", ["base", "static", "written", "map"])
 def test_a_unit_that_was_stopped_is_one_that_was_not(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, unit = recipe(), Unit(arm, 3e-3, 1, tests=True)
+    one, unit = recipe(), Unit(arm, 3e-3, 1, 3, tests=True)
     whole = run(one, unit, tmp_path / "whole")
     save, saved = units._Run._save, list[int]()
 
@@ -115,7 +116,7 @@ def test_a_unit_that_was_stopped_is_one_that_was_not(arm: str, tmp_path: Path, m
 
 def test_a_memory_of_zeros_changes_nothing_and_its_reads_do_not_move(tmp_path: Path) -> None:
     one = recipe()
-    base, zero, static = (run(one, Unit(arm, 1e-2, 0, tests=True), tmp_path) for arm in ("base", "zero", "static"))
+    base, zero, static = (run(one, Unit(arm, 1e-2, 0, 3, tests=True), tmp_path) for arm in ("base", "zero", "static"))
     assert (zero.loss, zero.test) == (base.loss, base.test)
     assert all(".reads." in name for name in zero.still)
     assert len(zero.still) == 3
@@ -126,7 +127,7 @@ def test_a_memory_of_zeros_changes_nothing_and_its_reads_do_not_move(tmp_path: P
 
 def test_all_arms_of_a_frozen_base_run(tmp_path: Path) -> None:
     one = frozen()
-    found: dict[str, Result] = {arm: run(one, Unit(arm, 1e-2, 0, tests=False), tmp_path) for arm in one.arms}
+    found: dict[str, Result] = {arm: run(one, Unit(arm, 1e-2, 0, 3, tests=False), tmp_path) for arm in one.arms}
     assert found["base"].trained == 0
     assert all(result.test is None and len(result.validation) == 1 for result in found.values())
     assert found["full"].trained == sum(parameter.numel() for parameter in network().parameters())
@@ -161,7 +162,7 @@ def test_a_recipe_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "digits.toml"
     path.write_text(
         f'name = "digits"\nmodel = "{__name__}:network"\nepochs = 2\ndeclared = [["static", "base"]]\n'
-        '[data]\nname = "digits"\n[arms.base]\nkind = "base"\n[arms.static]\nkind = "memory"\n'
+        '[data]\nname = "digits"\n[arms.base]\nkind = "base"\n[arms.static]\nkind = "static"\n'
         "options = {shape = [4, 4, 2]}\n"
     )
     one = read_recipe(path)
@@ -169,11 +170,11 @@ def test_a_recipe_in_a_file(tmp_path: Path) -> None:
     assert one.digest == read_recipe(path).digest != recipe().digest
     for text, message in (
         ("epochs = 2", "epochs: Field required"),
-        ('kind = "memory"', r"arms.static.kind: Input should be 'base', 'memory'"),
+        ('kind = "static"', r"arms.static.kind: Input should be 'base', 'memory'"),
         ('["static", "base"]', "declared names the arm 'other'"),
         ("[4, 4, 2]", r"arms.static: .*shape"),
     ):
-        other = {"epochs = 2": "", 'kind = "memory"': 'kind = "m"', "[4, 4, 2]": "[4, 4]"}.get(
+        other = {"epochs = 2": "", 'kind = "static"': 'kind = "m"', "[4, 4, 2]": "[4, 4]"}.get(
             text, '["other", "base"]'
         )
         (tmp_path / "wrong.toml").write_text(path.read_text().replace(text, other, 1))
@@ -188,7 +189,7 @@ def test_a_model_of_too_few_classes_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"gives \[16, 3\], and a label of digits is \d: give a model of as many classes"
     ):
-        run(one, Unit("base", 1e-3, 0, tests=False), tmp_path)
+        run(one, Unit("base", 1e-3, 0, 3, tests=False), tmp_path)
 
 
 def small() -> nn.Module:
