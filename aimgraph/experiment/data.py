@@ -1,4 +1,4 @@
-"""Images with labels: made squares, scikit-learn's digits, MNIST and Fashion-MNIST.
+"""Images with labels: made ones, scikit-learn's digits, MNIST and Fashion-MNIST.
 
 Fashion-MNIST comes from Debian's package (``apt-get install dataset-fashion-mnist``), or from any folder that holds the
 four gzipped IDX files, as MNIST does.
@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.images import Images
+from aimgraph.experiment.made import MADE
 from aimgraph.experiment.recipe import Data
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-CELLS, CELL, SQUARE = 4, 4, 2
-BRIGHT, NOISE = 4.0, 0.4  # the deviation of all pixels is then 0.6
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,6 @@ class Split:
 
     train: Images
     test: Images
-
-
-def squares(count: int, generator: Generator) -> Images:
-    """Images of 16 x 16 pixels; the label is the one of 4 x 4 cells that holds a bright 2 x 2 square.
-
-    The square lies anywhere inside of its cell. Its pixels are 4, all others 0; noise from N(0, 0.4^2) is
-    added to all pixels.
-    """
-    side = CELLS * CELL
-    pixels = NOISE * torch.randn(count, 1, side, side, generator=generator)
-    labels = torch.randint(CELLS**2, (count,), generator=generator)
-    inside = torch.randint(CELL - SQUARE + 1, (2, count), generator=generator)
-    rows, cols = (labels // CELLS) * CELL + inside[0], (labels % CELLS) * CELL + inside[1]
-    each = torch.arange(count)
-    for row in range(SQUARE):
-        for col in range(SQUARE):
-            pixels[each, 0, rows + row, cols + col] += BRIGHT
-    return Images(pixels, labels)
 
 
 @cache
@@ -133,16 +114,17 @@ def examples(data: Data) -> Parts:
 def _split(data: Data) -> Split:
     if data.name == "digits":
         return digits()
-    if data.name == "position":
-        train, test = (data.train or MADE) + data.validation, data.test or MADE // 4
-        return Split(squares(train, Generator().manual_seed(0)), squares(test, Generator().manual_seed(1)))
+    if data.name in MADE:
+        make = MADE[data.name]
+        train, test = (data.train or TRAIN) + data.validation, data.test or TRAIN // 4
+        return Split(make(train, Generator().manual_seed(0)), make(test, Generator().manual_seed(1)))
     try:
         return fashion_mnist(FASHION_FOLDER if data.folder is None else Path(data.folder), None, None)
     except FileNotFoundError as error:
         raise ConfigError(f"data.folder: {error}") from error
 
 
-MADE = 4096
+TRAIN = 4096
 """Examples that are made to train on where nobody says how many; a quarter as many to test on."""
 
 

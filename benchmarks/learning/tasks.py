@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from aimgraph.experiment.data import FASHION_FOLDER, Split, digits, fashion_mnist, squares
+from aimgraph.experiment.data import FASHION_FOLDER, Split, digits, fashion_mnist
 from aimgraph.experiment.images import Images
+from aimgraph.experiment.made import squares
 from benchmarks.learning.networks import FirstLogits, digits_cnn, position_blind, small_resnet
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
 

@@ -5,8 +5,9 @@ import torch
 from torch import Generator, nn
 
 import aimgraph
-from aimgraph.experiment.data import digits, fashion_mnist, squares
+from aimgraph.experiment.data import digits, fashion_mnist
 from aimgraph.experiment.images import Images
+from aimgraph.experiment.made import squares
 from benchmarks.learning.journal import Journal
 from benchmarks.learning.networks import position_blind
 from benchmarks.learning.starts import READS, Start, parameter_groups, redraw
