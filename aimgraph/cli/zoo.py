@@ -17,11 +17,11 @@ from rich.table import Table
 
 from aimgraph.cli.output import console
 from aimgraph.errors import ConfigError
+from aimgraph.units.runner import Limits
 from aimgraph.zoo_check.journal import Journal
 from aimgraph.zoo_check.manifest import LEVELS, Task, chosen, read_manifest, to_tasks, write_manifest
-from aimgraph.zoo_check.remote import run_remote
 from aimgraph.zoo_check.rows import PASSED, Difference, Row, differences, read_rows, to_json, write_results, write_rows
-from aimgraph.zoo_check.runner import Limits, run_local
+from aimgraph.zoo_check.runner import run_local, run_remote
 from aimgraph.zoo_check.sources import FOLDER, SOURCES, list_entries, representatives
 
 EXIT_DIFFERENT = 1

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import aimgraph
 from aimgraph.emit.module import AimModule
 from aimgraph.models_zoo.loader import import_torchvision
-from aimgraph.zoo_check.remote import LOCAL, connected
+from aimgraph.units.remote import LOCAL, connected
 from tests.emit.test_compile import FORMS, X, compiled
 from tests.nets import DropPath, build, randomise, run
 

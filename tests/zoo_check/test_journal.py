@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from aimgraph.errors import ConfigError
+from aimgraph.units import code
+from aimgraph.units.runner import Limits
 from aimgraph.zoo_check import journal as module
 from aimgraph.zoo_check.journal import Journal
 from aimgraph.zoo_check.manifest import Entry, Task
 from aimgraph.zoo_check.rows import CRASHED, FAILED, PASSED, TIMEOUT, Row
-from aimgraph.zoo_check.runner import Limits
 
 LIMITS = Limits(60, 4)
 A: Task = (Entry("zoo/a", inputs="2x3"), "structure")
@@ -47,17 +48,17 @@ def test_another_entry_or_level_is_another_row(path: Path) -> None:
     assert journal.known((A[0], "numeric")) is None
 
 
-@pytest.mark.parametrize("name", ["code_digest", "_versions"])
+@pytest.mark.parametrize("name", ["code_digest", "versions"])
 def test_rows_of_other_code_are_not_taken(path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    other: object = ("0", "0") if name == "_versions" else "0"
+    other: object = ("0", "0") if name == "versions" else "0"
     monkeypatch.setattr(module, name, lambda: other)
     assert Journal(path, LIMITS).known(A) is None
 
 
 def test_the_code_is_all_of_ours_links_included() -> None:
-    root = Path(module.__file__).parent.parent
-    names = {file.relative_to(root).as_posix() for file in module._sources(root)}
-    assert {"api/transform.py", "passes/find_sites.py", "models_zoo/loader.py", "zoo_check/journal.py"} <= names
+    root = Path(code.__file__).parent.parent
+    names = {file.relative_to(root).as_posix() for file in code._sources(root)}
+    assert {"api/transform.py", "passes/find_sites.py", "models_zoo/loader.py", "units/journal.py"} <= names
 
 
 def test_rows_of_ones_own_changed_model_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo_check import remote
+from aimgraph.units import remote
+from aimgraph.units.remote import connected
+from aimgraph.units.runner import Limits
 from aimgraph.zoo_check.manifest import Entry, Task, read_manifest
-from aimgraph.zoo_check.remote import connected, run_remote
 from aimgraph.zoo_check.rows import CRASHED, PASSED, TIMEOUT, Row
-from aimgraph.zoo_check.runner import Limits, Report, run_local
+from aimgraph.zoo_check.runner import Report, run_local, run_remote
 from aimgraph.zoo_check.sources import FOLDER
 from tests.zoo_check.factories import MARKER
 

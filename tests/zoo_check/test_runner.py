@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
+from aimgraph.units.runner import Limits
 from aimgraph.zoo_check.manifest import Entry, Task
 from aimgraph.zoo_check.rows import CRASHED, PASSED, REFUSED, TIMEOUT, Row
-from aimgraph.zoo_check.runner import Limits, run_local
+from aimgraph.zoo_check.runner import run_local
 
 INPUTS = "2x3x8x8"
 

@@ -1,41 +1,44 @@
-"""Runs the rows of a zoo check on Ray: on many machines, or on this one.
+"""Runs pieces of work on Ray: on many machines, or on this one.
 
-Every Ray task runs its one row as `run_local` does, in a process of its own within its limits, so
-that a row is the same wherever it is computed. A task whose worker or machine is lost is run again.
+Every Ray task does its one piece as `run_local` does, in a process of its own within its limits, so
+that what comes of it is the same wherever it is computed. A task whose worker or machine is lost is run again.
 """
 
 import importlib
 import os
 import platform
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from aimgraph.errors import ConfigError
-from aimgraph.zoo_check.journal import code_digest
-from aimgraph.zoo_check.manifest import Task
-from aimgraph.zoo_check.rows import CRASHED, Row
-from aimgraph.zoo_check.runner import Limits, Report, run_local
+from aimgraph.units.code import code_digest
+from aimgraph.units.runner import Job, Limits, Outcome, run_local
+
+T = TypeVar("T")
 
 LOCAL = "local"
 """The address that means: start Ray on this machine, for this run."""
 
 
 RETRIES = 3
-"""How often a row is tried again after its worker or machine was lost."""
+"""How often a task is tried again after its worker or machine was lost."""
 
 
-def run_remote(tasks: list[Task], address: str, jobs: int, limits: Limits, report: Report) -> None:
-    """Run all tasks on Ray, as many at a time as its CPUs allow.
+def run_remote(
+    job: Job[T], tasks: list[T], address: str, jobs: int, limits: Limits, report: Callable[[T, Outcome], None]
+) -> None:
+    """Run all tasks on Ray, as many at a time as its CPUs, and GPUs if they take any, allow.
 
     Args:
-        tasks: Models and levels.
+        job: What is done for each.
+        tasks: The tasks.
         address: Of the Ray cluster, ``auto`` for the one of this machine; `LOCAL` starts one.
         jobs: How many CPUs Ray gets where it is started here.
-        limits: Of each row.
-        report: Called with every task and its row.
+        limits: Of each task.
+        report: Called with every task and what became of it.
 
     Raises:
         ConfigError: There is no Ray there, or aimgraph is another one on its machines.
@@ -43,35 +46,34 @@ def run_remote(tasks: list[Task], address: str, jobs: int, limits: Limits, repor
     if not tasks:
         return
     with connected(address, jobs) as ray:
-        remote = ray.remote(num_cpus=limits.threads, max_retries=RETRIES)(_one)
-        waiting = {remote.remote(task, limits, code_digest()): task for task in tasks}
+        options = {"num_cpus": limits.threads, "num_gpus": limits.gpus, "max_retries": RETRIES}
+        remote = ray.remote(**options)(_one)
+        waiting = {remote.remote(job, task, limits, code_digest()): task for task in tasks}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
-            task = waiting.pop(done)
-            report(task, _row(ray, done, task))
+            report(waiting.pop(done), _outcome(ray, done))
 
 
-def _row(ray: Any, reference: Any, task: Task) -> Row:
-    entry, level = task
+def _outcome(ray: Any, reference: Any) -> Outcome:
     try:
         data = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # not the model's: those are in its row
+    except ray.exceptions.RayTaskError as error:  # not the work's: that ends in its outcome
         raise error.cause or error from error
     except ray.exceptions.RayError as error:
         reason = str(error).strip().split("\n")[0]
-        return Row(entry.called, level, CRASHED, reason=f"its worker was lost {RETRIES + 1} times: {reason}")
+        return Outcome(reason=f"its worker was lost {RETRIES + 1} times: {reason}")
     if isinstance(data, str):
         raise ConfigError(f"aimgraph differs between this machine and {data}: install the same on all machines of Ray")
-    return Row(**data)
+    return Outcome(**data)
 
 
-def _one(task: Task, limits: Limits, digest: str) -> dict[str, Any] | str:
-    """One row, as data; or the name of this machine, if its aimgraph is not the caller's."""
+def _one(job: Job[T], task: T, limits: Limits, digest: str) -> dict[str, Any] | str:
+    """What became of one task, as data; or the name of this machine, if its aimgraph is not the caller's."""
     if code_digest() != digest:
         return platform.node()
-    rows: list[Row] = []
-    run_local([task], 1, limits, lambda _, row: rows.append(row))
-    return asdict(rows[0])
+    outcomes: list[Outcome] = []
+    run_local(job, [task], 1, limits, lambda _, outcome: outcomes.append(outcome))
+    return asdict(outcomes[0])
 
 
 @contextmanager
