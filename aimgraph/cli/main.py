@@ -24,6 +24,7 @@ from aimgraph.checkpoint.load import load
 from aimgraph.checkpoint.save import save as save_checkpoint
 from aimgraph.checkpoint.values import state_of
 from aimgraph.cli.bench import bench_command
+from aimgraph.cli.experiment import experiment_group
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import FILE, FOLDER, Asked, model_options, replaced
 from aimgraph.cli.output import console, json_text, show, steps
@@ -224,7 +225,7 @@ def draw_command(asked: Asked, path: str) -> None:
     show(asked.as_json, {"path": written}, written)
 
 
-for _command in (bench_command, memory_group, widen_command, zoo_group):
+for _command in (bench_command, experiment_group, memory_group, widen_command, zoo_group):
     cli.add_command(_command)
 
 

@@ -1,8 +1,11 @@
 """What an experiment gave, as data: units, what arms cost, comparisons, predictions. Written and read as JSON."""
 
+import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from aimgraph.errors import ConfigError
 from aimgraph.experiment.recipe import Recipe, recipe_of
 from aimgraph.experiment.statistics import Comparison
 
@@ -44,12 +47,16 @@ class Result:
         seconds: Of each epoch's training, without what is measured.
         test: Score on the test examples; None where they are not looked at.
         best: The epoch, from 0, whose weights are tested, where that is the best one; None otherwise.
-        trained: Parameters that are trained.
-        added: Parameters that are no part of the base.
+        parameters: All that the module has.
+        trained: Of them, those that are trained.
+        added: Of them, those that are no part of the base.
+        macs: Multiply-adds of one example's forward; None where they were not measured.
+        kept_bytes: What the forward of one batch keeps for the backward; None where it was not measured.
         processes: How many trained together.
         device: ``cpu``, ``cuda``, ...
         still: Names of parameters of the memory that had no gradient or did not move, though they are to be trained.
         probes: What was done to the trained memory -> score on the validation examples.
+        notes: What else has to be known: an end before the last epoch, layers that an arm left out, ...
     """
 
     unit: Unit
@@ -59,12 +66,16 @@ class Result:
     seconds: list[float] = field(default_factory=list)
     test: float | None = None
     best: int | None = None
+    parameters: int = 0
     trained: int = 0
     added: int = 0
+    macs: int | None = None
+    kept_bytes: int | None = None
     processes: int = 1
     device: str = "cpu"
     still: list[str] = field(default_factory=list)
     probes: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -146,6 +157,7 @@ class Experiment:
         comparisons: By the scores on the test examples, the declared ones first.
         at_equal_seconds: The same pairs by validation scores at the time at which the quicker arm of the two was done.
         predicted: What was predicted, and whether it came.
+        notes: What is missing from the comparisons.
     """
 
     recipe: Recipe
@@ -158,6 +170,12 @@ class Experiment:
     comparisons: list[Comparison] = field(default_factory=list)
     at_equal_seconds: list[Comparison] = field(default_factory=list)
     predicted: list[Checked] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether all units have a result, all of every memory learned, and all predictions came."""
+        return not self.lost and not any(one.still for one in self.units) and all(one.holds for one in self.predicted)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -168,6 +186,8 @@ class Experiment:
 
 def experiment_of(data: dict[str, Any]) -> Experiment:
     """An experiment from its data."""
+    if data["format"] != FORMAT:
+        raise ValueError(f"it has format {data['format']}, and this aimgraph reads {FORMAT}")
     return Experiment(
         recipe=recipe_of(data["recipe"]),
         versions=data["versions"],
@@ -179,7 +199,21 @@ def experiment_of(data: dict[str, Any]) -> Experiment:
         comparisons=[Comparison(**one) for one in data["comparisons"]],
         at_equal_seconds=[Comparison(**one) for one in data["at_equal_seconds"]],
         predicted=[Checked(**one) for one in data["predicted"]],
+        notes=data["notes"],
     )
+
+
+def read_experiment(path: Path) -> Experiment:
+    """An experiment from its ``results.json``.
+
+    Raises:
+        ConfigError: The file is none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return experiment_of(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no results of an experiment: {type(error).__name__}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -92,8 +92,8 @@ def compared(
     """
     if len(declared) > MOST_DECLARED:
         raise ConfigError(f"{len(declared)} comparisons are declared: declare the {MOST_DECLARED} that the run is for")
-    found = [_paired(scores, arm, base) for arm, base in (*declared, *others)]
-    return [*_judged(found[: len(declared)]), *found[len(declared) :]]
+    found = [paired(scores, arm, base) for arm, base in (*declared, *others)]
+    return [*judged(found[: len(declared)]), *found[len(declared) :]]
 
 
 def differences(scores: Mapping[str, Mapping[int, float]], arm: str, base: str) -> list[float]:
@@ -116,7 +116,12 @@ def differences(scores: Mapping[str, Mapping[int, float]], arm: str, base: str) 
 _FEWEST = 2
 
 
-def _paired(scores: Mapping[str, Mapping[int, float]], arm: str, base: str) -> Comparison:
+def paired(scores: Mapping[str, Mapping[int, float]], arm: str, base: str) -> Comparison:
+    """One comparison, not judged yet.
+
+    Raises:
+        ConfigError: An arm is unknown, or the two have fewer than two seeds in common.
+    """
     gaps = np.array(differences(scores, arm, base))
     low, high = interval(gaps)
     above = float((gaps > 0).mean() + (gaps == 0).mean() / 2)
@@ -136,7 +141,7 @@ def _paired(scores: Mapping[str, Mapping[int, float]], arm: str, base: str) -> C
     )
 
 
-def _judged(declared: Sequence[Comparison]) -> list[Comparison]:
+def judged(declared: Sequence[Comparison]) -> list[Comparison]:
     """Verdicts by Holm: the smallest p at the strictest level, and no further where one fails."""
     order = sorted(range(len(declared)), key=lambda place: declared[place].p)
     made, going_on = list(declared), True

@@ -41,9 +41,8 @@ class Journal:
 
     def add(self, task: Task, row: Row) -> None:
         """Keep the row of a task."""
-        self._outcomes.add(
-            self._key(task), Outcome(asdict(row), row.reason if row.status in (TIMEOUT, CRASHED) else "")
-        )
+        early = row.status in (TIMEOUT, CRASHED)
+        self._outcomes.add(self._key(task), Outcome(asdict(row), (row.reason or row.status) if early else ""))
 
     def _key(self, task: Task) -> str:
         entry, level = task
