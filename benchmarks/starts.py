@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import aimgraph
-from aimgraph.experiment.data import FASHION_FOLDER
+from aimgraph.experiment.idx import FASHION_FOLDER
 from benchmarks.learning.journal import Journal, shown
 from benchmarks.learning.starts import Start, parameter_groups, redraw
 from benchmarks.learning.tasks import Problem, Task, tasks
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rate", nargs="+", type=float, default=list(RATES))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--fashion-mnist", type=Path, default=FASHION_FOLDER, help="folder of the gzipped IDX files")
+    parser.add_argument("--fashion-mnist", type=Path, default=FASHION_FOLDER, help="folder of the IDX files")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     seeds = range(given.first_seed, given.first_seed + given.seeds)

@@ -25,7 +25,7 @@ from torch import Generator, nn
 from torch.nn import functional as F
 
 import aimgraph
-from aimgraph.experiment.data import digits
+from aimgraph.experiment.digits import digits
 from aimgraph.experiment.images import Images
 from aimgraph.models_zoo.loader import load_model
 from benchmarks.learning.networks import small_resnet

@@ -1,79 +1,27 @@
-"""Images with labels: made ones, scikit-learn's digits, MNIST and Fashion-MNIST.
+"""The examples of an experiment: which ones each seed trains on, is validated with and tested with, and their order."""
 
-Fashion-MNIST comes from Debian's package (``apt-get install dataset-fashion-mnist``), or from any folder that holds the
-four gzipped IDX files, as MNIST does.
-"""
-
-import gzip
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
-from torch.nn import functional as F
+from torch import Tensor
 
 from aimgraph.errors import ConfigError
-from aimgraph.experiment.images import Images
-from aimgraph.experiment.made import MADE
+from aimgraph.experiment import made
+from aimgraph.experiment.digits import digits
+from aimgraph.experiment.dogs import dogs
+from aimgraph.experiment.drawing import Change, Drawn, in_rounds, order_of_tests, settled
+from aimgraph.experiment.folders import picture_folders
+from aimgraph.experiment.idx import FASHION_FOLDER, idx_split
+from aimgraph.experiment.images import Examples, Images, Split
 from aimgraph.experiment.recipe import Data
+from aimgraph.experiment.sizes import resized
+from aimgraph.reproducible import generator_of
 
-FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images to train on, and images that are never trained on."""
-
-    train: Images
-    test: Images
-
-
-@cache
-def digits() -> Split:
-    """scikit-learn's 1,797 digits, [B, 1, 8, 8] in [-1, 1]; every third one is for the test."""
-    from sklearn.datasets import load_digits  # it takes a second to import
-
-    found = load_digits()
-    pixels = torch.tensor(found.images, dtype=torch.float32)[:, None] / 8 - 1
-    return _every_third(Images(pixels, torch.tensor(found.target)))
-
-
-def _every_third(images: Images) -> Split:
-    held_out = torch.arange(len(images)) % 3 == 0
-    return Split(images.at(~held_out), images.at(held_out))
-
-
-@cache
-def fashion_mnist(folder: Path, train: int | None, test: int | None) -> Split:
-    """The first images of MNIST's or Fashion-MNIST's two parts, or all, [B, 1, 28, 28] in [-1, 1].
-
-    Raises:
-        FileNotFoundError: `folder` does not hold the files.
-    """
-    names = [f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} does not hold {missing[0]}: apt-get install dataset-fashion-mnist, or give a folder that holds "
-            "the gzipped IDX files"
-        )
-    parts = [_idx_images(folder, part, count) for part, count in (("train", train), ("t10k", test))]
-    return Split(*parts)
-
-
-def _idx_images(folder: Path, part: str, count: int | None) -> Images:
-    labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", 8, count)
-    size = len(labels) * 28 * 28
-    pixels = _idx(folder / f"{part}-images-idx3-ubyte.gz", 16, size).reshape(len(labels), 1, 28, 28)
-    return Images(pixels.float() / 127.5 - 1, labels.long())
-
-
-def _idx(path: Path, header: int, size: int | None) -> Tensor:
-    """The first bytes behind the header of an IDX file, or all."""
-    with gzip.open(path) as file:
-        content = file.read() if size is None else file.read(header + size)
-    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8)
+TRAIN = 4096
+"""Examples that are made to train on where nobody says how many; a quarter as many to test with."""
 
 
 @dataclass(frozen=True)
@@ -86,51 +34,158 @@ class Parts:
         test: Looked at once.
     """
 
-    train: Images
-    validation: Images
-    test: Images
+    train: Examples
+    validation: Examples
+    test: Examples
 
 
-def examples(data: Data) -> Parts:
-    """The examples that a recipe asks for; the same for every arm and seed.
+def examples(data: Data, seed: int = 0) -> Parts:
+    """The examples that a recipe asks for.
+
+    The seed draws which of the examples to train on are trained on and which are validated with. Where `data.train`
+    says how many and labels are classes, each class has as many as the others, give or take one, as far as there are
+    examples; fewer are then among the more of the same seed. The test examples are the same for all seeds. Examples
+    that are made by rules are made from the seed, all but those for the test; of a stream, all three parts are, one
+    after another. The pattern of `data.pattern` is drawn from the seed, too.
+
+    Args:
+        data: Which ones, and how many.
+        seed: Of the unit.
 
     Raises:
         ConfigError: They are not there, or fewer than asked for.
     """
-    split = _split(data)
-    order = torch.randperm(len(split.train), generator=Generator().manual_seed(0))
-    wanted = len(order) - data.validation if data.train is None else data.train
-    if wanted < 1 or wanted + data.validation > len(order):
+    train, validation, test = _made(data, seed) if data.name in made.MADE else _taken(data, seed)
+    return Parts(*(settled(Drawn(one.source, one.index, _changes(data, seed))) for one in (train, validation, test)))
+
+
+def order_of(examples_count: int, data: Data, seed: int, epoch: int, batch: int) -> list[Tensor]:
+    """The batches of an epoch, as places of examples, int64, [batch] each.
+
+    They are mixed by (seed, epoch) alone. Those of a stream are in order, and so are the examples in them. What is
+    left for less than a batch waits for the next epoch. If there are fewer examples than a batch takes, all of them
+    are the one batch.
+
+    Args:
+        examples_count: How many there are.
+        data: Says whether they are a stream.
+        seed: Of the unit.
+        epoch: From 0.
+        batch: Examples in a batch.
+    """
+    if data.name in made.STREAMS:
+        order = torch.arange(examples_count)
+    else:
+        order = torch.randperm(examples_count, generator=generator_of(f"order, seed {seed}, epoch {epoch}"))
+    whole = examples_count // batch * batch
+    return list(order[:whole].split(batch)) if whole else [order]
+
+
+_Three = tuple[Drawn, Drawn, Drawn]
+
+
+def _made(data: Data, seed: int) -> _Three:
+    """Made by rules, for this seed."""
+    make, count = made.MADE[data.name], (data.train or TRAIN) + data.validation
+    test = data.test or TRAIN // 4
+    ours = generator_of(f"made examples, seed {seed}")
+    if data.name in made.STREAMS:
+        stream = make(count + test, ours)
+        return _following(stream, count - data.validation, data.validation, test)
+    train, validation, _ = _following(make(count, ours), count - data.validation, data.validation, 0)
+    return train, validation, _all(make(test, generator_of("made examples for the test")))
+
+
+def _following(source: Examples, *counts: int) -> _Three:
+    """Three parts of the source, one after another."""
+    train, validation, test = torch.arange(len(source)).split(list(counts))
+    return Drawn(source, train), Drawn(source, validation), Drawn(source, test)
+
+
+def _all(source: Examples) -> Drawn:
+    return Drawn(source, torch.arange(len(source)))
+
+
+def _taken(data: Data, seed: int) -> _Three:
+    """Taken from what there is, for this seed."""
+    split = _SOURCES[data.name](data)
+    order = _mixed(len(split.train), seed)
+    if split.validation is None:
+        _check_enough(data, len(order))
+        validation, order = Drawn(split.train, order[: data.validation]), order[data.validation :]
+    else:
+        _check_count("validation", data.validation, data, len(split.validation))
+        validation = Drawn(split.validation, _mixed(len(split.validation), seed)[: data.validation])
+    if data.train is not None:
+        _check_count("train", data.train, data, len(order))
+        order = in_rounds(order, split.train.labels)[: data.train]
+    test = _all(split.test)
+    if data.test is not None:
+        _check_count("test", data.test, data, len(split.test))
+        test = Drawn(split.test, order_of_tests(split.test.labels)[: data.test])
+    return Drawn(split.train, order), validation, test
+
+
+def _mixed(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=generator_of(f"examples, seed {seed}"))
+
+
+def _check_enough(data: Data, count: int) -> None:
+    """Whether the examples to train on and those to validate with can both be taken from so many."""
+    if (data.train or 1) + data.validation > count:
+        asked = "" if data.train is None else f"data.train={data.train} and "
         raise ConfigError(
-            f"data.train={data.train} and data.validation={data.validation}: {data.name} has {len(order)} to train on"
+            f"{asked}data.validation={data.validation}: {_called(data)} has {count} to train on: ask for fewer"
         )
-    if data.test is not None and data.test > len(split.test):
-        raise ConfigError(f"data.test={data.test}: {data.name} has {len(split.test)} to test on")
-    chosen = split.train.at(order[data.validation : data.validation + wanted]), split.train.at(order[: data.validation])
-    test = split.test if data.test is None else split.test.at(torch.arange(data.test))
-    return Parts(*(_resized(images, data.side) for images in (*chosen, test)))
 
 
-def _split(data: Data) -> Split:
-    if data.name == "digits":
-        return digits()
-    if data.name in MADE:
-        make = MADE[data.name]
-        train, test = (data.train or TRAIN) + data.validation, data.test or TRAIN // 4
-        return Split(make(train, Generator().manual_seed(0)), make(test, Generator().manual_seed(1)))
-    try:
-        return fashion_mnist(FASHION_FOLDER if data.folder is None else Path(data.folder), None, None)
-    except FileNotFoundError as error:
-        raise ConfigError(f"data.folder: {error}") from error
+def _check_count(part: str, wanted: int, data: Data, count: int) -> None:
+    if wanted > count:
+        raise ConfigError(f"data.{part}={wanted}: {_called(data)} has {count}: set data.{part} to {count} or fewer")
 
 
-TRAIN = 4096
-"""Examples that are made to train on where nobody says how many; a quarter as many to test on."""
+def _called(data: Data) -> str:
+    return data.name if data.folder is None else f"{data.name} in {data.folder}"
 
 
-def _resized(images: Images, side: int | None) -> Images:
-    """Images of `side` pixels a side and three channels, if it is given."""
-    if side is None:
-        return images
-    pixels: Tensor = F.interpolate(images.pixels, size=(side, side), mode="bilinear", align_corners=False)
-    return Images(pixels.expand(-1, 3, -1, -1), images.labels)
+def _idx(data: Data) -> Split:
+    return idx_split(FASHION_FOLDER if data.folder is None else Path(data.folder).expanduser())
+
+
+def _in_files(data: Data, read: Callable[[Path, int], Split]) -> Split:
+    """Pictures in files, which have all sizes."""
+    if data.folder is None:
+        raise ConfigError(f"data.folder is missing: for data.name = {data.name!r} it is where the pictures are")
+    if data.side is None:
+        raise ConfigError(
+            f"data.side is missing: pictures in {data.folder} may have any size; set it to the pixels a side that the "
+            "model takes, as data.side = 224"
+        )
+    return read(Path(data.folder).expanduser(), data.side)
+
+
+_SOURCES: Mapping[str, Callable[[Data], Split]] = {
+    "digits": lambda data: digits(),
+    "idx": _idx,
+    "images": partial(_in_files, read=picture_folders),
+    "dogs": partial(_in_files, read=dogs),
+}
+"""Name -> what finds the examples that are not made by rules."""
+
+
+def _changes(data: Data, seed: int) -> tuple[Change, ...]:
+    """What is done to images when they are asked for."""
+    sized = () if data.side is None else (partial(resized, side=data.side),)
+    behind = () if data.pattern is None else (partial(_with_pattern, deviation=data.pattern, seed=seed),)
+    return (*sized, *behind)
+
+
+def _with_pattern(images: Images, deviation: float, seed: int) -> Images:
+    """Images behind a pattern, which is added to each of them."""
+    pattern = _pattern(tuple(images.pixels.shape[1:]), deviation, seed)
+    return Images(images.pixels + pattern, images.labels)
+
+
+@cache
+def _pattern(shape: tuple[int, ...], deviation: float, seed: int) -> Tensor:
+    return deviation * torch.randn(shape, generator=generator_of(f"pattern, seed {seed}"))

@@ -35,16 +35,22 @@ class Data(_Part):
 
     Attributes:
         name: ``digits``: scikit-learn's 1,797 digits. ``idx``: a folder with the four IDX files of MNIST or
-            Fashion-MNIST. ``images``: a folder with one folder of pictures for each class. ``dogs``: a folder with what
-            is in the archives of Stanford Dogs, ``Images/`` and ``lists/*.mat``. Made by rules: ``position`` (which of
-            16 cells holds a square), ``switch`` (a marker says whether the image or its negative is wanted), ``drift``
-            (the brightness of images behind a slow offset).
+            Fashion-MNIST, gzipped or not. ``images``: a folder with one folder of pictures for each class, or with
+            ``train/``, ``test/`` and ``val/`` that hold such folders; ``train/`` and one of the others will do, and
+            without any, a third of each class is the test. ``dogs``: a folder with what is in the archives of Stanford
+            Dogs, ``Images/`` and ``lists/*.mat``. Made by rules: ``position`` (which of 16 cells holds a square),
+            ``switch`` (a marker says whether the image or its negative is wanted), ``drift`` (the brightness of images
+            behind a slow offset).
         folder: For ``idx``, by default where Debian's ``dataset-fashion-mnist`` puts them; for ``images`` and ``dogs``.
-        train: Examples to train on; all by default, of made ones 4,096.
-        validation: Examples, taken from those to train on, that rates are chosen by.
+        train: Examples to train on, of each class the same number as far as there are examples; all by default, of made
+            ones 4,096.
+        validation: Examples that rates are chosen by, taken from those to train on, or from ``val/`` where it stands
+            beside ``test/``.
         test: Examples that are looked at once; all by default, of made ones 1,024.
-        side: Images are resampled to this many pixels a side, and given three channels, if it is set.
-        pattern: Standard deviation of a pattern that is added to all images, one for each seed; pixels are in [-1, 1].
+        side: The shorter side of images is resampled to this many pixels, and the longer one cut to it, if it is set;
+            those of one channel get three. ``images`` and ``dogs`` need it.
+        pattern: Standard deviation of a pattern that is added to all images, a number for each pixel and channel, one
+            pattern for each seed; pixels are in [-1, 1].
     """
 
     name: Literal["digits", "idx", "images", "dogs", "position", "switch", "drift"]
@@ -61,9 +67,9 @@ class Augmentation(_Part):
 
     Attributes:
         flip: Whether half of the images are mirrored, left to right.
-        rotation: Up to this share of a whole turn, to either side.
+        rotation: Up to this share of a whole turn, to either side, about the centre.
         translation: Up to this share of the side, along both axes.
-        contrast: Differences from the image's mean are multiplied by 1 - contrast to 1 + contrast.
+        contrast: Differences from the mean of each channel of an image are multiplied by 1 - contrast to 1 + contrast.
     """
 
     flip: bool = False

@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from aimgraph.experiment.data import FASHION_FOLDER, Split, digits, fashion_mnist
-from aimgraph.experiment.images import Images
+from aimgraph.experiment.digits import digits
+from aimgraph.experiment.idx import FASHION_FOLDER, idx_split
+from aimgraph.experiment.images import Images, Split
 from aimgraph.experiment.made import squares
 from benchmarks.learning.networks import FirstLogits, digits_cnn, position_blind, small_resnet
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
@@ -108,7 +109,8 @@ def lite0_digits(seed: int, recipe: Recipe) -> Problem:
 
 def lite0_fashion(seed: int, recipe: Recipe, folder: Path) -> Problem:
     """1,000 images of Fashion-MNIST, by a frozen EfficientNet-Lite0."""
-    return _on_lite0(fashion_mnist(folder, 1000, TEST_LITE0), seed, recipe)
+    split = idx_split(folder)
+    return _on_lite0(Split(split.train.at(torch.arange(1000)), split.test), seed, recipe)
 
 
 def _on_lite0(split: Split, seed: int, recipe: Recipe) -> Problem:

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, nn
 
 import aimgraph
-from aimgraph.experiment.data import digits, fashion_mnist
+from aimgraph.experiment.digits import digits
 from aimgraph.experiment.images import Images
 from aimgraph.experiment.made import squares
 from benchmarks.learning.journal import Journal
@@ -27,11 +27,6 @@ def test_digits_of_the_test_are_not_trained_on():
     split = digits()
     assert (len(split.train), len(split.test)) == (1198, 599)
     assert split.train.pixels.aminmax() == (-1, 1)
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="apt-get install dataset-fashion-mnist"):
-        fashion_mnist(tmp_path, 10, 10)
 
 
 def test_the_network_of_the_position_task_does_not_know_positions():

@@ -1,6 +1,5 @@
-"""Recipes, examples, arms, and units that go on where they were stopped."""
+"""Recipes, arms, and units that go on where they were stopped."""
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from aimgraph.errors import ConfigError
 from aimgraph.experiment import unit as units
 from aimgraph.experiment.arms import made
 from aimgraph.experiment.data import examples
-from aimgraph.experiment.recipe import Data, Recipe, read_recipe, recipe_of
+from aimgraph.experiment.recipe import Recipe, read_recipe, recipe_of
 from aimgraph.experiment.results import Result, Unit
 from aimgraph.experiment.unit import run
 
@@ -131,31 +130,6 @@ def test_all_arms_of_a_frozen_base_run(tmp_path: Path) -> None:
     assert found["base"].trained == 0
     assert all(result.test is None and len(result.validation) == 1 for result in found.values())
     assert found["full"].trained == sum(parameter.numel() for parameter in network().parameters())
-
-
-def test_examples_are_apart_and_the_same_for_all() -> None:
-    parts = examples(recipe().data)
-    assert (len(parts.train), len(parts.validation), len(parts.test)) == (96, 50, 60)
-    rows = {tuple(image.flatten().tolist()) for part in (parts.train, parts.validation) for image in part.pixels}
-    assert len(rows) == 146
-    again = examples(recipe().data)
-    assert torch.equal(parts.train.pixels, again.train.pixels)
-    large = examples(Data(name="position", train=10, validation=4, test=6, side=32))
-    assert large.train.pixels.shape == (10, 3, 32, 32)
-    with pytest.raises(ConfigError, match=r"data.train=2000 and data.validation=200: digits has 1198 to train on"):
-        examples(Data(name="digits", train=2000))
-
-
-def test_idx_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data.folder: .* does not hold .*apt-get install dataset-fashion-mnist"):
-        examples(Data(name="idx", folder=str(tmp_path)))
-    for part, count in (("train", 30), ("t10k", 8)):
-        for what, header, size in (("images-idx3", 16, 784 * count), ("labels-idx1", 8, count)):
-            with gzip.open(tmp_path / f"{part}-{what}-ubyte.gz", "wb") as file:
-                file.write(bytes(header) + bytes(place % 7 for place in range(size)))
-    parts = examples(Data(name="idx", folder=str(tmp_path), validation=5))
-    assert parts.train.pixels.shape == (25, 1, 28, 28)
-    assert parts.test.labels.tolist() == [place % 7 for place in range(8)]
 
 
 def test_a_recipe_in_a_file(tmp_path: Path) -> None:
