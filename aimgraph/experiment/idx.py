@@ -11,6 +11,7 @@ import gzip
 import math
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,8 +29,11 @@ _BYTES = 0x08
 _GZIPPED = b"\x1f\x8b"
 
 
+@cache
 def idx_split(folder: Path) -> Split:
     """Both parts of MNIST, Fashion-MNIST or the like, [B, 1, H, W] in [-1, 1]; of these two, 28 x 28 pixels.
+
+    They are read once a process and stay in memory, a byte for each pixel.
 
     Args:
         folder: It holds the four files.
