@@ -80,7 +80,9 @@ def report_command(folder: str) -> None:
 @click.option("--gibibytes", type=_POSITIVE, default=16.0, show_default=True, help="Memory that a unit may take.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of a unit.")
 @click.option("--ray", "address", metavar="ADDRESS", help="Run on this Ray cluster; auto, or local to start one here.")
-@click.option("--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs of a unit, with --ray.")
+@click.option(
+    "--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs of a unit, with --ray."
+)
 @click.option("--launch", metavar="COMMAND", help="Starts each unit, as 'accelerate launch --num_processes 2'.")
 @click.option("--fresh", is_flag=True, help="Take no result of an earlier run.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json.")

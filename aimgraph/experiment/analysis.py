@@ -31,7 +31,9 @@ def analysed(experiment: Experiment) -> Experiment:
         for arm, base in (*declared, *others) if (arm, base) not in later
     ]  # fmt: skip
     if left := len(experiment.units) - len(units):
-        notes.append(f"{left} units were trained by another number of processes, or on another device: they are left out")
+        notes.append(
+            f"{left} units were trained by another number of processes, or on another device: they are left out"
+        )
     predicted = [checked(one, scores, comparisons) for one in recipe.predicted]
     return replace(
         experiment, comparisons=comparisons, at_equal_seconds=at_equal_seconds, predicted=predicted, notes=notes

@@ -168,7 +168,9 @@ class _Runs:
         """The results of units; those that have none are noted."""
         key = {unit: self._key(unit) for unit in units}
         found = {unit: self.journal.known(key[unit]) for unit in units}
-        known = {unit: one for unit, one in found.items() if one is not None and not isinstance(_taken(unit, one), Lost)}
+        known = {
+            unit: one for unit, one in found.items() if one is not None and not isinstance(_taken(unit, one), Lost)
+        }
         self.watcher.begin(phase, units, len(known))
         results: list[Result] = []
 

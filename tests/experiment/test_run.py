@@ -153,9 +153,7 @@ def test_what_is_there_is_not_run_again(done: tuple[Experiment, Seen, Path]) -> 
     assert [one.test for one in first] == [one.test for one in second]
 
 
-def test_units_in_two_processes_at_once_are_those_in_one(
-    done: tuple[Experiment, Seen, Path], tmp_path: Path
-) -> None:
+def test_units_in_two_processes_at_once_are_those_in_one(done: tuple[Experiment, Seen, Path], tmp_path: Path) -> None:
     assert same(run_experiment(recipe(), Way(tmp_path), None), done[0])
 
 
@@ -230,16 +228,14 @@ def test_the_best_rate_of_equal_ones_is_the_smallest() -> None:
     assert best_rate([0.1], {}) is None
 
 
-LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     data = {"name": "digits", "train": 64, "validation": 50, "test": 50}
-    one = recipe(
-        model="tests.experiment.networks:Exact", data=data, batch=64, epochs=2, seeds=1, rates=[1e-2], declared=[]
-    )
+    short = {"batch": 64, "epochs": 2, "seeds": 1, "rates": [1e-2], "declared": [], "arms": {"static": ARMS["static"]}}
+    one = recipe(model="tests.experiment.networks:Exact", data=data, **short)
     alone = run_experiment(one, Way(tmp_path / "alone"))
     together = run_experiment(one, Way(tmp_path / "together", launch=LAUNCH))
     assert not together.lost
