@@ -98,6 +98,15 @@ class Prediction(_Part):
     verdict: Literal["helps", "hurts", "no effect shown"] | None = None
 
 
+IMPLIED: dict[Kind, dict[str, Any]] = {
+    "update": {"updates": "stages"},
+    "state": {"updates": "stages", "carry": "state"},
+    "article": {"updates": "stages", "carry": "state"},
+    "features-only": {"updates": "stages"},
+}
+"""Kind of an arm -> options of its memory that it has where the arm's own don't say otherwise."""
+
+
 class Arm(_Part):
     """One way to train the base.
 
@@ -122,7 +131,7 @@ class Arm(_Part):
 
     @model_validator(mode="after")
     def _options_are_those_of_a_memory(self) -> "Arm":
-        AimConfig().with_options(**self.options)
+        AimConfig(**(IMPLIED.get(self.kind, {}) | self.options))
         return self
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aimgraph.errors import ConfigError
 from aimgraph.experiment import unit as units
-from aimgraph.experiment.arms import made
 from aimgraph.experiment.data import examples
 from aimgraph.experiment.recipe import Recipe, read_recipe, recipe_of
 from aimgraph.experiment.results import Result, Unit
@@ -19,7 +18,7 @@ MEMORY = {"shape": (4, 4, 2)}
 ARMS: dict[str, Any] = {
     "base": {"kind": "base"},
     "static": {"kind": "static", "options": MEMORY},
-    "written": {"kind": "static", "options": {**MEMORY, "updates": "stages", "carry": "state"}},
+    "written": {"kind": "state", "options": MEMORY},
     "zero": {"kind": "zero", "options": MEMORY},
     "random": {"kind": "random", "options": MEMORY},
     "wide": {"kind": "wide", "options": MEMORY},
@@ -44,50 +43,6 @@ def recipe(**changed: Any) -> Recipe:
 
 def frozen() -> Recipe:
     return recipe(frozen=True, arms={kind: {"kind": kind} for kind in FROZEN}, epochs=1)
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return examples(recipe().data).train.pixels[:2]
-
-
-@pytest.mark.filterwarnings("ignore:.*comes to .* parameters")
-def test_arms_begin_as_the_same_network(x: Tensor) -> None:
-    one = recipe()
-    outputs = {name: made(one, arm, 3, x).module.eval()(x) for name, arm in one.arms.items() if name != "wide"}
-    assert all(torch.equal(outputs["base"], output) for output in outputs.values())
-    torch.testing.assert_close(made(one, one.arms["wide"], 3, x).module.eval()(x), outputs["base"])
-    assert not torch.equal(outputs["base"], made(one, one.arms["base"], 4, x).module.eval()(x))
-
-
-@pytest.mark.filterwarnings("ignore:.*comes to .* parameters")
-def test_what_arms_train(x: Tensor) -> None:
-    one = recipe()
-    found = {name: made(one, arm, 0, x) for name, arm in one.arms.items()}
-    assert found["base"].added == 0
-    assert found["static"].added > 0
-    assert abs(found["wide"].added / found["static"].added - 1) < 0.5  # one channel of so small a network is much
-    assert {name for name in found["static"].learns if name not in found["random"].learns} == {
-        "aim.memory.source.value"
-    }
-    assert not any(found["zero"].module.get_parameter("aim.memory.source.value"))
-    held = frozen()
-    learns = {name: set(made(held, arm, 0, x).learns) for name, arm in held.arms.items()}
-    assert learns["base"] == set()
-    assert learns["last-layer"] == {"model.8.weight", "model.8.bias"}
-    assert learns["biases"] == {f"model.{place}.bias" for place in (0, 1, 4, 8)}
-    assert learns["norms"] == {"model.1.weight", "model.1.bias"}
-    assert len(learns["full"]) == 8
-    assert all(name.startswith("aim.") for name in learns["static"])
-    assert all("lora_" in name for name in learns["lora"])
-    assert len(learns["bias-map"]) == 3
-
-
-@pytest.mark.parametrize("kind", ["biases", "lora"])
-def test_parts_of_a_base_are_trained_where_it_is_frozen(kind: str, x: Tensor) -> None:
-    one = recipe(arms={"some": {"kind": kind}})
-    with pytest.raises(ConfigError, match=f"the arm '{kind}' .*frozen base: set frozen = true, or leave it out"):
-        made(one, one.arms["some"], 0, x)
 
 
 @pytest.mark.parametrize("arm", ["base", "static", "written", "map"])
