@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 
 from aimgraph.runtime.specs import PARTS
+from tests.browser import browser as browser  # a fixture for all tests
 
 settings.register_profile("repeat", derandomize=True)
 if not os.environ.get("FUZZ"):

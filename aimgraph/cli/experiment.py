@@ -160,10 +160,12 @@ class _Shown:
         if self.done <= self.known:
             self.there += unit.epochs
         self.epoch(unit, unit.epochs)
-        lost = getattr(outcome, "reason", None)
-        if lost is None and (self.errors.is_terminal or self.done <= self.known):
+        lost = "reason" in vars(outcome)
+        if not lost and (self.errors.is_terminal or self.done <= self.known):
             return
-        said = f"no result: {lost}" if lost is not None else f"{outcome.validation[-1]:.4g} on validation"
+        said = (
+            f"no result: {vars(outcome)['reason']}" if lost else f"{vars(outcome)['validation'][-1]:.4g} on validation"
+        )
         place = f"[{self.phase} {self.done}/{self.units}, {self._left()}] {unit}:"
         self.errors.print(f"{place} {said}", highlight=False, markup=False, soft_wrap=True)
 

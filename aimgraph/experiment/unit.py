@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Generator, Tensor, nn
 
+from aimgraph.compiler.aim_paths import is_added
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms import Made, made
 from aimgraph.experiment.augment import augmented
@@ -19,11 +20,12 @@ from aimgraph.experiment.costs import costs
 from aimgraph.experiment.data import Examples, Parts, examples, order_of
 from aimgraph.experiment.images import Images
 from aimgraph.experiment.made import STREAMS
-from aimgraph.experiment.probes import Watch, probed
+from aimgraph.experiment.probes import probed
 from aimgraph.experiment.recipe import Recipe
 from aimgraph.experiment.results import Result, Unit, result_of
 from aimgraph.experiment.schedule import best_epoch, is_over, rate_at
 from aimgraph.experiment.scores import check_fit, is_finite, loss_of, metric_of, new_metric
+from aimgraph.experiment.watch import Watch
 from aimgraph.reproducible import seeded
 
 PROBED = 500
@@ -66,10 +68,12 @@ class _Run:
     def __init__(self, recipe: Recipe, unit: Unit, arm: Made, path: Path) -> None:
         self.recipe, self.unit, self.path = recipe, unit, path
         self.accelerator = _accelerator(recipe)
-        self.learns, self.watch = arm.learns, Watch(arm.learns)
+        self.learns = arm.learns
+        self.watch = Watch({name: one for name, one in arm.learns.items() if is_added(name)})
         self.bare = arm.module.to(self.accelerator.device)
         self.start = {name: value.clone() for name, value in self.bare.state_dict().items()}
-        self.module, self.optimiser = self.bare, None
+        self.module: nn.Module = self.bare
+        self.optimiser: Any = None
         if self.learns:
             optimiser = _optimiser(recipe, unit.rate, list(self.learns.values()))
             self.module, self.optimiser = self.accelerator.prepare(self.bare, optimiser)
@@ -115,6 +119,7 @@ class _Run:
         batch = train.at(torch.arange(min(self.recipe.batch, len(train))))
         found = costs(self.bare, batch.pixels.to(self.accelerator.device))
         self.result.macs, self.result.kept_bytes = found.macs, found.kept_bytes
+        self.result.notes += found.notes
 
     def _tested(self, parts: Parts) -> None:
         """Look at the test examples, and probe with those of the validation."""
@@ -220,7 +225,7 @@ class _Run:
             "module": self._moves(),
             "optimiser": self.optimiser.state_dict() if self.learns else {},
             "scaler": scaler.state_dict() if scaler is not None else {},
-            "watch": self.watch.state(),
+            "watch": sorted(self.watch.seen),
             "best": self.best,
             "result": self.result.to_dict(),
         }
@@ -242,7 +247,7 @@ class _Run:
             self.optimiser.load_state_dict(state["optimiser"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.watch.load(state["watch"])
+        self.watch.seen.update(state["watch"])
         self.best, self.result = state["best"], result
 
 

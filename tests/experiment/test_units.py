@@ -9,7 +9,6 @@ from torch import nn
 
 from aimgraph.errors import ConfigError
 from aimgraph.experiment import unit as units
-from aimgraph.experiment.data import examples
 from aimgraph.experiment.recipe import Recipe, read_recipe, recipe_of
 from aimgraph.experiment.results import Result, Unit
 from aimgraph.experiment.unit import run
