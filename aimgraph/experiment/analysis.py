@@ -97,12 +97,9 @@ def checked(prediction: Prediction, scores: Scores, comparisons: Sequence[Compar
     """A prediction beside what came out."""
     arm, of = prediction.arm, list(scores.get(prediction.arm, {}).values())
     says, seen, holds = [], [], [bool(of)]
-    for word, bound, right in (
-        ("at least", prediction.at_least, lambda score, bound: score >= bound),
-        ("at most", prediction.at_most, lambda score, bound: score <= bound),
-    ):
+    for word, bound, sign in (("at least", prediction.at_least, 1), ("at most", prediction.at_most, -1)):
         if bound is not None:
-            hits = sum(right(score, bound) for score in of)
+            hits = sum(sign * score >= sign * bound for score in of)
             says.append(f"{word} {bound:g} in {prediction.share:.0%} of the seeds")
             seen.append(f"{hits} of {len(of)} seeds are")
             holds.append(hits >= prediction.share * len(of))

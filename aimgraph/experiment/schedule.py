@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from aimgraph.experiment.recipe import Recipe
 
 WAIT, CUT, BETTER = 3, 0.1, 1e-4
-"""Of the schedule ``plateau``: epochs without a better score, the factor on the rate then, and what counts as better."""
+"""Of the schedule ``plateau``: epochs without a better score, the factor on the rate then, and what is better."""
 
 BETTER_TO_GO_ON = 1e-3
 """What counts as better for `Recipe.patience`."""

@@ -17,8 +17,8 @@ from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms import Made, made
 from aimgraph.experiment.augment import augmented
 from aimgraph.experiment.costs import costs
-from aimgraph.experiment.data import Examples, Parts, examples, order_of
-from aimgraph.experiment.images import Images
+from aimgraph.experiment.data import Parts, examples, order_of
+from aimgraph.experiment.images import Examples, Images
 from aimgraph.experiment.made import STREAMS
 from aimgraph.experiment.probes import probed
 from aimgraph.experiment.recipe import Recipe
