@@ -96,7 +96,7 @@ def test_a_recipe_in_a_file(tmp_path: Path) -> None:
     assert one.digest == read_recipe(path).digest != recipe().digest
     for text, message in (
         ("epochs = 2", "give either epochs or seconds"),
-        ('kind = "static"', r"arms.static.kind: Input should be 'base', 'memory'"),
+        ('kind = "static"', r"arms.static.kind: Input should be 'base', 'static'"),
         ('["static", "base"]', "declared names the arm 'other'"),
         ("[4, 4, 2]", r"arms.static: .*shape"),
     ):
