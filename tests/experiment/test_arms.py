@@ -19,6 +19,8 @@ from aimgraph.experiment.recipe import Arm, Kind, Recipe, recipe_of
 from aimgraph.runtime.reads.reshape import reshape
 from aimgraph.runtime.specs import BlockSpec
 
+pytestmark = pytest.mark.filterwarnings("ignore:features-only. 1 of 3 updates")
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PARTS = ("last-layer", "biases", "norms", "full", "lora")
 MEMORY: dict[str, Any] = {"shape": (4, 4, 2)}
@@ -124,7 +126,9 @@ def test_what_arms_train() -> None:
     assert not any(found["zero"].module.get_parameter(source))
     drawn = found["static"].module.get_parameter(source)
     assert torch.equal(found["random"].module.get_parameter(source), drawn)
-    assert len(found["features-only"].learns) == len(found["update"].learns) - 1
+    unread = "aim.memory.updates.1."  # the next update alone would see it
+    blocks = {name for name in found["update"].learns if not name.startswith(unread)} - {source}
+    assert {name.replace(".inner", "") for name in found["features-only"].learns} == blocks
     assert not any(found["features-only"].module.get_parameter(source))
     assert set(found["state"].learns) == set(found["article"].learns) == set(found["update"].learns)
     assert "aim.memory.carry.state" in dict(found["state"].module.named_buffers())
@@ -291,6 +295,30 @@ def test_wide_comes_as_close_as_channels_allow_and_says_how_far_it_is() -> None:
     assert min(every, key=lambda one: abs(one - target)) == wide.added == 750
 
 
+class Steps(nn.Module):
+    """Writes twice before it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pool, self.last = nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, 8, 8] -> [B, 10]."""
+        out: Tensor = self.last(self.pool(self.first(x)).mean((2, 3)))
+        return out
+
+
+def test_an_update_that_features_only_would_never_see_is_not_trained() -> None:
+    updates = ("first", "pool")
+    with pytest.warns(UserWarning, match="features-only: 1 of 2 updates are not trained, .*before the next one: first"):
+        one = build("features-only", model="Steps", updates=updates)
+    assert not any(name.startswith("aim.memory.updates.0") for name in one.learns)
+    assert any(name.startswith("aim.memory.updates.1") for name in one.learns)
+    assert any(
+        name.startswith("aim.memory.updates.0") for name in build("update", model="Steps", updates=updates).learns
+    )
+
+
 # bias maps
 
 
@@ -420,8 +448,31 @@ def test_lora_says_what_peft_does_not_adapt() -> None:
         one = build("lora", model="padded", frozen=True)
     assert {name.split(".lora")[0] for name in one.learns} == {"model.4"}
     step(one, images(6))
-    with pytest.raises(ConfigError, match=r"peft adapts no layer of .*padded_alone; 0: not of torch's own classes"):
+    with pytest.raises(ConfigError, match=r"peft adapts no layer of .*padded_alone; 0: .*not of torch's own classes"):
         build("lora", model="padded_alone", frozen=True)
+
+
+class Attends(nn.Module):
+    """Takes the weight of a layer, and does not call it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, 8, 8] -> [B, 10]."""
+        rows = x.squeeze(1)
+        out: Tensor = self.head(self.attention(rows, rows, rows, need_weights=False)[0].mean(1))
+        return out
+
+
+def test_layers_that_attention_does_not_call_are_left_out() -> None:
+    with pytest.warns(UserWarning, match=r"lora: 1 of 2 layers are left out, .*not called.*: attention.out_proj"):
+        one = build("lora", model="Attends", frozen=True)
+    assert {name.split(".lora")[0] for name in one.learns} == {"model.head"}
+    with pytest.warns(UserWarning, match=r"bias-map: \d of \d layers have no map, .*attention"):
+        maps = build("bias-map", model="Attends", frozen=True)
+    assert list(maps.learns) == ["maps.model/head"]
 
 
 # parts of a model, and the author's network

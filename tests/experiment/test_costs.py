@@ -85,6 +85,12 @@ def test_measuring_leaves_all_as_it_is(x: Tensor, train: bool) -> None:
     assert same(state(aim), before)
 
 
+def test_products_of_attention_are_counted() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    found = costs(layer, torch.randn(4, 5, 16))
+    assert found.macs == 5 * 4 * 16 * 16 + 2 * 5 * 5 * 16 + 2 * 5 * 16 * 32
+
+
 class Refuses(nn.Module):
     """Takes no batch of one."""
 

@@ -15,7 +15,7 @@ from aimgraph.copies import copy_module
 from aimgraph.errors import ConfigError, ExampleInputError
 from aimgraph.experiment.arms.making import Making
 from aimgraph.experiment.arms.memory import sites_of
-from aimgraph.reproducible import kept_randomness
+from aimgraph.reproducible import kept_randomness, plain_attention
 from aimgraph.runtime.accumulate import accumulate
 from aimgraph.runtime.memory import free_name
 
@@ -96,7 +96,7 @@ def bias_map(making: Making) -> nn.Module:
     found = _sizes(whole, [f"{prefix}{path}" for path, function in sites.items() if not function], making.x)
     left = [path for path in sites if not found.get(f"{prefix}{path}")]
     told = f"{', '.join(left[:4])}{f' and {len(left) - 4} more' if len(left) > 4 else ''}"
-    why = "calls of functions, or do not give one tensor with a batch when they are called"
+    why = "calls of functions, or modules that are not called, or give no single tensor with a batch"
     if len(left) == len(sites):
         raise ConfigError(
             f"the arm 'bias-map' adds to what modules give, and the layers of {making.recipe.model} that would read "
@@ -144,6 +144,6 @@ def _outputs(
             found.setdefault(path, []).append(tuple(output.shape) if isinstance(output, Tensor) else None)
 
         copied.get_submodule(path).register_forward_hook(note)
-    with torch.no_grad(), kept_randomness():
+    with torch.no_grad(), kept_randomness(), plain_attention():
         copied(x[torch.arange(batch) % len(x)])
     return found

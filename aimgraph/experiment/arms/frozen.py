@@ -12,7 +12,7 @@ from aimgraph.copies import copy_module, is_of_torch
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms.making import Making
 from aimgraph.experiment.recipe import Part
-from aimgraph.reproducible import is_inexact, kept_randomness
+from aimgraph.reproducible import is_inexact, kept_randomness, plain_attention
 from aimgraph.runtime.layer_kinds import is_layer
 from aimgraph.torch_private import NormBase
 from aimgraph.user_code import told_error
@@ -99,24 +99,41 @@ def lora(making: Making) -> nn.Module:
     """LoRA, by peft, on every layer that peft adapts.
 
     peft puts a layer of torch's own class beside the one that it adapts. Where a subclass pads or scales in its own
-    forward the two would give different things, so layers of such classes are left out, and noted.
+    forward the two would give different things; and where attention takes the weight of a layer and does not call it,
+    nothing would be learned. Such layers are left out, and noted.
 
     Raises:
         ConfigError: None is left, or peft can't adapt the base.
     """
     making.needs_frozen("is LoRA beside")
     base, rank = making.base, making.arm.rank
-    every = [path for path, module in base.named_modules() if is_layer(module)]
-    fitting = [path for path in lora_layers(base, rank) if is_of_torch(base.get_submodule(path))]
+    every, called = [path for path, module in base.named_modules() if is_layer(module)], _called(making)
+    fitting = [path for path in lora_layers(base, rank) if path in called and is_of_torch(base.get_submodule(path))]
     left = [path for path in every if path not in fitting]
     told = f"{', '.join(left[:4])}{f' and {len(left) - 4} more' if len(left) > 4 else ''}"
-    why = f"not of torch's own classes, transposed, or of groups that do not share out a rank of {rank}"
+    why = f"not called, not of torch's own classes, transposed, or of groups that do not share out a rank of {rank}"
     if not fitting:
         raise ConfigError(f"the arm 'lora': peft adapts no layer of {making.recipe.model}; {told}: {why}")
     if left:
         making.notes.append(f"lora: {len(left)} of {len(every)} layers are left out, as they are {why}: {told}")
+    return _adapted(making, fitting)
+
+
+def _called(making: Making) -> set[str]:
+    """Paths of the layers that the base calls in eval mode."""
+    found: set[str] = set()
+    copied = copy_module(making.base).eval()
+    for path, module in copied.named_modules():
+        if is_layer(module):
+            module.register_forward_pre_hook(lambda _, __, path=path: found.add(path))
+    with torch.no_grad(), kept_randomness(), plain_attention():
+        copied(making.x)
+    return found
+
+
+def _adapted(making: Making, layers: list[str]) -> nn.Module:
     try:
-        adapted = with_lora(base, rank, fitting)
+        adapted = with_lora(making.base, making.arm.rank, layers)
         with torch.no_grad(), kept_randomness():
             copy_module(adapted).eval()(making.x)
     except ConfigError:

@@ -68,7 +68,25 @@ def features_only(making: Making) -> nn.Module:
             "carry out"
         )
     block = partial(FeaturesOnly, block=options.get("block", "conv_sigmoid"))
-    return _with_values_zero(_with_memory(making, AimConfig(**options | {"block": block})))
+    aim = _with_values_zero(_with_memory(making, AimConfig(**options | {"block": block})))
+    _stop_unread(making, aim)
+    return aim
+
+
+def _stop_unread(making: Making, aim: nn.Module) -> None:
+    """Stop updates that the next one alone would see, which here sees nothing: they have no gradients."""
+    for part in parts_of(aim):
+        for memory in record_of(part).plan.memories:
+            read = {call.value for one in memory.reads for call in one.calls}
+            unread = [place for place in range(len(memory.updates)) if place + 1 not in read]
+            for place in unread:
+                part.get_submodule(aim_path(memory.name, "updates", place)).requires_grad_(False)
+            if unread:
+                where = ", ".join(memory.updates[place].spot.where for place in unread)
+                making.notes.append(
+                    f"features-only: {len(unread)} of {len(memory.updates)} updates are not trained, as no layer reads "
+                    f"what they write before the next one: {where}"
+                )
 
 
 def zero(making: Making) -> nn.Module:
