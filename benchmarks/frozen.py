@@ -47,7 +47,7 @@ class Case:
 CASES = {
     "ResNet-50": Case("torchvision/resnet50"),
     "MobileNetV2": Case("torchvision/mobilenet_v2"),
-    "EfficientNet-Lite0": Case("benchmarks.learning.networks:plain_lite0"),
+    "EfficientNet-Lite0": Case("aimgraph.experiment.networks:plain_lite0"),
     "VGG-16": Case("torchvision/vgg16"),
     "ConvNeXt-T": Case("torchvision/convnext_tiny"),
     "ViT-S": Case("timm/vit_small_patch16_224"),

@@ -22,9 +22,9 @@ from torch import nn
 import aimgraph
 from aimgraph.bench.frozen import StandsStill, lora_layers, with_lora
 from aimgraph.experiment.images import Images
+from aimgraph.experiment.networks import with_plain_convolutions
 from aimgraph.runtime.layer_kinds import is_layer
 from benchmarks.learning.journal import Journal, shown
-from benchmarks.learning.networks import with_plain_convolutions
 from benchmarks.learning.tasks import Problem, Task, tasks
 from benchmarks.learning.train import accuracy, train
 from benchmarks.starts import settings_of

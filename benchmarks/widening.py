@@ -27,8 +27,8 @@ from torch.nn import functional as F
 import aimgraph
 from aimgraph.experiment.digits import digits
 from aimgraph.experiment.images import Images
+from aimgraph.experiment.networks import small_resnet
 from aimgraph.models_zoo.loader import load_model
-from benchmarks.learning.networks import small_resnet
 from benchmarks.learning.train import accuracy, shuffled
 
 mpl.use("agg")

@@ -14,7 +14,8 @@ from aimgraph.experiment.digits import digits
 from aimgraph.experiment.idx import FASHION_FOLDER, idx_split
 from aimgraph.experiment.images import Images, Split
 from aimgraph.experiment.made import squares
-from benchmarks.learning.networks import FirstLogits, digits_cnn, position_blind, small_resnet
+from aimgraph.experiment.networks import digits_cnn, position_blind, small_resnet
+from benchmarks.learning.networks import FirstLogits
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
 
 LITE0_SIDE = 64

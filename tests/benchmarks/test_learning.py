@@ -8,8 +8,8 @@ import aimgraph
 from aimgraph.experiment.digits import digits
 from aimgraph.experiment.images import Images
 from aimgraph.experiment.made import squares
+from aimgraph.experiment.networks import position_blind
 from benchmarks.learning.journal import Journal
-from benchmarks.learning.networks import position_blind
 from benchmarks.learning.starts import READS, Start, parameter_groups, redraw
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
 from benchmarks.starts_table import MANY, groups, markdown, of_many_seeds
