@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from aimgraph.experiment.data import digits
+from aimgraph.experiment.digits import digits
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
 from aimgraph.runtime.layer_kinds import is_layer
 
@@ -54,7 +54,8 @@ def trained_digits_cnn() -> nn.Module:
 
 @cache
 def _trained_digits_cnn() -> nn.Module:
-    images = digits().train
+    train = digits().train
+    images = train.at(torch.arange(len(train)))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         model = digits_cnn()
