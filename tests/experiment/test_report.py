@@ -46,7 +46,7 @@ def test_arms_have_the_means_and_deviations_of_numpy() -> None:
         assert number(column(table, "sd")[place]) == pytest.approx(own.std(ddof=1), abs=0.00501)
         assert number(column(table, "seeds")[place]) == 10
         assert number(column(table, "trained")[place]) == made.arms[arm].trained
-        assert number(column(table, "all parameters")[place]) == made.arms[arm].parameters
+        assert number(column(table, "parameters")[place]) == made.arms[arm].parameters
     assert column(table, "rate") == ["0.003", "0.01 (edge)", "0.003", "0.01 (edge)"]
     assert column(table, "multiply-adds") == ["3.9 M", "7.8 M", "11.7 M", "15.6 M"]
     assert column(table, "kept bytes") == ["12.3 MB", "24.6 MB", "36.9 MB", "49.2 MB"]
@@ -206,8 +206,23 @@ def test_what_people_wrote_is_escaped() -> None:
     assert "<script>" not in body
     assert r"\*\*bold\*\* \`code\`" in body
     assert "\n# second line" not in body
+    assert "| base | base | 0.003 |" in body
     tables = [line for line in body.splitlines() if line.startswith("|")]
-    assert len({line.replace(r"\|", "").count("|") for line in tables if r"alert\(" in line and " 3 |" in line}) == 1
+    assert len({line.replace(r"\|", "").count("|") for line in tables if "alert(" in line and " 3 |" in line}) == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "shown"),
+    [
+        ("1. one", r"1\. one"),
+        ("- item", r"\- item"),
+        ("--- x", r"\--- x"),
+        ("-0.5 is it", "-0.5 is it"),
+        ("$x$", r"\$x\$"),
+    ],
+)
+def test_a_line_of_markdown_is_no_list(about: str, shown: str) -> None:
+    assert f"\n{shown}\n" in markdown_page(made_experiment(("base", "static"), seeds=2, about=about))
 
 
 def test_the_markdown_has_whole_tables() -> None:

@@ -102,4 +102,6 @@ def _escaped_markdown(text: str) -> str:
     """One line in which nothing is a sign of Markdown or of HTML."""
     line = " ".join(printable(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#|~!$@])", r"\\\1", re.sub(r"^([-+=]|\d+[.)])", r"\\\1", line))
+    line = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", line)
+    line = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)  # a list with numbers
+    return re.sub(r"^([-+=])(?![\d.])", r"\\\1", line)  # a list, or a line below a heading

@@ -60,7 +60,7 @@ def arms_table(experiment: Experiment) -> Table:
     scale = scale_of(experiment.metric)
     unit = f", {scale.unit}" if scale.unit else ""
     numbers = (
-        "rate", f"test {scale.name}{unit}", "sd", "seeds", "epochs", "trained", "added", "all parameters",
+        "rate", f"test {scale.name}{unit}", "sd", "seeds", "epochs", "trained", "added", "parameters",
         "multiply-adds", "kept bytes", "s / epoch",
     )  # fmt: skip
     return Table(("arm", "kind", *numbers), [_arm(experiment, arm) for arm in experiment.arms], frozenset(numbers))

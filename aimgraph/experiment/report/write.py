@@ -23,7 +23,7 @@ def write_report(experiment: Experiment, folder: Path) -> None:
         ConfigError: Nothing can be written there.
     """
     files = {
-        "results.json": json.dumps(experiment.to_dict(), indent=1, ensure_ascii=False) + "\n",
+        "results.json": json.dumps(experiment.to_dict(), indent=1) + "\n",
         "report.md": markdown_page(experiment),
         "report.html": html_page(experiment),
     }

@@ -65,7 +65,7 @@ def _over(
 def _ends(scores: Mapping[str, Spread], arms: Mapping[str, int], scale: Scale) -> list[float]:
     """Means and their intervals; one that is much wider than all means are apart is cut off."""
     means = [scale.shown(scores[arm].mean) for arm in arms]
-    span = max(max(means) - min(means), scale.least)
+    span = 3 * max(max(means) - min(means), scale.least)
     ends = [scale.shown(end) for arm in arms for end in (scores[arm].low, scores[arm].high)]
     return [*means, *(min(max(end, min(means) - span), max(means) + span) for end in ends)]
 
