@@ -65,7 +65,7 @@ def _trained_digits_cnn() -> nn.Module:
         for index in torch.randperm(len(images), generator=order).split(_BATCH)[:-1]:  # the last one may be small
             loss = F.cross_entropy(model(images.pixels[index]), images.labels[index])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
     return model.eval()
 

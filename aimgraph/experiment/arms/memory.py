@@ -74,9 +74,14 @@ def features_only(making: Making) -> nn.Module:
 
 
 def _stop_unread(making: Making, aim: nn.Module) -> None:
-    """Stop updates that the next one alone would see, which here sees nothing: they have no gradients."""
+    """Stop what has no gradients: updates that the next one alone would see, and reads before the first update."""
     for part in parts_of(aim):
         for memory in record_of(part).plan.memories:
+            empty = [one.site for one in memory.reads if all(call.value == 0 for call in one.calls)]
+            for site in empty:
+                part.get_submodule(aim_path(memory.name, "reads", site)).requires_grad_(False)
+            if empty:
+                making.notes.append(f"features-only: nothing is written before these layers read: {', '.join(empty)}")
             read = {call.value for one in memory.reads for call in one.calls}
             unread = [place for place in range(len(memory.updates)) if place + 1 not in read]
             for place in unread:
