@@ -145,8 +145,9 @@ class _Shown:
         self.epochs, self.there, self.done = dict.fromkeys(units, 0), 0, 0
         self.total, self.started = sum(unit.epochs for unit in units), time.monotonic()
         self.bar = self.progress.add_task(phase, total=self.total, told="")
-        if known:
-            self.errors.print(f"{phase}: {known} of {len(units)} units are there from an earlier run")
+        there = f", {known} of them there from an earlier run" if known else ""
+        if known or not self.errors.is_terminal:
+            self.errors.print(f"{phase}: {len(units)} units, {self.total} epochs{there}", highlight=False)
 
     def epoch(self, unit: "Unit", done: int) -> None:
         """A unit has trained so many epochs."""

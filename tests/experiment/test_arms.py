@@ -127,7 +127,8 @@ def test_what_arms_train() -> None:
     drawn = found["static"].module.get_parameter(source)
     assert torch.equal(found["random"].module.get_parameter(source), drawn)
     unread = "aim.memory.updates.1."  # the next update alone would see it
-    blocks = {name for name in found["update"].learns if not name.startswith(unread)} - {source}
+    before = "aim.memory.reads.0.weight"  # no update stands before its layer
+    blocks = {name for name in found["update"].learns if not name.startswith(unread)} - {source, before}
     assert {name.replace(".inner", "") for name in found["features-only"].learns} == blocks
     assert not any(found["features-only"].module.get_parameter(source))
     assert set(found["state"].learns) == set(found["article"].learns) == set(found["update"].learns)
