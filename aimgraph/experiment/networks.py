@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from aimgraph.experiment.digits import digits
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
+from aimgraph.models_zoo.resnet_keras import resnet50_keras
 from aimgraph.runtime.layer_kinds import is_layer
 
 
@@ -141,3 +142,11 @@ def lite0_of_ten() -> nn.Module:
 
 
 _TEN = 10
+
+
+def dogs_resnet50() -> nn.Module:
+    """The published notebook's network without its memory, ResNet-50 with stem stride 1.
+
+    [B, 3, 224, 224] -> [B, 120].
+    """
+    return resnet50_keras(num_classes=120, stem_stride=1)

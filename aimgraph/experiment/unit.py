@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Generator, Tensor, nn
 
-from aimgraph.compiler.aim_paths import is_added
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms import Made, made
 from aimgraph.experiment.augment import augmented
@@ -69,7 +68,7 @@ class _Run:
         self.recipe, self.unit, self.path = recipe, unit, path
         self.accelerator = _accelerator(recipe)
         self.learns = arm.learns
-        self.watch = Watch({name: one for name, one in arm.learns.items() if is_added(name)})
+        self.watch = Watch(arm.memory)
         self.bare = arm.module.to(self.accelerator.device)
         self.start = {name: value.clone() for name, value in self.bare.state_dict().items()}
         self.module: nn.Module = self.bare
