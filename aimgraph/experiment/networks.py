@@ -1,4 +1,4 @@
-"""Networks of experiments, as factories without arguments: ``model = "aimgraph.experiment.networks:NAME"``."""
+"""Networks of the recipes that come with aimgraph: ``model = "aimgraph.experiment.networks:NAME"``."""
 
 import copy
 from functools import cache
@@ -8,10 +8,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from aimgraph.errors import ConfigError
 from aimgraph.experiment.digits import digits
 from aimgraph.models_zoo.pretrained import efficientnet_lite0
 from aimgraph.models_zoo.resnet_keras import resnet50_keras
 from aimgraph.runtime.layer_kinds import is_layer
+from aimgraph.runtime.parts import register
+from aimgraph.runtime.specs import BlockSpec
 
 
 def position_blind(channels: int = 16, classes: int = 16) -> nn.Module:
@@ -36,6 +39,57 @@ def local_pixels(channels: int = 16, classes: int = 2) -> nn.Module:
     )  # fmt: skip
 
 
+class Brightness(nn.Module):
+    """Says what the brightness of an image is, from linear features of the mean of its pixels.
+
+    `first` and `skip` read the same features; `first` is called before. A memory that takes its features from `skip`
+    and is read by `first` shows it what earlier batches have left, and what it learns to make of that does not come
+    back into the memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Conv2d(1, _LEVELS, 3, padding=1, padding_mode="circular")
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.first = nn.Linear(_LEVELS, _HIDDEN)
+        self.skip = nn.Linear(_LEVELS, _LEVELS)
+        self.last = nn.Linear(_HIDDEN + _LEVELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, H, W] -> [B, 1]."""
+        levels = self.pool(self.filters(x))
+        hidden = self.first(levels).relu()
+        return torch.as_tensor(self.last(torch.cat([hidden, self.skip(levels)], dim=1)))
+
+
+_LEVELS, _HIDDEN = 8, 32
+
+
+class FeatureMeans(nn.Module):
+    """An update block that writes the mean of each channel over its places, as it is: ``block = "feature-means"``.
+
+    It has no parameters: a memory that is read in the next batch alone passes no gradient on to what wrote it.
+
+    Args:
+        spec: Of a memory of as many values as there are channels.
+    """
+
+    def __init__(self, spec: BlockSpec) -> None:
+        super().__init__()
+        if spec.size != spec.features:
+            raise ConfigError(
+                f"block='feature-means' writes a value for each channel: the features have {spec.features}, and the "
+                f"memory of shape {spec.shape} has {spec.size} values; give shape=({spec.features},)"
+            )
+
+    def forward(self, memory: Tensor, features: Tensor) -> Tensor:
+        """The memory, [B, N], and features, [B, N, *S] -> [B, N]."""
+        return features.flatten(2).mean(2) if features.dim() > 2 else features
+
+
+register("block", "feature-means", FeatureMeans)
+
+
 def digits_cnn() -> nn.Module:
     """Three convolutions, the last two with stride 2, averaged over all places: [B, 1, 8, 8] -> [B, 10]."""
     layers: list[nn.Module] = []
@@ -54,10 +108,11 @@ def trained_digits_cnn() -> nn.Module:
 
 
 @cache
+@torch.enable_grad()
 def _trained_digits_cnn() -> nn.Module:
     train = digits().train
     images = train.at(torch.arange(len(train)))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = digits_cnn()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -40,7 +40,7 @@ class Data(_Part):
             without any, a third of each class is the test. ``dogs``: a folder with what is in the archives of Stanford
             Dogs, ``Images/`` and ``lists/*.mat``. Made by rules: ``position`` (which of 16 cells holds a square),
             ``switch`` (a marker says whether the image or its negative is wanted), ``drift`` (the brightness of images
-            behind a slow offset).
+            behind a slow offset), ``drift-mixed`` (the same images in a random order).
         folder: For ``idx``, by default where Debian's ``dataset-fashion-mnist`` puts them; for ``images`` and ``dogs``.
         train: Examples to train on, of each class the same number as far as there are examples; all by default, of made
             ones 4,096.
@@ -53,7 +53,7 @@ class Data(_Part):
             pattern for each seed; pixels are in [-1, 1].
     """
 
-    name: Literal["digits", "idx", "images", "dogs", "position", "switch", "drift"]
+    name: Literal["digits", "idx", "images", "dogs", "position", "switch", "drift", "drift-mixed"]
     folder: str | None = None
     train: Count | None = None
     validation: Count = 200

@@ -8,31 +8,16 @@ import aimgraph
 from aimgraph.experiment.digits import digits
 from aimgraph.experiment.images import Images
 from aimgraph.experiment.made import squares
-from aimgraph.experiment.networks import position_blind
 from benchmarks.learning.journal import Journal
 from benchmarks.learning.starts import READS, Start, parameter_groups, redraw
 from benchmarks.learning.train import Recipe, accuracy, fresh, shuffled, train
 from benchmarks.starts_table import MANY, groups, markdown, of_many_seeds
 
 
-def test_a_square_lies_inside_of_the_cell_of_its_label():
-    images = squares(64, Generator().manual_seed(0))
-    bright = (images.pixels[:, 0] > 2).nonzero()
-    assert len(bright) == 64 * 4
-    for image, row, col in bright.tolist():
-        assert images.labels[image] == (row // 4) * 4 + col // 4
-
-
 def test_digits_of_the_test_are_not_trained_on():
     split = digits()
     assert (len(split.train), len(split.test)) == (1198, 599)
     assert split.train.pixels.aminmax() == (-1, 1)
-
-
-def test_the_network_of_the_position_task_does_not_know_positions():
-    torch.manual_seed(0)
-    model, images = position_blind(), squares(4, Generator().manual_seed(0)).pixels
-    torch.testing.assert_close(model(images), model(images.roll((3, 5), (2, 3))))
 
 
 def test_an_epoch_shows_every_image_once():
