@@ -13,7 +13,7 @@ ZOO_JOBS ?= $(JOBS)
 ZOO_OUT ?= out/zoo
 LIBRARIES := --source torchvision --source timm --source zoo
 
-.PHONY: demo test test-all check compat install bench frozen table performance coverage transform-time zoo zoo-ci zoo-source zoo-expected clean
+.PHONY: demo test test-all check compat install bench frozen table performance evidence coverage transform-time zoo zoo-ci zoo-source zoo-expected clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out out/demo
@@ -57,6 +57,10 @@ frozen: $(INSTALLED)
 
 table: $(INSTALLED)
 	$(BIN)/python benchmarks/seed_networks.py --out benchmarks/results
+
+# Tables and picture of docs/evidence.md, from the results of experiments; it runs none.
+evidence: $(INSTALLED)
+	$(BIN)/python -m benchmarks.evidence
 
 performance: $(INSTALLED)
 	$(BIN)/python -m benchmarks.performance
