@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimgraph.errors import ConfigError
 from aimgraph.experiment import made
+from aimgraph.experiment.corruption import corrupted
 from aimgraph.experiment.digits import digits
 from aimgraph.experiment.dogs import dogs
 from aimgraph.experiment.drawing import Change, Drawn, in_rounds, order_of_tests, settled
@@ -56,7 +57,24 @@ def examples(data: Data, seed: int = 0) -> Parts:
         ConfigError: They are not there, or fewer than asked for.
     """
     train, validation, test = _made(data, seed) if data.name in made.MADE else _taken(data, seed)
-    return Parts(*(settled(Drawn(one.source, one.index, _changes(data, seed))) for one in (train, validation, test)))
+    drawn = (Drawn(one.source, one.index, _changes(data, seed)) for one in (train, validation, test))
+    if data.corruption is None:
+        return Parts(*map(settled, drawn))
+    return Parts(*(_corrupted(one, data, seed, part) for part, one in zip(_PARTS, drawn, strict=True)))
+
+
+_PARTS = ("train", "validation", "test")
+
+
+def _corrupted(part: Drawn, data: Data, seed: int, name: str) -> Images:
+    """A part as a stream of corrupted images, in memory."""
+    whole = part.at(torch.arange(len(part)))
+    return corrupted(whole, data.corruption == "coherent", generator_of(f"corrupted {name}, seed {seed}"))
+
+
+def is_stream(data: Data) -> bool:
+    """Whether examples come one after another, and stay so."""
+    return data.corruption is not None or data.name in made.STREAMS
 
 
 def order_of(examples_count: int, data: Data, seed: int, epoch: int, batch: int) -> list[Tensor]:
@@ -73,7 +91,7 @@ def order_of(examples_count: int, data: Data, seed: int, epoch: int, batch: int)
         epoch: From 0.
         batch: Examples in a batch.
     """
-    if data.name in made.STREAMS:
+    if is_stream(data):
         order = torch.arange(examples_count)
     else:
         order = torch.randperm(examples_count, generator=generator_of(f"order, seed {seed}, epoch {epoch}"))

@@ -51,6 +51,8 @@ class Data(_Part):
             those of one channel get three. ``images`` and ``dogs`` need it.
         pattern: Standard deviation of a pattern that is added to all images, a number for each pixel and channel, one
             pattern for each seed; pixels are in [-1, 1].
+        corruption: Images come in a stream, each corrupted: brighter, darker, paler, noisier or blurred. ``coherent``:
+            64 in a row in the same way; ``mixed``: each in another one.
     """
 
     name: Literal["digits", "idx", "images", "dogs", "position", "switch", "drift", "drift-mixed"]
@@ -60,6 +62,7 @@ class Data(_Part):
     test: Count | None = None
     side: Count | None = None
     pattern: Rate | None = None
+    corruption: Literal["coherent", "mixed"] | None = None
 
 
 class Augmentation(_Part):

@@ -16,9 +16,8 @@ from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms import Made, made
 from aimgraph.experiment.augment import augmented
 from aimgraph.experiment.costs import costs
-from aimgraph.experiment.data import Parts, examples, order_of
+from aimgraph.experiment.data import Parts, examples, is_stream, order_of
 from aimgraph.experiment.images import Examples, Images
-from aimgraph.experiment.made import STREAMS
 from aimgraph.experiment.probes import probed
 from aimgraph.experiment.recipe import Recipe
 from aimgraph.experiment.results import Result, Unit, result_of
@@ -194,7 +193,7 @@ class _Run:
     def _shares(self, count: int, look: int) -> list[Tensor]:
         """Which examples this process looks at, and together: all of a stream, otherwise its share."""
         world, place = self.accelerator.num_processes, self.accelerator.process_index
-        whole = world == 1 or self.recipe.data.name in STREAMS
+        whole = world == 1 or is_stream(self.recipe.data)
         first, last = (0, count) if whole else (place * count // world, (place + 1) * count // world)
         return list(torch.arange(first, last).split(look)) if last > first else []
 
