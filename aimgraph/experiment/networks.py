@@ -28,7 +28,7 @@ def position_blind(channels: int = 16, classes: int = 16) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def local_pixels(channels: int = 16, classes: int = 2) -> nn.Module:
+def local_pixels(channels: int = 32, classes: int = 2) -> nn.Module:
     """Three 3x3 convolutions without pooling: what is said of a pixel depends on the 7 x 7 pixels around it.
 
     [B, 1, H, W] -> [B, classes, H, W].
