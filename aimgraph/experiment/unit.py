@@ -251,10 +251,11 @@ class _Run:
 
 def _accelerator(recipe: Recipe) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a memory may have reads that nothing uses
+    cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    if cpu and recipe.precision == "fp16":  # accelerate would train in float32 and say nothing
+        raise ConfigError('precision = "fp16" takes a GPU, and this machine has none: give "bf16" or "no"')
     try:
-        return Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=recipe.precision, kwargs_handlers=[unused]
-        )
+        return Accelerator(cpu=cpu, mixed_precision=recipe.precision, kwargs_handlers=[unused])
     except ValueError as error:
         raise ConfigError(f'precision = "{recipe.precision}": {error}') from error
 
