@@ -1,7 +1,8 @@
 """What an experiment gave, as data: units, what arms cost, comparisons, predictions. Written and read as JSON."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,17 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready data."""
-        return asdict(self)
+        """As data for JSON, which has no form for what is not a finite number: that is a text, ``nan`` or ``inf``."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
 
 
 def result_of(data: dict[str, Any]) -> Result:
     """A result from its data."""
-    return Result(**(data | {"unit": Unit(**data["unit"])}))
+    read: dict[str, Any] = {name: [float(one) for one in data[name]] for name in ("validation", "loss", "seconds")}
+    read["probes"] = {name: float(score) for name, score in data["probes"].items()}
+    read["test"] = None if data["test"] is None else float(data["test"])
+    return Result(**(data | read | {"unit": Unit(**data["unit"])}))
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def experiment_of(data: dict[str, Any]) -> Experiment:
         versions=data["versions"],
         machine=data["machine"],
         metric=data["metric"],
-        arms={name: ArmFacts(**facts) for name, facts in data["arms"].items()},
+        arms={name: _facts(facts) for name, facts in data["arms"].items()},
         units=[result_of(one) for one in data["units"]],
         lost=[Lost(Unit(**one["unit"]), one["reason"]) for one in data["lost"]],
         comparisons=[Comparison(**one) for one in data["comparisons"]],
@@ -201,6 +206,11 @@ def experiment_of(data: dict[str, Any]) -> Experiment:
         predicted=[Checked(**one) for one in data["predicted"]],
         notes=data["notes"],
     )
+
+
+def _facts(data: dict[str, Any]) -> ArmFacts:
+    tuning = {rate: [float(one) for one in scores] for rate, scores in data["tuning"].items()}
+    return ArmFacts(**(data | {"tuning": tuning}))
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -217,8 +227,10 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

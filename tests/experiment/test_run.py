@@ -1,6 +1,7 @@
 """A whole experiment: rates are chosen, every arm is trained with every seed, and what they say is what scipy says."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from aimgraph.cli.main import cli
 from aimgraph.errors import ConfigError
 from aimgraph.experiment import run as runs
 from aimgraph.experiment.recipe import Recipe, recipe_of
-from aimgraph.experiment.results import Experiment, Lost, Result, Unit, experiment_of, read_experiment
+from aimgraph.experiment.results import Experiment, Lost, Result, Unit, experiment_of, read_experiment, result_of
 from aimgraph.experiment.run import Way, best_rate, run_experiment
 from aimgraph.units.runner import Limits
 
@@ -119,11 +120,22 @@ def test_at_equal_seconds_the_slower_arm_has_trained_less(done: tuple[Experiment
 def test_results_are_read_as_they_were_written(done: tuple[Experiment, Seen, Path], tmp_path: Path) -> None:
     experiment, _, _ = done
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(experiment.to_dict()))
+    path.write_text(json.dumps(experiment.to_dict(), allow_nan=False))
     assert read_experiment(path) == experiment
     path.write_text(json.dumps(experiment.to_dict() | {"format": 0}))
     with pytest.raises(ConfigError, match=r"results.json holds no results of an experiment: ValueError: it has format"):
         read_experiment(path)
+
+
+def test_what_is_no_number_comes_back_from_strict_json() -> None:
+    result = Result(Unit("base", 0.1, 0, 2, tests=True), validation=[0.5, math.nan], loss=[math.inf], test=math.nan)
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    again = result_of(json.loads(text))
+    assert again.loss == [math.inf]
+    assert again.validation[0] == 0.5
+    assert math.isnan(again.validation[1])
+    assert again.test is not None
+    assert math.isnan(again.test)
 
 
 def same(one: Experiment, other: Experiment) -> bool:
