@@ -43,7 +43,7 @@ def _experiment(experiment: Experiment) -> Iterator[str]:
     for name, facts in experiment.arms.items():
         one, score = found(experiment.comparisons, name, base), tested(experiment, name)
         gap = f"{scale.gap(one.mean)} {scale.interval(one.low, one.high)}" if one else ""
-        kept = "" if facts.kept_bytes is None else f"{facts.kept_bytes / 1e6:.1f}"
+        kept = "" if facts.kept_bytes is None else f"{facts.kept_bytes / 1e6:.2g}"
         cells = [name, f"{scale.number(score.mean)} ± {scale.number(score.sd)}", gap, count(facts.trained), kept]
         cells += [brief(facts.seconds), "" if facts.rate is None or not facts.trained else f"{facts.rate:g}"]
         yield f"| {' | '.join(cells)} |"
