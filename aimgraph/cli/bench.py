@@ -40,7 +40,7 @@ _WIDE = 140
 def bench_command(
     asked: Asked, only: str | None, frozen: bool, forms: tuple[str, ...], out: str | None, **settings: Any
 ) -> None:
-    """Measure what memories cost MODEL, form beside form, in this process.
+    """Measure what memories cost MODEL, form beside form.
 
     Forms: base; floor, the base with one plain learned map per site, the least a per-site memory can cost; split;
     concat; for inference also folded, and all three with batch normalisation fused. The batch is that of --input.

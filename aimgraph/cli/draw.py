@@ -13,7 +13,7 @@ from aimgraph.cli.progress import progress
 @model_options
 @click.option("--out", "path", type=NEW_FILE, required=True, help="png, svg or pdf file to write.")
 def draw_command(asked: Asked, path: str) -> None:
-    """Draw a plan: which layers of MODEL read, how much, and which value of the memory."""
+    """Draw a plan: which layers of MODEL read, and how much."""
     with progress(f"loading {asked.model}") as shown:
         from aimgraph.planning.picture import check_ending, draw
 

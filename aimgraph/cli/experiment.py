@@ -40,7 +40,10 @@ def _installed() -> Iterator[None]:
 
 @click.group("experiment", cls=CloseGroup)
 def experiment_group() -> None:
-    """Find out whether a memory helps: the same training with and without, for several seeds."""
+    """Find out whether a memory helps.
+
+    The same training runs with and without one, for several seeds.
+    """
 
 
 @experiment_group.command("list")

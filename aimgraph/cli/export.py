@@ -58,7 +58,10 @@ def export_command(
     fuse_batchnorm: bool,
     **settings: Any,
 ) -> None:
-    """Transform MODEL, export it to ONNX and compare the file with torch in onnxruntime."""
+    """Transform MODEL and export it to ONNX.
+
+    The file is compared with torch, in onnxruntime, before it is put in place.
+    """
     with progress(f"loading {asked.model}") as shown:
         from aimgraph.api.fold import fold
         from aimgraph.onnx.export import export_onnx

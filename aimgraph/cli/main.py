@@ -16,9 +16,9 @@ EXIT_USAGE, EXIT_MODEL, EXIT_EXPORT, EXIT_BUG = 2, 3, 4, 70
 COMMANDS = {
     "plan": ("aimgraph.cli.plan:plan_command", "Show what a transform of MODEL would do, and change nothing."),
     "transform": ("aimgraph.cli.transform:transform_command", "Transform MODEL and compare the result with it."),
-    "verify": ("aimgraph.cli.verify:verify_command", "Report whether MODEL with memory computes what it did."),
+    "verify": ("aimgraph.cli.verify:verify_command", "Report whether MODEL with a memory computes what it did."),
     "export": ("aimgraph.cli.export:export_command", "Transform MODEL and export it to ONNX."),
-    "draw": ("aimgraph.cli.draw:draw_command", "Draw a plan: which layers of MODEL read, how much, and what."),
+    "draw": ("aimgraph.cli.draw:draw_command", "Draw a plan: which layers of MODEL read, and how much."),
     "bench": ("aimgraph.cli.bench:bench_command", "Measure what memories cost MODEL, form beside form."),
     "experiment": ("aimgraph.cli.experiment:experiment_group", "Find out whether a memory helps."),
     "memory": ("aimgraph.cli.memory:memory_group", "List, compare and merge saved memories."),

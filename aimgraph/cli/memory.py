@@ -12,7 +12,10 @@ from aimgraph.cli.output import console, json_text
 
 @click.group("memory", cls=CloseGroup)
 def memory_group() -> None:
-    """Look at checkpoints that aimgraph.save wrote, compare two, or write the mean of several."""
+    """List, compare and merge saved memories.
+
+    They are checkpoints that aimgraph.save or --checkpoint wrote.
+    """
 
 
 @memory_group.command("list")

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 def transform_command(
     asked: Asked, costs: bool, every_layer: bool, dump: str | None, code: bool, passes: str | None, **writes: Any
 ) -> None:
-    """Transform MODEL and compare the result with it, bit for bit; with the widened one, where --passes widen it."""
+    """Transform MODEL and compare the result with it.
+
+    The comparison is bit for bit. Where --passes widen MODEL, the result is compared with the widened one.
+    """
     if writes["what"] and not writes["checkpoint"]:
         raise ConfigError(f"--what {writes['what']} says what --checkpoint saves: give --checkpoint FOLDER, too")
     if isinstance(asked.memory["source"], Path):

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @click.command("verify", epilog=MODEL_EPILOG)
 @model_options
 def verify_command(asked: Asked) -> None:
-    """Transform MODEL and report whether it still computes what it did; or check an ONNX file that was exported."""
+    """Report whether MODEL with a memory computes what it did.
+
+    Where MODEL is an ONNX file that was exported, check the file.
+    """
     report: Report | FileReport
     if asked.model.endswith(".onnx"):
         with progress(f"checking {asked.model}"):

@@ -47,7 +47,10 @@ def _number(text: str) -> float | int:
     help="Write it as plain PyTorch into this folder.",
 )
 def widen_command(asked: Asked, parameters: str | None, widths: tuple[str, ...], how: Any, folder: str | None) -> None:
-    """Widen MODEL, compare it with MODEL, and show what has grown, and what stays and why."""
+    """Widen MODEL, and show what has grown and what stays.
+
+    The result is compared with MODEL, and what stays has a reason.
+    """
     given = {pattern: _number(width) for pattern, width in map(_pair, widths)} or None
     budget = None if parameters is None else _number(parameters)
     with progress(f"loading {asked.model}") as shown:

@@ -200,9 +200,8 @@ def _print_skipped(console: Console, skipped: Sequence[Skipped], every_layer: bo
     """Count what is left alone by reason, or list it."""
     if not skipped:
         return
-    say(
-        console, f"\nleft as they are: {len(skipped)}{'' if every_layer else ' (all of them: --all, every_layer=True)'}"
-    )
+    how = "" if every_layer else " (--all, or every_layer=True, names each)"
+    say(console, f"\nleft as they are: {len(skipped)}{how}")
     if every_layer:
         for item in skipped:
             say(console, f"{item.path} ({item.kind}): {item.reason}", indent=2)

@@ -310,7 +310,7 @@ def test_where_a_memory_starts(folder: Path) -> None:
     def planned(*options: str) -> str:
         result = call("plan", "usernet:net", "--input", "2x3x16x16", "--shape", "2x2x2", *options)
         assert result.exit_code == 0, result.output
-        return result.stdout
+        return " ".join(result.stdout.split())
 
     assert "start zero_values: values are zero, read weights drawn at 0.5 x" in planned(
         "--start", "zero_values", "--start-scale", "0.5"
