@@ -66,8 +66,10 @@ def median(command: list[str], rounds: int) -> float:
     times = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         times.append(time.perf_counter() - started)
+        if done.returncode not in (0, 2) or "Traceback" in done.stderr:
+            raise RuntimeError(f"{' '.join(command)} gave no answer:\n{done.stderr}")
     return round(statistics.median(times[1:]), 3)
 
 

@@ -1,5 +1,6 @@
 """``aimgraph bench``: what memories cost a model, measured."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from aimgraph.cli.asked import Asked
 from aimgraph.cli.click_parts import Names
 from aimgraph.cli.options import MODEL_EPILOG, NEW_FOLDER, model_options
 from aimgraph.cli.output import console, json_text
-from aimgraph.cli.progress import Estimate, Progress, progress
+from aimgraph.cli.progress import Estimate
+from aimgraph.cli.progress import progress as shown_progress
 
 if TYPE_CHECKING:
     from aimgraph.bench import BenchReport, Setting
@@ -51,7 +53,7 @@ def bench_command(
 
     After the first round a line on stderr says how long the others will take, roughly.
     """
-    with progress(f"loading {asked.model}") as shown:
+    with shown_progress(f"loading {asked.model}") as shown:
         from aimgraph.bench import FROZEN, Setting, bench, print_bench
 
         setting = Setting(**settings, training=only != "inference", inference=only != "training" and not frozen)
@@ -59,7 +61,7 @@ def bench_command(
         told = Estimate(shown, setting.rounds)
         report = bench(asked.base(), asked.example_inputs(), asked.configs(), setting, forms=wanted, progress=told)
         if frozen:
-            report = with_fresh_peaks(report, asked, shown)
+            report = with_fresh_peaks(report, asked, shown.step)
     if out:
         _write(report, Path(out))
     if asked.as_json:
@@ -68,13 +70,13 @@ def bench_command(
         print_bench(report, console(_WIDE))
 
 
-def with_fresh_peaks(report: "BenchReport", asked: Asked, shown: Progress) -> "BenchReport":
+def with_fresh_peaks(report: "BenchReport", asked: Asked, progress: Callable[[str, int, int], None]) -> "BenchReport":
     """The report with the peak of each form as a process of its own has it.
 
     Args:
         report: Of forms of `aimgraph.bench.FROZEN`.
         asked: What was measured.
-        shown: Told of every form.
+        progress: As for `aimgraph.bench.bench`.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -82,7 +84,7 @@ def with_fresh_peaks(report: "BenchReport", asked: Asked, shown: Progress) -> "B
 
     costs, spawn = dict(report.forms), multiprocessing.get_context("spawn")
     for done, (form, cost) in enumerate(report.forms.items()):
-        shown.step("peaks, each in a process of its own", done, len(costs))
+        progress("peaks, each in a process of its own", done, len(costs))
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             costs[form] = replace(cost, peak=pool.submit(_peak, asked, report.setting, form).result())
     return replace(report, forms=costs)

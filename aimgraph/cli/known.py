@@ -24,9 +24,11 @@ class Known:
 
 
 PRESETS = Known(("article", "author"), "aimgraph.presets:")
-SOURCES = Known(("parameter", "ones_conv", "coordinates"), "aimgraph.runtime.parts:PARTS.source", without=("given",))
-READS = Known(("reshape", "resize"), "aimgraph.runtime.parts:PARTS.read")
-BLOCKS = Known(("conv_sigmoid",), "aimgraph.runtime.parts:PARTS.block")
+SOURCES = Known(
+    ("parameter", "ones_conv", "coordinates"), "aimgraph.runtime.parts:_BUILT_IN.source", without=("given",)
+)
+READS = Known(("reshape", "resize"), "aimgraph.runtime.parts:_BUILT_IN.read")
+BLOCKS = Known(("conv_sigmoid",), "aimgraph.runtime.parts:_BUILT_IN.block")
 POOLS = Known(("batch",), "aimgraph.config:AimConfig.pool")
 MODES = Known(("replace", "gated"), "aimgraph.config:AimConfig.mode")
 CARRIES = Known(("gradient", "state"), "aimgraph.config:AimConfig.carry")

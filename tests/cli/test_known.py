@@ -35,7 +35,7 @@ def names_of(value: Any) -> Any:
         return tuple(
             name for name, item in vars(value).items() if isinstance(item, FunctionType) and not name.startswith("_")
         )
-    if isinstance(value, dict):
+    if isinstance(value, dict | frozenset):
         return tuple(value)
     found = typing.get_args(value)
     return tuple(item for item in found if isinstance(item, str)) or tuple(
