@@ -161,7 +161,8 @@ def _warn_over_budget(aim: AimModule) -> None:
     Where that is `load`, `refit` or another part of aimgraph, nothing is said: the user was told before.
     """
     caller = sys._getframe(1).f_back
-    if caller is None or str(caller.f_globals.get("__name__")).startswith("aimgraph."):
+    name = str(caller.f_globals.get("__name__")) if caller is not None else ""
+    if name.startswith("aimgraph.") and not name.startswith("aimgraph.cli."):
         return
     plan = record_of(aim).plan
     for memory in plan.memories:

@@ -23,7 +23,9 @@ _WIDE = 140
 
 @click.command("bench", epilog=MODEL_EPILOG)
 @model_options
-@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Rounds that count.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=15, show_default=True, metavar="N", help="Rounds that count."
+)
 @click.option("--device", metavar="DEVICE", default="cpu", show_default=True, help="Device of torch, e.g. cuda.")
 @click.option("--autocast", type=Names(["bfloat16", "float16"]), help="Compute in this dtype.")
 @click.option("--channels-last", is_flag=True, help="Lay weights and inputs out with channels last.")

@@ -127,7 +127,7 @@ def _memory_table(memory: MemoryPlan, groups: Sequence[Sequence[Read]], tells_fo
         cells = {"reads": _values(read), "form": read.lowering}
         grid, numbers = "x".join(map(str, read.grid)) or "-", (str(read.channels), f"{parameters:,}")
         name = common_name([read.name for read in group])
-        table.add_row(name, str(len(group)), read.kind, grid, *numbers, *(cells[column] for column in extra))
+        _add_row(table, name, str(len(group)), read.kind, grid, *numbers, *(cells[column] for column in extra))
     return table
 
 
@@ -138,7 +138,7 @@ def _cost_table(groups: Sequence[Sequence[Read]]) -> Table:
         costs = [[read.costs[i] for read in group] for i in range(len(FORMS))]
         flops = [_short(sum(cost.flops for cost in form) / 1e6) for form in costs]
         kept = [_short(sum(cost.saved for cost in form) / 1e3) for form in costs[:2]]
-        table.add_row(common_name([read.name for read in group]), *flops, *kept)
+        _add_row(table, common_name([read.name for read in group]), *flops, *kept)
     return table
 
 
@@ -147,6 +147,10 @@ def _table(*columns: str, right: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
     return table
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))  # a name with brackets is no markup
 
 
 def _print_fitting(console: Console, table: Table) -> None:

@@ -1,7 +1,10 @@
 """Names for layers that are alike."""
 
+import doctest
+
 import pytest
 
+from aimgraph.planning import alike
 from aimgraph.planning.alike import common_name, folded, stage
 
 
@@ -48,3 +51,7 @@ def test_layers_of_a_stage_and_a_kind_are_one_group() -> None:
         ["a.0.y", "a.1.y"],
         ["b.0.x"],
     ]
+
+
+def test_the_example_in_the_docs() -> None:
+    assert doctest.testmod(alike) == doctest.TestResults(failed=0, attempted=2)

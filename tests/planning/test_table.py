@@ -157,3 +157,12 @@ def test_a_memory_above_its_budget_is_told_once() -> None:
     part = nn.Sequential(base)
     with pytest.warns(UserWarning, match="above the budget"):
         aimgraph.transform(part, x, within="0", budget=0.001)
+
+
+def test_brackets_in_a_name_are_shown() -> None:
+    class Bold(nn.Linear):
+        pass
+
+    Bold.__name__ = "Bold[red]"
+    base = nn.Sequential(Bold(3, 4), nn.Linear(4, 2))
+    assert "Bold[red]" in str(aimgraph.plan(base, torch.zeros(2, 3), shape=(3,)))

@@ -1,6 +1,7 @@
 """`import aimgraph` is quick and gives everything: names when they are used, modules by any path below it."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import pickle
@@ -81,6 +82,12 @@ def test_what_is_not_there_is_named() -> None:
     with pytest.raises(AttributeError, match=r"module 'aimgraph\.passes' has no attribute 'nothing'"):
         aimgraph.passes.nothing  # noqa: B018
     assert not hasattr(aimgraph, "__wrapped__")
+
+
+def test_doctest_finds_the_examples() -> None:
+    found = doctest.DocTestFinder().find(aimgraph.AimConfig, "AimConfig")
+    assert [len(test.examples) for test in found if test.name == "AimConfig"] == [1]
+    assert doctest.DocTestFinder().find(aimgraph)[0].name == "aimgraph"
 
 
 def test_a_name_can_be_replaced_for_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
