@@ -23,8 +23,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from aimgraph.bench import FROZEN, BenchReport, Setting, bench, draw_bench, print_bench
+from aimgraph.cli.asked import Asked
 from aimgraph.cli.bench import with_fresh_peaks
-from aimgraph.cli.options import Asked
 from aimgraph.models_zoo.loader import load_model
 from benchmarks.cost import report_of
 

@@ -58,8 +58,10 @@ def load_model(name: str, **options: Any) -> nn.Module:
         timm = import_library("timm")
         _check(model, timm.list_models(), "timm")
         return _module(timm.create_model(model, **({"pretrained": False} | options)), name)
-    having = [library for library in ("zoo", "torchvision", "timm") if name in _names(library)]
-    meant = f"; did you mean {' or '.join(f'{library}/{name}' for library in having)}?" if having else ""
+    libraries = ("zoo", "torchvision", "timm")
+    having = [f"{library}/{name}" for library in libraries if name in _names(library)]
+    having += [f"{library}/{model}" for library in difflib.get_close_matches(source, libraries, n=1) if model]
+    meant = f"; did you mean {' or '.join(having)}?" if having else ""
     raise ExampleInputError(
         f"MODEL is {name!r}; give zoo/NAME, torchvision/NAME, timm/NAME, FILE.onnx or package.module:factory "
         f"(zoo has: {', '.join(ZOO)}){meant}"

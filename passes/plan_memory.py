@@ -23,6 +23,7 @@ from torch import nn
 from aimgraph.compiler.program import BasePass, PassResult, Program, Stage
 from aimgraph.config import AimConfig, as_patterns
 from aimgraph.errors import ConfigError, PlanError
+from aimgraph.planning.budget import over_budget
 from aimgraph.planning.costs import with_costs
 from aimgraph.planning.parts import Parts
 from aimgraph.planning.patterns import select_paths
@@ -60,7 +61,7 @@ class PlanMemory(BasePass):
         with kept_randomness(), torch.no_grad():
             memories = tuple(with_costs(memory, program.plan.sites, growth) for memory in planned)
         _check_lowerings(memories)
-        notes = tuple(note for memory in memories for note in _budget_notes(memory, program.plan.base_parameters))
+        notes = tuple(filter(None, (over_budget(memory, program.plan.base_parameters) for memory in memories)))
         skipped = program.plan.skipped + _not_chosen(program.plan.sites, memories)
         plan = replace(program.plan, memories=memories, skipped=skipped, notes=program.plan.notes + notes)
         dropped = tuple(item for memory in memories for item in memory.dropped)
@@ -233,16 +234,6 @@ def _check_lowerings(memories: tuple[MemoryPlan, ...]) -> None:
                     f"{read.site}: memory {other.name!r} asks for lowering={other.config.lowering!r} and memory "
                     f"{memory.name!r} for {memory.config.lowering!r}; a layer has one form: give both the same"
                 )
-
-
-def _budget_notes(memory: MemoryPlan, base_parameters: int) -> list[str]:
-    ratio = memory.parameters / max(1, base_parameters)
-    if memory.config.shape != "auto" or ratio <= memory.config.budget:
-        return []
-    return [
-        f"memory {memory.name!r}: one channel, the least there is, already adds {ratio:.2%} of the base's "
-        f"parameters, above the budget of {memory.config.budget:.2%}"
-    ]
 
 
 def _nothing_to_read(plan: Plan) -> str:

@@ -1,12 +1,13 @@
 """transform and plan: from a model to a plan, or to a module with memory."""
 
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from aimgraph.errors import ConfigError
 from aimgraph.fake.leftovers import Outside
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.passes import EMITTING, PLANNING
+from aimgraph.planning.budget import over_budget
 from aimgraph.planning.plan import Plan
 from aimgraph.runtime.given import given_path
 from aimgraph.runtime.sources.given import GIVEN
@@ -35,6 +37,42 @@ from aimgraph.tracing.graph_modules import plain_module
 from aimgraph.tracing.wrapped import check_wrapped
 
 Configs = AimConfig | Sequence[AimConfig] | None
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@overload
+def transform(
+    model: M,
+    example_inputs: Any = None,
+    *,
+    within: str,
+    config: Configs = None,
+    inplace: bool = False,
+    dump: str | Path | None = None,
+    verify: Verify = "touched",
+    watch: Iterable[Watch] = (),
+    passes: Pass | Sequence[Pass] | None = None,
+    example_batches: tuple[int, int] | None = None,
+    **overrides: Any,
+) -> M: ...
+
+
+@overload
+def transform(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    config: Configs = None,
+    inplace: bool = False,
+    dump: str | Path | None = None,
+    verify: Verify = "touched",
+    watch: Iterable[Watch] = (),
+    passes: Pass | Sequence[Pass] | None = None,
+    example_batches: tuple[int, int] | None = None,
+    **overrides: Any,
+) -> AimModule: ...
 
 
 def transform(
@@ -75,7 +113,8 @@ def transform(
     Returns:
         A `torch.fx.GraphModule` with the model's modules under their own names and the memory
         under ``aim``, an `AimModule`. The model's own train or eval mode is kept. With ``within``, a
-        model of the same class whose submodule is such an `AimModule`.
+        model of the same class whose submodule is such an `AimModule`. Type checkers know which by the keyword
+        ``within=``; an `AimConfig` that holds it tells them nothing.
 
     Raises:
         ConfigError: An option is invalid.
@@ -101,15 +140,34 @@ def transform(
     _check_sequence(pipeline, {*overrides, *(["config"] if config else [])} - {"within"})
     within = _within(configs)
     if within is None:
-        return _compile(model, example_inputs, configs, inplace, pipeline, None if inplace else model, batches)
+        aim = _compile(model, example_inputs, configs, inplace, pipeline, None if inplace else model, batches)
+        _warn_over_budget(aim)
+        return aim
     submodule(model, within)
     check_wrapped(model)
     whole = clone(model, share=inplace)
     part = submodule(whole, within)
     # the copy's parameters are shared with the part: those tied to others outside of it stay tied
     original = None if inplace else model
-    replace_module(whole, part, _compile(part, example_inputs, configs, True, pipeline, original, batches))
+    aim = _compile(part, example_inputs, configs, True, pipeline, original, batches)
+    _warn_over_budget(aim)
+    replace_module(whole, part, aim)
     return whole
+
+
+def _warn_over_budget(aim: AimModule) -> None:
+    """Tell the caller of `transform` that a memory adds more than its budget.
+
+    Where that is `load`, `refit` or another part of aimgraph, nothing is said: the user was told before.
+    """
+    caller = sys._getframe(1).f_back
+    name = str(caller.f_globals.get("__name__")) if caller is not None else ""
+    if name.startswith("aimgraph.") and not name.startswith("aimgraph.cli."):
+        return
+    plan = record_of(aim).plan
+    for memory in plan.memories:
+        if said := over_budget(memory, plan.base_parameters):
+            warnings.warn(f"{said}; give shape=, fewer sites=, or a larger budget=", stacklevel=3)
 
 
 def _check_sequence(pipeline: Pipeline, options: set[str]) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from aimgraph.cli.click_parts import CloseGroup
+from aimgraph.cli.options import NEW_FOLDER
 from aimgraph.errors import ConfigError
-from aimgraph.units.runner import Limits
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from aimgraph.experiment.recipe import Recipe
     from aimgraph.experiment.results import Lost, Result, Unit
 
@@ -36,9 +38,12 @@ def _installed() -> Iterator[None]:
         ) from error
 
 
-@click.group("experiment")
+@click.group("experiment", cls=CloseGroup)
 def experiment_group() -> None:
-    """Find out whether a memory helps: the same training with and without, for several seeds."""
+    """Find out whether a memory helps.
+
+    The same training runs with and without one, for several seeds.
+    """
 
 
 @experiment_group.command("list")
@@ -73,19 +78,41 @@ def report_command(folder: str) -> None:
 
 @experiment_group.command("run")
 @click.argument("recipe")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results.  [default: out/experiments/NAME]")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Units at once.")
-@click.option("--seeds", type=click.IntRange(min=1), help="In place of the recipe's number of seeds.")
-@click.option("--limit", type=_POSITIVE, default=86_400.0, show_default=True, help="Seconds that a unit may take.")
-@click.option("--gibibytes", type=_POSITIVE, default=16.0, show_default=True, help="Memory that a unit may take.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of a unit.")
+@click.option(
+    "--out", type=NEW_FOLDER, metavar="FOLDER", help="Folder of the results.  [default: out/experiments/NAME]"
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Units that run at once."
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), metavar="N", help="How many seeds, in place of the recipe's number."
+)
+@click.option(
+    "--limit",
+    type=_POSITIVE,
+    default=86_400.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds that a unit may take.",
+)
+@click.option(
+    "--gibibytes", type=_POSITIVE, default=16.0, show_default=True, metavar="GIB", help="Memory that a unit may take."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Threads of a unit."
+)
 @click.option("--ray", "address", metavar="ADDRESS", help="Run on this Ray cluster; auto, or local to start one here.")
 @click.option(
-    "--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs of a unit, with --ray."
+    "--gpus",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="NUMBER",
+    help="GPUs of a unit, with --ray.",
 )
 @click.option("--launch", metavar="COMMAND", help="Starts each unit, as 'accelerate launch --num_processes 2'.")
 @click.option("--fresh", is_flag=True, help="Take no result of an earlier run.")
-@click.option("--json", "as_json", is_flag=True, help="Print results.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json on stdout, nothing else.")
 def run_command(recipe: str, out: str | None, seeds: int | None, as_json: bool, **asked: Any) -> None:
     """Run the experiment of RECIPE, a TOML file or a name that `aimgraph experiment list` shows.
 
@@ -96,6 +123,7 @@ def run_command(recipe: str, out: str | None, seeds: int | None, as_json: bool, 
     with _installed():
         from aimgraph.experiment.report import report_text, write_report
         from aimgraph.experiment.run import Way, run_experiment
+        from aimgraph.units.runner import Limits
     read = _read(recipe, seeds)
     limits = Limits(asked["limit"], asked["gibibytes"], asked["threads"], asked["gpus"])
     folder = Path(out) if out else Path("out") / "experiments" / read.name
@@ -122,6 +150,9 @@ def _read(recipe: str, seeds: int | None) -> "Recipe":
 
 @contextmanager
 def _shown() -> "Iterator[_Shown]":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     errors = Console(stderr=True, emoji=False)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn()
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
@@ -136,7 +167,7 @@ class _Shown:
         progress: Where the bar is.
     """
 
-    def __init__(self, errors: Console, progress: Progress) -> None:
+    def __init__(self, errors: "Console", progress: "Progress") -> None:
         self.errors, self.progress = errors, progress
 
     def begin(self, phase: str, units: "Sequence[Unit]", known: int) -> None:

@@ -4,24 +4,29 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from aimgraph.checkpoint.compare import KINDS, distances, mean, summary
-from aimgraph.checkpoint.tensor_files import read_spec
-from aimgraph.cli.options import FOLDER
+from aimgraph.cli.click_parts import CloseGroup
+from aimgraph.cli.options import FOLDER, JSON, NEW_FOLDER
 from aimgraph.cli.output import console, json_text
 
 
-@click.group("memory")
+@click.group("memory", cls=CloseGroup)
 def memory_group() -> None:
-    """Look at checkpoints that aimgraph.save wrote, compare two, or write the mean of several."""
+    """List, compare and merge saved memories.
+
+    They are checkpoints that aimgraph.save or --checkpoint wrote.
+    """
 
 
 @memory_group.command("list")
 @click.argument("folders", nargs=-1, required=True, type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@JSON
 def list_command(folders: tuple[str, ...], as_json: bool) -> None:
     """Sizes and norms of the memories in FOLDERS, every memory set on a line of its own."""
+    from rich.table import Table
+
+    from aimgraph.checkpoint.compare import KINDS, summary
+
     found = [summary(folder) for folder in folders]
     if as_json:
         click.echo(json_text([item.to_dict() for item in found]))
@@ -47,9 +52,14 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> None:
 @memory_group.command("diff")
 @click.argument("first", type=FOLDER)
 @click.argument("second", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@JSON
 def diff_command(first: str, second: str, as_json: bool) -> None:
     """How far the memories in FIRST and SECOND are apart, tensor by tensor, in every memory set."""
+    from rich.table import Table
+
+    from aimgraph.checkpoint.compare import distances
+    from aimgraph.checkpoint.tensor_files import read_spec
+
     found = distances(first, second)
     if as_json:
         click.echo(json_text([asdict(item) for item in found]))
@@ -65,8 +75,17 @@ def diff_command(first: str, second: str, as_json: bool) -> None:
 
 @memory_group.command("merge")
 @click.argument("folders", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the checkpoint to write.")
-@click.option("--weight", "weights", multiple=True, type=float, help="Of each, in their order; equal ones by default.")
+@click.option("--out", required=True, type=NEW_FOLDER, metavar="FOLDER", help="Folder of the checkpoint to write.")
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    metavar="NUMBER",
+    help="Weight of a checkpoint in the mean, one for each, in their order; by default all equal.",
+)
 def merge_command(folders: tuple[str, ...], out: str, weights: tuple[float, ...]) -> None:
     """Write the weighted mean of the memories in FOLDERS, which must be of the same make."""
+    from aimgraph.checkpoint.compare import mean
+
     click.echo(str(mean(folders, out, weights or None)))

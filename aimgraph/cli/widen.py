@@ -1,15 +1,16 @@
 """``aimgraph widen``: which channels of a model can grow, and what they cost."""
 
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from aimgraph.api.to_source import to_source
-from aimgraph.api.widen import widen, widen_plan
-from aimgraph.cli.options import Asked, base_options
-from aimgraph.cli.output import show, steps
+from aimgraph.cli import known
+from aimgraph.cli.asked import Asked
+from aimgraph.cli.click_parts import Names
+from aimgraph.cli.options import NEW_FOLDER, base_options
+from aimgraph.cli.output import show
+from aimgraph.cli.progress import progress
 from aimgraph.errors import ConfigError
-from aimgraph.widen.build import How
 
 _EPILOG = "MODEL is as for aimgraph plan. Exit codes are those of the other commands."
 
@@ -30,25 +31,38 @@ def _number(text: str) -> float | int:
     metavar="PATTERN=FACTOR|N",
     help="Layers: 1.5 times as wide, or N channels more. Repeatable.",
 )
-@click.option("--how", type=click.Choice(get_args(How)), default="copy", help="Copies, or new ones that nothing reads.")
+@click.option(
+    "--how",
+    type=Names(known.HOWS.value),
+    default="copy",
+    show_default=True,
+    help="New channels are copies of old ones, or fresh ones that nothing reads at first.",
+)
 @click.option(
     "--source",
     "--to-source",
     "folder",
-    type=click.Path(file_okay=False),
+    type=NEW_FOLDER,
+    metavar="FOLDER",
     help="Write it as plain PyTorch into this folder.",
 )
 def widen_command(asked: Asked, parameters: str | None, widths: tuple[str, ...], how: Any, folder: str | None) -> None:
-    """Widen MODEL, compare it with MODEL, and show what has grown, and what stays and why."""
+    """Widen MODEL, and show what has grown and what stays.
+
+    The result is compared with MODEL, and what stays has a reason.
+    """
     given = {pattern: _number(width) for pattern, width in map(_pair, widths)} or None
     budget = None if parameters is None else _number(parameters)
-    with steps(asked.model) as step:
+    with progress(f"loading {asked.model}") as shown:
+        from aimgraph.api.to_source import to_source
+        from aimgraph.api.widen import widen, widen_plan
+
         base = asked.base()
-        step("widening")
+        shown.step("widening")
         inputs = asked.example_inputs()
         plan = widen_plan(base, inputs, given, parameters=budget, how=how)
         if folder:
-            step("writing")
+            shown.step("writing")
             written = to_source(widen(base, inputs, given, parameters=budget, how=how), folder, inputs)
     also: dict[str, Any] = {"source": written.to_dict()} if folder else {}
     show(asked.as_json, plan.to_dict() | also, f"{plan}\n{written}" if folder else str(plan))

@@ -16,6 +16,7 @@ from aimgraph.compiler.graph_data import plain_copy
 from aimgraph.copies import copy_results
 from aimgraph.emit.bare import hooks_of_the_base, rebind_hooks
 from aimgraph.emit.concat import join_concat_weights, split_concat_weights
+from aimgraph.emit.described import described
 from aimgraph.emit.forwards import contexts_closed, dispatched, mode_checked, without_concat
 from aimgraph.emit.methods import member_of_the_base
 from aimgraph.emit.one_forward import named_forward, one_forward, open_signature
@@ -268,6 +269,14 @@ class AimModule(fx.GraphModule):
             if value is None or callable(value) or hasattr(value, "__get__"):
                 raise
             return value
+
+    def __repr__(self) -> str:
+        """The structure of the base, with a line on each memory in place of its modules."""
+        return described(self)
+
+    def __str__(self) -> str:
+        """The same; ``aim.code`` is the code of its forward."""
+        return described(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
         made = memo[id(self)] = AimModule.__new__(AimModule)  # what stands on it may lead back to it

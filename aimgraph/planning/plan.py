@@ -9,7 +9,10 @@ from rich.console import Console
 from aimgraph.planning.kept import Kept
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
 from aimgraph.planning.sites import Site, Skipped, UpdateSpot, published
-from aimgraph.planning.table import print_table
+from aimgraph.planning.table import print_table, say
+
+WIDTH = 80
+"""Columns of a plan as text, where none are asked for."""
 
 PlannedCall: TypeAlias = tuple[str, Read, ReadCall]
 """What a call reads: the memory's name, its read weight, and which value in which layout."""
@@ -106,15 +109,41 @@ class Plan:
         data["memories"] = [memory.to_dict() for memory in self.memories]
         return data | {"totals": self.totals}
 
-    def print(self, console: Console) -> None:
-        """Print the plan as a table."""
+    def print(self, console: Console | None = None, *, costs: bool = False, every_layer: bool = False) -> None:
+        """Print the plan: a summary, a table that fits the console's width, and what is left alone.
+
+        Args:
+            console: Where to print; standard output by default.
+            costs: Whether to print what every form of a read costs, too.
+            every_layer: Whether every layer has a row of its own. By default layers of one stage that are alike share
+                a row, and layers that are left alone are counted by their reason.
+        """
+        console = console or Console()
         totals = self.totals | {"model": self.model, "inputs": self.inputs}
-        print_table(console, self.memories, self.skipped, self.notes, totals)
+        given = (self.memories, self.skipped, self.notes, totals)
+        print_table(console, *given, costs=costs, every_layer=every_layer)
         if self.kept is not None:
-            console.print(str(self.kept))
+            say(console, str(self.kept))
+
+    def text(self, width: int = WIDTH, *, costs: bool = False, every_layer: bool = False) -> str:
+        """What `print` prints, as text.
+
+        Args:
+            width: Columns to fit into. A name that is longer is not broken.
+            costs: As for `print`.
+            every_layer: As for `print`.
+        """
+        text = io.StringIO()
+        console = Console(width=width, file=text, color_system=None, force_terminal=False, emoji=False)
+        self.print(console, costs=costs, every_layer=every_layer)
+        return text.getvalue().rstrip("\n")
 
     def __str__(self) -> str:
-        """The plan as a table, 120 columns wide."""
-        text = io.StringIO()
-        self.print(Console(width=120, file=text, color_system=None, force_terminal=False))
-        return text.getvalue().rstrip("\n")
+        """The plan as a table, 80 columns wide."""
+        return self.text()
+
+    def __repr__(self) -> str:
+        """The plan in a line; ``print`` shows it as a table."""
+        memories = ", ".join(f"{memory.name!r} {'x'.join(map(str, memory.shape))}" for memory in self.memories)
+        read = f"read at {self.sites_read} of {len(self.called)} layers, +{self.added_parameters:,} parameters"
+        return f"<Plan of {self.model}: {f'memory {memories}, {read}' if memories else 'no memory'}>"

@@ -72,6 +72,17 @@ def test_plan_prints_a_table(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     for word in ("16x16", "Conv2d", "update 1", "sites read / called / layers present: 3 / 3 / 3"):
         assert word in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "MFLOP" not in result.stdout
+    more = call("plan", "usernet:net", "--input", "2x3x16x16", "--sites", "0", "--costs", "--all").stdout
+    assert "MFLOP" in more
+    assert "3 (Conv2d): not chosen" in more
+
+
+def test_a_memory_above_its_budget_is_told(folder: Path) -> None:
+    done = shell("verify", "usernet:net", "--input", "2x3x16x16", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("above the budget of 1.26%; give shape=") == 1
 
 
 def test_plan_json_is_json_alone(folder: Path) -> None:
@@ -310,7 +321,7 @@ def test_where_a_memory_starts(folder: Path) -> None:
     def planned(*options: str) -> str:
         result = call("plan", "usernet:net", "--input", "2x3x16x16", "--shape", "2x2x2", *options)
         assert result.exit_code == 0, result.output
-        return result.stdout
+        return " ".join(result.stdout.split())
 
     assert "start zero_values: values are zero, read weights drawn at 0.5 x" in planned(
         "--start", "zero_values", "--start-scale", "0.5"

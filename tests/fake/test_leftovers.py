@@ -161,8 +161,8 @@ def test_lists_of_instances_are_told(listing: Callable[[nn.Module], Any], monkey
     base, x = nn.Sequential(Listed(), nn.Linear(3, 2)), torch.randn(2, 3)
     monkeypatch.setattr(Listed, "instances", listing(base[0]))
     with pytest.warns(UserWarning, match=r"Listed\.instances holds modules of the model that was given") as warned:
-        aim = aimgraph.transform(base, x)
+        aim = aimgraph.transform(base, x, shape=(1,))
     assert warned[0].filename == __file__
     assert any("go through aim.modules() instead" in note for note in aimgraph.plan(aim).notes)
     with warnings.catch_warnings(action="error"):
-        aimgraph.transform(copy.deepcopy(base), x)
+        aimgraph.transform(copy.deepcopy(base), x, shape=(1,))

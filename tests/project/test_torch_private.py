@@ -92,7 +92,7 @@ def test_an_untested_version_is_said_once_at_the_first_transform(monkeypatch: py
     monkeypatch.setattr(torch, "__version__", "2.99.0a0+git")
     base, x = build("residual")
     with pytest.warns(UserWarning, match=r"not tested with torch 2\.99\.0a0\+git: .* try one of 2\.\d+, ") as told:
-        [aimgraph.transform(base, x) for _ in range(2)]
+        [aimgraph.transform(base, x, shape=(3,)) for _ in range(2)]
     assert [Path(one.filename) for one in told] == [Path(__file__)]
 
 
@@ -102,4 +102,4 @@ def test_a_tested_version_is_not_said(version: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "__version__", f"{version}.1+cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        aimgraph.transform(*build("residual"))
+        aimgraph.transform(*build("residual"), shape=(3,))
