@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aimgraph.compiler.program import Changes, Program
-from benchmarks import performance
+from benchmarks import evidence, performance
 from benchmarks.coverage import MARKS, PAGE, table
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +145,10 @@ def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
     first_screen = "\n".join(README.splitlines()[:40])
     for word in ("make demo", "make test", "aimgraph.transform(", "sites read / present"):
         assert word in first_screen
+
+
+def test_what_the_page_on_evidence_shows_is_in_the_results() -> None:
+    shown = list(evidence.MARKS.finditer(evidence.PAGE.read_text()))
+    assert {found.group(2) for found in shown} >= {"controls", "sensor-50", "drift", "none"}
+    for found in shown:
+        assert found.group(0) == f"{found.group(1)}{evidence.text_of(found.group(2))}{found.group(3)}"
