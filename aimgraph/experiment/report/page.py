@@ -8,13 +8,13 @@ from xml.etree.ElementTree import Element
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from aimgraph.experiment.report.formats import printable, scale_of
+from aimgraph.experiment.report.formats import scale_of
 from aimgraph.experiment.report.gathered import length
 from aimgraph.experiment.report.pictures.costs import over_kept, over_parameters
 from aimgraph.experiment.report.pictures.curves import curves_by_epoch, curves_by_second, curves_by_strength
 from aimgraph.experiment.report.pictures.forest import forest
 from aimgraph.experiment.report.pictures.probes import probe_bars
-from aimgraph.experiment.report.pictures.svg import PAGE, as_text, colour_rules
+from aimgraph.experiment.report.pictures.svg import PAGE, colour_rules
 from aimgraph.experiment.report.recipe_text import recipe_text
 from aimgraph.experiment.report.tables import (
     arms_table,
@@ -27,6 +27,8 @@ from aimgraph.experiment.report.tables import (
 )
 from aimgraph.experiment.report.verdict import cautions, sentence
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.formats import printable
+from aimgraph.web.svg import as_text
 
 
 def html_page(experiment: Experiment) -> str:
