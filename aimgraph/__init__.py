@@ -41,11 +41,16 @@ from aimgraph.onnx.check import verify_onnx
 from aimgraph.onnx.export import export_onnx
 from aimgraph.onnx.session import MemorySession
 from aimgraph.planning.picture import draw
+from aimgraph.planning.plan import Plan
+from aimgraph.planning.shown import show_by
 from aimgraph.runtime.parts import register
 from aimgraph.runtime.specs import BlockSpec, ReadSpec, SourceSpec
 from aimgraph.version import __version__
+from aimgraph.web.report import fragment, report
 
 runtime.session = sys.modules["aimgraph.runtime.session"] = session  # type: ignore[attr-defined]  # its earlier path
+show_by(Plan, fragment)
+show_by(AimModule, fragment)
 
 __all__ = [
     "AimConfig",
@@ -85,6 +90,7 @@ __all__ = [
     "print_trainable_parameters",
     "refit",
     "register",
+    "report",
     "save",
     "skipped_writes",
     "strip",

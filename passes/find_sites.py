@@ -82,7 +82,7 @@ class FindSites(BasePass):
             ),
             skipped=tuple(item for item in left if item.path not in partly),
         )
-        plan = replace(plan, flow=flow_of(program.graphs, plan.sites, plan.skipped, program.signature.opaque))
+        plan = replace(plan, flow=flow_of(program.graphs, plan.sites, plan.skipped, program.signature))
         return PassResult(replace(program, plan=plan), False, plan.skipped)
 
 

@@ -28,6 +28,7 @@ from aimgraph.cli.experiment import experiment_group
 from aimgraph.cli.memory import memory_group
 from aimgraph.cli.options import FILE, FOLDER, Asked, model_options, replaced
 from aimgraph.cli.output import console, json_text, show, steps
+from aimgraph.cli.report import report_command
 from aimgraph.cli.sequence import sequence
 from aimgraph.cli.widen import widen_command
 from aimgraph.cli.zoo import zoo_group
@@ -225,7 +226,7 @@ def draw_command(asked: Asked, path: str) -> None:
     show(asked.as_json, {"path": written}, written)
 
 
-for _command in (bench_command, experiment_group, memory_group, widen_command, zoo_group):
+for _command in (bench_command, experiment_group, memory_group, report_command, widen_command, zoo_group):
     cli.add_command(_command)
 
 

@@ -1,5 +1,6 @@
 """From a traced graph to the steps of `aimgraph.planning.flow`; norms and activations become parts of edges."""
 
+import operator
 from collections.abc import Iterable, Mapping
 
 from torch import fx
@@ -7,12 +8,13 @@ from torch import fx
 from aimgraph.compiler.graph_data import owner_of
 from aimgraph.compiler.graph_text import target_name
 from aimgraph.compiler.node_keys import HAS_TENSORS, SHAPES
+from aimgraph.compiler.signature import Signature
 from aimgraph.planning.flow import Step
 from aimgraph.planning.sites import Site, Skipped
 
 
 def flow_of(
-    graphs: Mapping[str, fx.Graph], sites: Iterable[Site], skipped: Iterable[Skipped], opaque: Iterable[str]
+    graphs: Mapping[str, fx.Graph], sites: Iterable[Site], skipped: Iterable[Skipped], signature: Signature
 ) -> tuple[Step, ...]:
     """The steps of one forward, in execution order.
 
@@ -20,10 +22,10 @@ def flow_of(
         graphs: ``both``, or ``train`` and ``eval``; of two, the steps are those of ``train``.
         sites: Layers that can read.
         skipped: Those that don't.
-        opaque: Paths of the modules that are kept as one call.
+        signature: Of the base: the modules that are kept as one call, and the two batch sizes.
     """
     name = next(one for one in ("both", "train", *graphs) if one in graphs)
-    flow = _Flow(name, tuple(sites), tuple(skipped), frozenset(opaque))
+    flow = _Flow(name, tuple(sites), tuple(skipped), signature)
     for node in graphs[name].nodes:
         flow.visit(node)
     return tuple(flow.steps)
@@ -32,12 +34,11 @@ def flow_of(
 class _Flow:
     """The steps up to a node."""
 
-    def __init__(
-        self, graph: str, sites: tuple[Site, ...], skipped: tuple[Skipped, ...], opaque: frozenset[str]
-    ) -> None:
+    def __init__(self, graph: str, sites: tuple[Site, ...], skipped: tuple[Skipped, ...], signature: Signature) -> None:
         self.steps: list[Step] = []
         self.sources: dict[fx.Node, frozenset[int]] = {}
-        self.opaque, self.skipped = opaque, {item.path: item.kind for item in skipped}
+        self.opaque, self.skipped = signature.opaque, {item.path: item.kind for item in skipped}
+        self.batches = signature.batch, signature.second
         self.sites: dict[str, list[Site]] = {}
         for site in sites:
             for call in site.calls:
@@ -58,7 +59,7 @@ class _Flow:
             self.steps[-1] = _with_node(self.steps[-1], node.name)
 
     def _step(self, node: fx.Node, taken: tuple[int, ...]) -> Step | None:
-        shape = tuple(node.meta[SHAPES][0]) if SHAPES in node.meta else ()
+        shape = self._shape(node)
         if node.op == "placeholder":
             return Step("input", str(node.target), "", shape, (), (), (node.name,)) if shape else None
         if node.op == "output":
@@ -73,9 +74,25 @@ class _Flow:
         if node.op == "call_module" and path in self.skipped:
             return Step("layer", path, self.skipped[path], shape, taken, (path,), (node.name,))
         if shape and len(taken) > 1:
-            owner, name = owner_of(node) or "", target_name(node)
+            owner, name = owner_of(node) or "", _operation(node)
             return Step("join", f"{owner}.{name}".removeprefix("."), name, shape, taken, (), (node.name,))
         return None
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        first, second = node.meta.get(SHAPES, ((), ()))
+        batch, larger = self.batches
+        shape = []
+        for one, other in zip(first, second, strict=True):
+            ratio = one // batch
+            shape.append(one if one == other else -ratio if (one, other) == (ratio * batch, ratio * larger) else 0)
+        return tuple(shape)
+
+
+def _operation(node: fx.Node) -> str:
+    """Name of what a node computes; in place or not is the same."""
+    name = target_name(node).strip("_")
+    inplace = getattr(operator, f"__{name}__", None) is node.target and name.startswith("i")
+    return name[1:] if inplace and hasattr(operator, name[1:]) else name
 
 
 def _with_node(step: Step, name: str) -> Step:

@@ -13,7 +13,8 @@ class Step:
         kind: ``input``, ``layer``, ``opaque``, ``join`` or ``output``.
         path: Path of the layer or module; of a join, of the module whose forward computes it, ``.<operation>``.
         name: Class name of the layer or module, or the operation that joins; empty for inputs and the output.
-        shape: Of what it gives, at the example batch size; empty if that is no tensor.
+        shape: Of what it gives; empty if that is no tensor. `-r` stands for r times the batch size, and 0 for a size
+            that changes with the batch in another way.
         inputs: Numbers of the earlier steps that it takes values from, ascending.
         layers: Paths of the sites and of the skipped layers that it calls.
         nodes: Names of the nodes of the graph from its own up to the next step.

@@ -48,7 +48,9 @@ class Row:
         path: All of its name.
         kind: ``input``, ``layer``, ``opaque``, ``join``, ``output``, ``update`` or ``group``.
         name: Class name of the layer, or the operation.
-        open: Whether its children are shown at first.
+        parts: Whether there are rows below it.
+        open: Whether they are shown at first.
+        sources: What it takes values from, by their paths.
         shape: Of what it gives.
         layers: Paths of the layers in it.
         skipped: How many of them do not read.
@@ -65,7 +67,9 @@ class Row:
     path: str
     kind: str
     name: str
+    parts: bool
     open: bool
+    sources: tuple[str, ...]
     shape: tuple[int, ...]
     layers: tuple[str, ...]
     skipped: int
@@ -118,6 +122,7 @@ class _Rows:
         self.values = [0] * len(plan.memories)
         self.count = 0
         whole = [weight for reads in self.reads.values() for _, _, weight in reads]
+        self.kinds = {site.path: site.kind for site in plan.sites} | {item.path: item.kind for item in plan.skipped}
         self.largest = max(whole, default=1.0) or 1.0
 
     def below(self, node: Node, parent: str = "", depth: int = 0) -> Iterator[Row]:
@@ -134,12 +139,16 @@ class _Rows:
 
     def _row(self, node: Node, key: str, parent: str, depth: int, values: tuple[tuple[int, int], ...]) -> Row:
         numbers = list(node.steps())
-        layers = tuple(dict.fromkeys(path for number in numbers for path in self.steps[number].layers))
+        layers = tuple(dict.fromkeys(self._layers(node)))
+        sources: tuple[str, ...] = ()
         kind, name, path = "group", "", node.path
+        if node.layer:
+            kind, name = "layer", self.kinds.get(node.layer, "")
         update: tuple[int, int] | None = None
         if node.step is not None:
             step = self.steps[node.step]
             kind, name = step.kind, step.name
+            sources = tuple(self.steps[source].path or self.steps[source].kind for source in step.inputs)
         elif node.update is not None:
             lane = [memory.name for memory in self.memories].index(node.update[0])
             kind, update = "update", (lane, node.update[1])
@@ -150,9 +159,18 @@ class _Rows:
         ribbons = tuple(self._ribbons(layers))
         lines = self.lines.get(id(node), Lines())
         return Row(
-            key, parent, depth, node.label, path, kind, name, node.open, shape, layers, skipped, lines, ribbons,
-            values, update,
+            key, parent, depth, node.label, path, kind, name, bool(node.children), node.open, sources, shape, layers,
+            skipped, lines, ribbons, values, update,
         )  # fmt: skip
+
+    def _layers(self, node: Node) -> Iterator[str]:
+        """Paths of the layers of a node and of all that is in it."""
+        if node.layer:
+            yield node.layer
+        if node.step is not None:
+            yield from self.steps[node.step].layers
+        for child in node.children:
+            yield from self._layers(child)
 
     def _ribbons(self, layers: Sequence[str]) -> Iterator[Ribbon]:
         for lane in range(len(self.memories)):

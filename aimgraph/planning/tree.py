@@ -28,6 +28,7 @@ class Node:
         children: Nodes in it, in execution order.
         open: Whether its children are shown at first.
         update: Name of a memory and number of its update, where the node is one.
+        layer: Path of a layer inside a module that is one call, where the node is one.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Node:
     children: list["Node"] = field(default_factory=list)
     open: bool = False
     update: tuple[str, int] | None = None
+    layer: str = ""
 
     def steps(self) -> Iterator[int]:
         """Numbers of all steps in it."""
@@ -59,15 +61,23 @@ def tree_of(steps: Sequence[Step], updates: Iterable[tuple[int, str, int]] = ())
     owners = [_owners(step) for step in steps]
     for number, step in enumerate(steps):
         label = step.path.split(".")[-1] if step.path else step.kind
-        leaves.append((owners[number], Node(step.path or step.kind, label, number)))
+        inside = _inside(step) if step.kind == "opaque" else []
+        leaves.append((owners[number], Node(step.path or step.kind, label, number, inside)))
         after = owners[number + 1] if number + 1 < len(steps) else ()
         shared = _common(owners[number], after)
         written = behind.get(number, ())
         leaves += [(shared, Node("", f"update {which}", update=(memory, which))) for memory, which in written]
     root = Node("", "", children=[_folded(node, steps) for node in _grouped(leaves, 0, ())], open=True)
     root.children = _chunked(root.children, steps)
-    _open(root)
+    _name(root)
+    _open(root, steps)
     return root
+
+
+def _inside(step: Step) -> list[Node]:
+    """The layers in a module that is one call."""
+    paths = [path for path in step.layers if path != step.path]
+    return [Node(path, path.removeprefix(f"{step.path}."), layer=path) for path in paths]
 
 
 def _owners(step: Step) -> tuple[str, ...]:
@@ -98,7 +108,7 @@ def _grouped(leaves: list[tuple[tuple[str, ...], Node]], depth: int, around: tup
 def _folded(node: Node, steps: Sequence[Step]) -> Node:
     """A node without modules that hold one thing, and with long rows of children folded."""
     node.children = [_folded(child, steps) for child in node.children]
-    if len(node.children) == 1 and node.children[0].update is None:
+    if node.step is None and len(node.children) == 1 and node.children[0].update is None:
         (only,) = node.children
         only.label = f"{node.label}.{only.label}"
         return only
@@ -110,7 +120,7 @@ def _chunked(children: list[Node], steps: Sequence[Step]) -> list[Node]:
     """Too many children, as nodes of those that stand next to each other and give maps of one size."""
     if len(children) <= MOST:
         return children
-    runs = [list(run) for _, run in groupby(children, key=lambda child: _size(child, steps))]
+    runs = [list(run) for _, run in groupby(children, key=lambda child: _place(child, steps))]
     if len(runs) > MOST:
         runs = [children]
     pieces = [piece for run in runs for piece in _pieces(run)]
@@ -127,7 +137,14 @@ def _pieces(run: list[Node]) -> list[list[Node]]:
 def _chunk(piece: list[Node]) -> Node:
     if len(piece) == 1:
         return piece[0]
-    return Node("", f"{piece[0].label} … {piece[-1].label}", children=piece)
+    first, last = piece[0].label.split(" … ")[0], piece[-1].label.split(" … ")[-1]
+    return Node("", f"{first} … {last}", children=piece)
+
+
+def _place(node: Node, steps: Sequence[Step]) -> tuple[object, ...]:
+    """What siblings have in common that are folded together: the size of what they give; ends stay by themselves."""
+    end = node.step is not None and steps[node.step].kind in ("input", "output")
+    return (steps[node.step].kind,) if end and node.step is not None else _size(node, steps)
 
 
 def _size(node: Node, steps: Sequence[Step]) -> tuple[int, ...]:
@@ -136,10 +153,10 @@ def _size(node: Node, steps: Sequence[Step]) -> tuple[int, ...]:
     return shape[2:] if len(shape) > 3 else ()
 
 
-def _open(root: Node) -> None:
+def _open(root: Node, steps: Sequence[Step]) -> None:
     """Open a level of nodes at a time, until there are enough to see."""
     shown = list(root.children)
-    while len(shown) < FEW:
+    while sum(_counts(node, steps) for node in shown) < FEW:
         closed = [node for node in shown if node.children]
         more = sum(len(node.children) for node in closed)
         if not closed or len(shown) + more > MANY:
@@ -147,3 +164,20 @@ def _open(root: Node) -> None:
         for node in closed:
             node.open = True
         shown = [child for node in shown for child in (node.children or [node])]
+
+
+def _name(node: Node) -> None:
+    """Give modules that are numbers the name of what they are numbered in: ``blocks.3`` in place of ``3``."""
+    for child in node.children:
+        if child.path and child.label.split(".")[0].isdigit():
+            names = child.path.split(".")
+            start = len(names) - len(child.label.split("."))
+            while start > 0 and names[start].isdigit():
+                start -= 1
+            child.label = ".".join(names[start:])
+        _name(child)
+
+
+def _counts(node: Node, steps: Sequence[Step]) -> bool:
+    """Whether a node is more than an end of the graph, a place where branches meet, or an update."""
+    return bool(node.children) or (node.step is not None and steps[node.step].kind in ("layer", "opaque"))

@@ -54,3 +54,8 @@ def number_of(what: int, one: str, many: str | None = None) -> str:
 def printable(text: str) -> str:
     """A text without control characters, which neither HTML nor a terminal shows."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text)
+
+
+def share_text(value: float) -> str:
+    """A share of a whole, in percent to three digits."""
+    return f"{100 * value:.3g} %" if math.isfinite(value) else DASH

@@ -13,9 +13,11 @@ def element(tag: str, *children: ElementTree.Element | str, **attributes: Any) -
     Args:
         tag: Its name.
         children: Elements inside, or its text.
-        attributes: With `_` for `-`; those that are None are left out.
+        attributes: With `_` for `-`, and `class_` for `class`; those that are None are left out.
     """
-    given = {name.replace("_", "-"): _plain(value) for name, value in attributes.items() if value is not None}
+    given = {
+        name.rstrip("_").replace("_", "-"): _plain(value) for name, value in attributes.items() if value is not None
+    }
     made = ElementTree.Element(tag, given)
     for child in children:
         if isinstance(child, str):

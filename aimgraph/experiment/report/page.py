@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from aimgraph.experiment.report.formats import scale_of
@@ -29,6 +29,7 @@ from aimgraph.experiment.report.verdict import cautions, sentence
 from aimgraph.experiment.results import Experiment
 from aimgraph.web.formats import printable
 from aimgraph.web.svg import as_text
+from aimgraph.web.templating import environment
 
 
 def html_page(experiment: Experiment) -> str:
@@ -87,15 +88,7 @@ def _markup(pictures: list[Element]) -> list[Markup]:
 
 @cache
 def _templates() -> Environment:
-    found = Environment(
-        loader=PackageLoader("aimgraph.experiment.report", "templates"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-    )
+    found: Environment = environment("aimgraph.experiment.report")
     found.filters["md"] = _escaped_markdown
     return found
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aimgraph.web.colours import DARK, LIGHT
+from aimgraph.planning.colours import DARK, LIGHT
 from aimgraph.web.svg import FONT
 
 WIDTH = 380.0
