@@ -7,7 +7,7 @@ from torch import fx
 
 from aimgraph.compiler.graph_data import owner_of
 from aimgraph.compiler.graph_text import target_name
-from aimgraph.compiler.node_keys import HAS_TENSORS, SHAPES
+from aimgraph.compiler.node_keys import HAS_TENSORS, OVERWRITTEN_BY, SHAPES
 from aimgraph.compiler.signature import Signature
 from aimgraph.planning.flow import Step
 from aimgraph.planning.sites import Site, Skipped
@@ -47,7 +47,7 @@ class _Flow:
 
     def visit(self, node: fx.Node) -> None:
         """Note a node: as a step of its own, or as part of the last one."""
-        taken = sorted(frozenset().union(*(self.sources[one] for one in node.all_input_nodes)))
+        taken = sorted(frozenset().union(*(self.sources[self._as_written(one)] for one in node.all_input_nodes)))
         step = self._step(node, tuple(taken))
         if step is not None:
             self.steps.append(step)
@@ -78,6 +78,11 @@ class _Flow:
             return Step("join", f"{owner}.{name}".removeprefix("."), name, shape, taken, (), (node.name,))
         return None
 
+    def _as_written(self, node: fx.Node) -> fx.Node:
+        """The last node so far that has written to what a node gave: the tensor has its values now."""
+        writers = [one for one in node.meta.get(OVERWRITTEN_BY, ()) if one in self.sources]
+        return writers[-1] if writers else node
+
     def _shape(self, node: fx.Node) -> tuple[int, ...]:
         first, second = node.meta.get(SHAPES, ((), ()))
         batch, larger = self.batches
@@ -91,8 +96,8 @@ class _Flow:
 def _operation(node: fx.Node) -> str:
     """Name of what a node computes; in place or not is the same."""
     name = target_name(node).strip("_")
-    inplace = getattr(operator, f"__{name}__", None) is node.target and name.startswith("i")
-    return name[1:] if inplace and hasattr(operator, name[1:]) else name
+    inplace = name.startswith("i") and hasattr(operator, name) and hasattr(operator, name[1:])
+    return name[1:] if inplace else name
 
 
 def _with_node(step: Step, name: str) -> Step:

@@ -130,6 +130,9 @@ class Details:
                 yield f"Does not read: {self.left.get(path, 'it is no site of this memory')}."
             for _, read in self.reads.get(path, ()):
                 yield from remarks_of(read)
+        names = row.path.split(".")
+        around = [".".join(names[:end]) for end in range(1, len(names) + 1)]
+        yield from (f"{path}: {self.left[path]}" for path in around if path in self.left and path not in row.layers)
         if row.kind == "opaque":
             yield "It can't be traced, so the graph calls it as a whole. The layers in it read inside."
         if row.kind == "group":
