@@ -204,7 +204,7 @@ class _Still:
                 x += 34 + 6.2 * len(text)
 
     def _text(self, x: float, y: float, text: str, size: float, **look: Any) -> None:
-        self.axes.text(x, y, text, fontsize=size, va="center", **({"color": _INK} | look))
+        self.axes.text(x, y, text, fontsize=size, va="center", parse_math=False, **({"color": _INK} | look))
 
     def _dot(self, x: float, y: float, size: float, fill: str, marker: str = "o") -> None:
         self.axes.scatter([x], [y], s=size, c=fill, marker=marker, edgecolors=_INK, linewidths=0.8, zorder=3)

@@ -103,6 +103,7 @@ def _lane(lanes: Lanes, lane: int, before: int, after: int, *, opens: bool) -> l
     halves.append(element("path", d=f"M{x:g} {HEIGHT / 2:g}V{HEIGHT:g}", class_=f"lane s{end}{' c' if opens else ''}"))
     if opens:
         halves.append(element("path", d=f"M{x:g} {HEIGHT / 2:g}V{HEIGHT:g}", class_=f"lane s{start} o"))
+        halves.append(element("circle", cx=x, cy=HEIGHT / 2, r=4, class_=f"n v{end} c"))
     return halves
 
 

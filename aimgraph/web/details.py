@@ -51,7 +51,7 @@ class Details:
             yield "gives", sizes(row.shape)
         if row.kind in ("group", "opaque"):
             read = len(row.layers) - row.skipped
-            yield "layers", f"{len(row.layers)}, of which {read} read the memory"
+            yield "layers that read", f"{read} of {len(row.layers)}"
             yield from (
                 (f"parameters of reads{self._of(ribbon.lane)}", self._sum(row, ribbon.lane)) for ribbon in row.ribbons
             )
@@ -93,21 +93,26 @@ class Details:
         if read.parameters:
             facts.append(("parameters of Wm", count(read.parameters)))
         facts += [("reads", value_text(read)), ("form", read.lowering)]
-        facts += [(f"operations, {cost.form}", f"{brief(cost.flops)} FLOP") for cost in read.costs]
+        facts += [(f"operations, {cost.form}", brief(cost.flops, "FLOP")) for cost in read.costs]
         facts += [(f"kept for backward, {cost.form}", brief(cost.saved, "B")) for cost in read.costs[:2]]
         if key in self.subject.norms:
             facts.append(("norm of Wm", f"{self.subject.norms[key]:.4g}"))
         if (effect := self.subject.effects.get(key)) is not None:
-            facts.append(("switched off, outputs move by", f"{share_text(effect.ratio)}, at most {effect.largest:.3g}"))
+            facts.append(("without it, outputs move by", share_text(effect.ratio)))
+            facts.append(("without it, largest difference", f"{effect.largest:.3g}"))
             if effect.changed is not None:
-                facts.append(("switched off, other answers", share_text(effect.changed)))
+                facts.append(("without it, other answers", share_text(effect.changed)))
         shapes = [] if site is None else self._shapes(memory, read, site)
         return {
             "title": memory.name,
-            "equation": equation(site.kind if site is not None else "layer", read.site in self.subject.biased),
+            "equation": equation(site.kind if site is not None else "layer", self._biased(read.site)),
             "shapes": shapes,
             "facts": facts,
         }
+
+    def _biased(self, path: str) -> bool:
+        """Whether a layer has a bias, or may have one."""
+        return path in self.subject.biased or path not in self.subject.shapes
 
     def _shapes(self, memory: MemoryPlan, read: Read, site: Site) -> list[tuple[str, str]]:
         """Name of each tensor of the equation, and its shape as far as it is known."""

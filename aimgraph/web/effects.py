@@ -19,6 +19,7 @@ from aimgraph.emit.module import AimModule
 from aimgraph.emit.parts import named_parts
 from aimgraph.emit.record import record_of
 from aimgraph.emit.set_names import member
+from aimgraph.errors import ExampleInputError
 from aimgraph.inputs.examples import resolve_inputs
 from aimgraph.reproducible import is_inexact
 from aimgraph.torch_private import tree_leaves
@@ -32,6 +33,9 @@ def effects_of(model: nn.Module, parts: Mapping[str, AimModule], examples: Any) 
         model: The whole.
         parts: Its transformed parts.
         examples: Inputs of the model, as for `aimgraph.transform`.
+
+    Raises:
+        ExampleInputError: The model does not run on them.
     """
     made = copy_module(model).eval()
     args, kwargs = resolve_inputs(made, examples)
@@ -45,7 +49,10 @@ def effects_of(model: nn.Module, parts: Mapping[str, AimModule], examples: Any) 
             buffer.copy_(buffers[name])
         return [wide(leaf) for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and is_inexact(leaf)]
 
-    plain = outputs()
+    try:
+        plain = outputs()
+    except Exception as error:  # whatever the user's own forward raises
+        raise ExampleInputError(f"the model fails on the examples: {type(error).__name__}: {error}") from error
     found: dict[str, dict[Key, Effect]] = {path: {} for path in parts}
     for path, part in copies.items():
         for memory, read in record_of(part).plan.reads:

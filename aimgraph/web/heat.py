@@ -24,6 +24,7 @@ MOST_CELLS, MOST_MAPS, LONGEST_SIDE = 12_000, 64, 64
 def heat_maps(held: Held) -> list[Element]:
     """Pictures of the channels of a memory, as many as there is room for; a memory [N] is one strip, wrapped."""
     values = real_numbers(held.values).flatten()[: math.prod(held.shape)].double()
+    values = values.where(values.isfinite(), torch.zeros_like(values))
     maps = _maps(values, held.shape)
     scale = float(maps.abs().max()) or 1.0
     room = max(1, min(MOST_MAPS, MOST_CELLS // maps[0].numel()))
@@ -31,8 +32,11 @@ def heat_maps(held: Held) -> list[Element]:
 
 
 def extent(held: Held) -> tuple[float, float, float]:
-    """Smallest and largest value, and the deviation from zero."""
+    """Smallest and largest value, and the root mean square, of the values that are finite."""
     values = real_numbers(held.values).double()
+    values = values[values.isfinite()]
+    if not values.numel():
+        return 0.0, 0.0, 0.0
     return float(values.min()), float(values.max()), float(values.square().mean().sqrt())
 
 

@@ -28,6 +28,7 @@ def report(what: Any, path: str | os.PathLike[str], examples: Any = None) -> Pat
 
     Raises:
         ConfigError: This is none of these, or nothing can be written there.
+        ExampleInputError: The model does not run on the examples.
         PlanError: No memory can be placed in the model.
         CheckpointError: The folder holds no checkpoint.
 

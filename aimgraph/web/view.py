@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from aimgraph.distance import real_numbers
 from aimgraph.planning.lanes import Lanes, lanes_of
 from aimgraph.planning.rows import Row, rows_of
 from aimgraph.web.bars import columns
@@ -136,6 +137,8 @@ def _heats(subject: Subject) -> list[dict[str, Any]]:
             most = max(abs(low), abs(high))
             told = f"{low:.3g} to {high:.3g}, root mean square {deviation:.3g}"
             told += f"; the first {len(maps)} of {channels} channels" if len(maps) < channels else ""
+            odd = int((~real_numbers(held.values).isfinite()).sum())
+            told += f"; {count(odd)} are not finite, and shown as zero" if odd else ""
             ends = {"low": f"{MINUS}{most:.2g}", "high": f"{most:.2g}"}
             shown.append(
                 {"title": held.title, "told": told, "maps": [markup(as_text(one)) for one in maps], "strip": strip}

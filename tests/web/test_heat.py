@@ -48,6 +48,12 @@ def test_large_memories_stay_small(shape: tuple[int, ...]) -> None:
     assert max(max(place) for one in maps for place in cells(one)) < LONGEST_SIDE
 
 
+def test_what_is_not_finite_is_shown_as_zero() -> None:
+    values = torch.tensor([float("nan"), 1.0, float("inf"), -1.0])
+    (one,) = heat_maps(Held("source", (2, 2, 1), values))
+    assert cells(one) == {(0, 0): 5, (1, 0): 10, (0, 1): 5, (1, 1): 0}
+
+
 def test_zeros_are_all_the_middle_colour() -> None:
     (one,) = heat_maps(Held("source", (2, 2, 1), torch.zeros(4)))
     assert set(cells(one).values()) == {5}

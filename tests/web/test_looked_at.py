@@ -146,6 +146,12 @@ def test_a_checkpoint_of_values_alone_says_that_reads_are_drawn_again(tmp_path: 
     assert [read.site for _, read in saved.plan.reads] == ["0", "2"]
 
 
+def test_examples_that_the_model_does_not_take_are_refused() -> None:
+    base, x = build("conv2d")
+    with pytest.raises(aimgraph.ExampleInputError, match="fails on the examples: RuntimeError"):
+        subjects_of(aimgraph.transform(base, x), x[:, :2])
+
+
 def test_what_is_none_of_these_is_refused(tmp_path: Path) -> None:
     base, x = build("conv2d")
     with pytest.raises(ConfigError, match="this is a int"):

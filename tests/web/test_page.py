@@ -162,7 +162,7 @@ def test_a_click_shows_details_and_opens_a_module(browser: Any, written: Path) -
         assert chosen(page) == "down"
         panel = page.locator(".panel").inner_text()
         assert "y = Conv2d(x; Wx, b) + Conv2d(m; Wm)" in panel
-        assert "switched off, outputs move by" in panel
+        assert "without it, outputs move by" in panel
         page.locator(".close").click()
         assert page.locator("[aria-selected=true]").count() == 0
         assert found.problems == []
