@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from aimgraph.planning.shown import show_by
 from aimgraph.version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; `_PLACES` says the same at run time
@@ -53,6 +54,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_PLACES` says the same at r
     from aimgraph.planning.picture import draw
     from aimgraph.runtime.parts import register
     from aimgraph.runtime.specs import BlockSpec, ReadSpec, SourceSpec
+    from aimgraph.web.report import report
 
 __all__ = [
     "AimConfig",
@@ -92,6 +94,7 @@ __all__ = [
     "print_trainable_parameters",
     "refit",
     "register",
+    "report",
     "save",
     "skipped_writes",
     "strip",
@@ -131,6 +134,7 @@ _PLACES = {
     "planning.picture": "draw",
     "runtime.parts": "register",
     "runtime.specs": "BlockSpec ReadSpec SourceSpec",
+    "web.report": "report",
 }
 """Module below `aimgraph` -> the public names that it defines."""
 
@@ -185,5 +189,13 @@ class _Moved(MetaPathFinder, Loader):
         sys.modules[module.__name__] = import_module(_EARLIER[module.__name__])
 
 
+def _fragment(what: Any) -> str:
+    """A plan or a transformed module as a notebook shows it."""
+    from aimgraph.web.report import fragment
+
+    return fragment(what)
+
+
+show_by(_fragment)
 sys.modules[__name__].__class__ = _Root
 sys.meta_path.append(_Moved())

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from aimgraph.experiment.analysis import analysed
 from aimgraph.experiment.report import picture, sentence
-from aimgraph.experiment.report.formats import brief, count, scale_of
+from aimgraph.experiment.report.formats import scale_of
 from aimgraph.experiment.report.gathered import found, tested
 from aimgraph.experiment.results import Experiment, read_experiment
+from aimgraph.web.formats import brief, count
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments"

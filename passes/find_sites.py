@@ -23,6 +23,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from aimgraph.compiler.flow import flow_of
 from aimgraph.compiler.graph_text import target_name
 from aimgraph.compiler.graph_tools import argument, called_module, function_layer, groups_batch, options, site_layer
 from aimgraph.compiler.node_keys import CALL, SHAPES
@@ -61,7 +62,7 @@ class FindSites(BasePass):
     ensures: Stage = Stage.ANALYSED
 
     def run(self, program: Program) -> PassResult:
-        """Fill in ``plan.sites``, ``plan.skipped`` and the counts of layers present and called."""
+        """Fill in ``plan.sites``, ``plan.skipped``, ``plan.flow`` and the counts of layers present and called."""
         finder = _Finder(program, program.kinds)
         for name, graph in program.graphs.items():
             for node in graph.nodes:
@@ -81,6 +82,7 @@ class FindSites(BasePass):
             ),
             skipped=tuple(item for item in left if item.path not in partly),
         )
+        plan = replace(plan, flow=flow_of(program.graphs, plan.sites, plan.skipped, program.signature))
         return PassResult(replace(program, plan=plan), False, plan.skipped)
 
 

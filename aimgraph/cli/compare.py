@@ -7,6 +7,8 @@ from aimgraph.cli.progress import Progress, progress
 from aimgraph.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from aimgraph.api.report import Report
     from aimgraph.compiler.program import HistoryEntry, Pass, Program
     from aimgraph.emit.module import AimModule
@@ -15,11 +17,11 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 
 
-def planned(asked: Asked, shown: Progress) -> "Plan":
-    """The plan of what was asked for."""
+def planned(asked: Asked, shown: Progress, base: "nn.Module | None" = None) -> "Plan":
+    """The plan of what was asked for; of `base`, if that is there already."""
     from aimgraph.api.transform import plan
 
-    base = asked.base()
+    base = asked.base() if base is None else base
     shown.step("planning")
     return plan(base, asked.example_inputs(), **asked.settings())
 

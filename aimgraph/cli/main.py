@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("aimgraph.cli.bench:bench_command", "Measure what memories cost MODEL, form beside form."),
     "experiment": ("aimgraph.cli.experiment:experiment_group", "Find out whether a memory helps."),
     "memory": ("aimgraph.cli.memory:memory_group", "List, compare and merge saved memories."),
+    "report": ("aimgraph.cli.report:report_command", "Write a page that shows MODEL and its memory."),
     "widen": ("aimgraph.cli.widen:widen_command", "Widen MODEL, and show what has grown and what stays."),
     "zoo": ("aimgraph.cli.zoo:zoo_group", "Check whole lists of models."),
 }

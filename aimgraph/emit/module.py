@@ -25,6 +25,7 @@ from aimgraph.emit.retrace import refuse_lost_hooks, refuse_script
 from aimgraph.emit.set_in_use import InUse, graphs_in_use, in_use, put_in_use
 from aimgraph.emit.sets import add_set, remove_set
 from aimgraph.passes.make_lean import make_lean
+from aimgraph.planning.shown import shown_as_html
 from aimgraph.runtime.call_names import OPAQUE_BASE
 from aimgraph.runtime.finite import Writer
 from aimgraph.runtime.guards import constant, guard
@@ -277,6 +278,10 @@ class AimModule(fx.GraphModule):
     def __str__(self) -> str:
         """The same; ``aim.code`` is the code of its forward."""
         return described(self)
+
+    def _repr_html_(self) -> str | None:
+        """A picture of the network and its memory, for notebooks."""
+        return shown_as_html(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AimModule":
         made = memo[id(self)] = AimModule.__new__(AimModule)  # what stands on it may lead back to it

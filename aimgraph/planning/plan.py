@@ -1,13 +1,15 @@
 """What will be inserted where: the plan, as data. Nothing here touches a graph."""
 
 import io
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 from rich.console import Console
 
+from aimgraph.planning.flow import Step
 from aimgraph.planning.kept import Kept
 from aimgraph.planning.reads import MemoryPlan, Read, ReadCall
+from aimgraph.planning.shown import shown_as_html
 from aimgraph.planning.sites import Site, Skipped, UpdateSpot, published
 from aimgraph.planning.table import print_table, say
 
@@ -34,6 +36,7 @@ class Plan:
         memories: One plan per memory.
         notes: Anything else a user should know.
         kept: What training keeps for the backward pass; `aimgraph.plan` counts it.
+        flow: The base's graph, as far as pictures show it; `to_dict` leaves it out.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Plan:
     memories: tuple[MemoryPlan, ...] = ()
     notes: tuple[str, ...] = ()
     kept: Kept | None = None
+    flow: tuple[Step, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def reads(self) -> tuple[tuple[MemoryPlan, Read], ...]:
@@ -103,7 +107,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, with totals."""
-        data: dict[str, Any] = published(asdict(replace(self, memories=())))
+        data: dict[str, Any] = published(asdict(replace(self, memories=(), flow=())))
+        del data["flow"]
         if self.kept is None:
             del data["kept"]
         data["memories"] = [memory.to_dict() for memory in self.memories]
@@ -137,6 +142,10 @@ class Plan:
         console = Console(width=width, file=text, color_system=None, force_terminal=False, emoji=False)
         self.print(console, costs=costs, every_layer=every_layer)
         return text.getvalue().rstrip("\n")
+
+    def _repr_html_(self) -> str | None:
+        """A picture of the plan, for notebooks."""
+        return shown_as_html(self)
 
     def __str__(self) -> str:
         """The plan as a table, 80 columns wide."""

@@ -15,13 +15,14 @@ from scipy import stats
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.recipe import recipe_of
 from aimgraph.experiment.report import picture, report_text, sentence, write_report
-from aimgraph.experiment.report.formats import brief, chance, decimal, scale_of, signed
+from aimgraph.experiment.report.formats import chance, scale_of
 from aimgraph.experiment.report.gathered import learning_curves, probe_gaps, spread, strength_curves
 from aimgraph.experiment.report.page import html_page, markdown_page
 from aimgraph.experiment.report.recipe_text import recipe_text
 from aimgraph.experiment.report.tables import Table, arms_table, comparisons_table, origin_table
 from aimgraph.experiment.report.verdict import cautions
 from aimgraph.experiment.results import Experiment, experiment_of
+from aimgraph.web.formats import brief, decimal, signed
 from tests.experiment.made_results import NASTY, made_experiment, made_recipe, with_comparisons, with_troubles
 
 

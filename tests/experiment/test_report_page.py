@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aimgraph.experiment.report import picture, write_report
-from aimgraph.experiment.report.pictures.colours import DARK_PAPER
+from aimgraph.planning.colours import DARK_PAPER
 from tests import browser as browsers
 from tests.browser import opened
 from tests.experiment.made_results import made_experiment, with_troubles

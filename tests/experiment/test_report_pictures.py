@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from aimgraph.experiment.report.pictures.axes import Axis, log_ticks, log_window, round_ticks, window
-from aimgraph.experiment.report.pictures.colours import DARK, DARK_PAPER, LIGHT
 from aimgraph.experiment.report.pictures.costs import over_kept, over_parameters
 from aimgraph.experiment.report.pictures.curves import curves_by_epoch, curves_by_second, curves_by_strength
 from aimgraph.experiment.report.pictures.forest import forest
 from aimgraph.experiment.report.pictures.marks import marks_of
 from aimgraph.experiment.report.pictures.probes import probe_bars
-from aimgraph.experiment.report.pictures.svg import STILL, as_text, shortened, width_of
+from aimgraph.experiment.report.pictures.svg import STILL
 from aimgraph.experiment.results import Experiment
+from aimgraph.planning.colours import DARK, DARK_PAPER, LIGHT
+from aimgraph.web.svg import as_text, shortened, width_of
 from tests.experiment.made_results import made_experiment, with_comparisons
 
 MANY = ["base", *(f"an-arm-with-quite-a-long-name-{place}" for place in range(15))]

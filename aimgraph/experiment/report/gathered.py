@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aimgraph.experiment.recipe import Recipe
-from aimgraph.experiment.report.formats import number_of
 from aimgraph.experiment.results import ArmFacts, Experiment, Result
 from aimgraph.experiment.statistics import Comparison, interval
+from aimgraph.web.formats import number_of
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from functools import cache
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-from aimgraph.experiment.report.formats import printable, scale_of
+from aimgraph.experiment.report.formats import scale_of
 from aimgraph.experiment.report.gathered import length
 from aimgraph.experiment.report.pictures.costs import over_kept, over_parameters
 from aimgraph.experiment.report.pictures.curves import curves_by_epoch, curves_by_second, curves_by_strength
 from aimgraph.experiment.report.pictures.forest import forest
 from aimgraph.experiment.report.pictures.probes import probe_bars
-from aimgraph.experiment.report.pictures.svg import PAGE, as_text, colour_rules
+from aimgraph.experiment.report.pictures.svg import PAGE, colour_rules
 from aimgraph.experiment.report.recipe_text import recipe_text
 from aimgraph.experiment.report.tables import (
     arms_table,
@@ -27,6 +27,9 @@ from aimgraph.experiment.report.tables import (
 )
 from aimgraph.experiment.report.verdict import cautions, sentence
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.formats import printable
+from aimgraph.web.svg import as_text
+from aimgraph.web.templating import environment
 
 
 def html_page(experiment: Experiment) -> str:
@@ -85,15 +88,7 @@ def _markup(pictures: list[Element]) -> list[Markup]:
 
 @cache
 def _templates() -> Environment:
-    found = Environment(
-        loader=PackageLoader("aimgraph.experiment.report", "templates"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-    )
+    found: Environment = environment("aimgraph.experiment.report")
     found.filters["md"] = _escaped_markdown
     return found
 

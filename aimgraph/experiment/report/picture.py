@@ -4,9 +4,10 @@ from xml.etree.ElementTree import Element
 
 from aimgraph.experiment.report.pictures.costs import over_parameters
 from aimgraph.experiment.report.pictures.forest import forest
-from aimgraph.experiment.report.pictures.svg import FONT, STILL, WIDTH, as_text, drawing, element, words
+from aimgraph.experiment.report.pictures.svg import STILL, WIDTH
 from aimgraph.experiment.report.verdict import sentence
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.svg import FONT, as_text, drawing, element, words
 
 _GAP, _HEAD, _EDGE = 30.0, 34.0, 14.0
 

@@ -4,21 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aimgraph.experiment.report.formats import (
-    DASH,
-    brief,
-    chance,
-    count,
-    number_of,
-    pair,
-    rate,
-    scale_of,
-    seconds,
-)
+from aimgraph.experiment.report.formats import chance, pair, rate, scale_of, seconds
 from aimgraph.experiment.report.gathered import at_edge, is_declared, tested
 from aimgraph.experiment.report.verdict import still
 from aimgraph.experiment.results import Experiment
 from aimgraph.experiment.statistics import Comparison
+from aimgraph.web.formats import DASH, brief, count, number_of
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from aimgraph.experiment.report.formats import DASH, MINUS, brief, number_of, printable, rate, scale_of, seconds
+from aimgraph.experiment.report.formats import rate, scale_of, seconds
 from aimgraph.experiment.report.gathered import at_edge, length, tested
 from aimgraph.experiment.report.tables import comparisons_table
 from aimgraph.experiment.report.verdict import cautions, sentence
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.formats import DASH, MINUS, brief, number_of, printable
 
 WIDTH = 80
 

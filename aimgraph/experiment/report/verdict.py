@@ -4,10 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from aimgraph.experiment.report.formats import number_of, pair, scale_of
+from aimgraph.experiment.report.formats import pair, scale_of
 from aimgraph.experiment.report.gathered import at_edge, found, is_declared, tested, units_of
 from aimgraph.experiment.results import Experiment
 from aimgraph.experiment.statistics import POWER, Comparison
+from aimgraph.web.formats import number_of
 
 ENOUGH = 10
 """Pairs of seeds below which a verdict is called a weak one."""

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from aimgraph.experiment.report.formats import MINUS, brief
-from aimgraph.experiment.report.pictures.svg import FONT, SMALL, Inks, element, width_of, words
+from aimgraph.experiment.report.pictures.svg import Inks
+from aimgraph.web.formats import MINUS, brief
+from aimgraph.web.svg import FONT, SMALL, element, width_of, words
 
 _ROUND = (1.0, 2.0, 5.0, 10.0)
 

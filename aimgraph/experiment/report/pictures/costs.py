@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from xml.etree.ElementTree import Element
 
-from aimgraph.experiment.report.formats import Scale, brief, scale_of
+from aimgraph.experiment.report.formats import Scale, scale_of
 from aimgraph.experiment.report.gathered import Spread, tested
 from aimgraph.experiment.report.pictures.axes import (
     BELOW,
@@ -16,8 +16,10 @@ from aimgraph.experiment.report.pictures.axes import (
     window,
 )
 from aimgraph.experiment.report.pictures.marks import Mark, legend, marks_of, point
-from aimgraph.experiment.report.pictures.svg import WIDTH, Inks, drawing, element, words
+from aimgraph.experiment.report.pictures.svg import WIDTH, Inks
 from aimgraph.experiment.results import ArmFacts, Experiment
+from aimgraph.web.formats import brief
+from aimgraph.web.svg import drawing, element, words
 
 _TOP, _HEIGHT, _RIGHT, _NOTHING = 10.0, 210.0, 16.0, 34.0
 

@@ -17,8 +17,9 @@ from aimgraph.experiment.report.pictures.axes import (
     window,
 )
 from aimgraph.experiment.report.pictures.marks import Mark, legend, line, marks_of, point
-from aimgraph.experiment.report.pictures.svg import WIDTH, Inks, drawing, element
+from aimgraph.experiment.report.pictures.svg import WIDTH, Inks
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.svg import drawing, element
 
 _TOP, _HEIGHT, _RIGHT = 10.0, 210.0, 12.0
 

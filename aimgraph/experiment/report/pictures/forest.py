@@ -9,19 +9,10 @@ from aimgraph.experiment.report.formats import pair, scale_of
 from aimgraph.experiment.report.gathered import is_declared
 from aimgraph.experiment.report.pictures.axes import BELOW, Axis, below, round_ticks
 from aimgraph.experiment.report.pictures.marks import Mark, marks_of, point
-from aimgraph.experiment.report.pictures.svg import (
-    BOLD,
-    FONT,
-    WIDTH,
-    Inks,
-    drawing,
-    element,
-    shortened,
-    width_of,
-    words,
-)
+from aimgraph.experiment.report.pictures.svg import BOLD, WIDTH, Inks
 from aimgraph.experiment.results import Experiment
 from aimgraph.experiment.statistics import Comparison
+from aimgraph.web.svg import FONT, drawing, element, shortened, width_of, words
 
 _TOP, _ROW, _SIDE = 6.0, 36.0, 16.0
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from aimgraph.experiment.report.pictures.svg import FONT, Inks, element, shortened, width_of, words
+from aimgraph.experiment.report.pictures.svg import Inks
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.svg import FONT, element, shortened, width_of, words
 
 _SHAPES = ("circle", "square", "diamond", "up", "down")
 _DASHES = (None, "6 3", "2 2.5", "8 3 2 3")

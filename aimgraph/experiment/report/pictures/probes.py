@@ -7,19 +7,9 @@ from aimgraph.experiment.report.formats import Scale, scale_of
 from aimgraph.experiment.report.gathered import Spread, probe_gaps, spread, units_of
 from aimgraph.experiment.report.pictures.axes import BELOW, Axis, below, round_ticks, window
 from aimgraph.experiment.report.pictures.marks import Mark, marks_of
-from aimgraph.experiment.report.pictures.svg import (
-    BOLD,
-    FONT,
-    SMALL,
-    WIDTH,
-    Inks,
-    drawing,
-    element,
-    shortened,
-    width_of,
-    words,
-)
+from aimgraph.experiment.report.pictures.svg import BOLD, WIDTH, Inks
 from aimgraph.experiment.results import Experiment
+from aimgraph.web.svg import FONT, SMALL, drawing, element, shortened, width_of, words
 
 _TOP, _ROW, _RIGHT = 28.0, 22.0, 16.0
 

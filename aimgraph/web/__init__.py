@@ -1,0 +1,1 @@
+"""A model, its memory and what reads and writes it, as a page for a browser and as a fragment for a notebook."""
