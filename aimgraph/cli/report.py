@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def report_command(asked: Asked, path: str, checkpoint: str | None) -> None:
     """Write a page that shows MODEL and its memory.
 
-    It shows what reads and writes the memory, layer by layer. MODEL may also be the folder of a checkpoint, which is then shown without its base.
+    It shows what reads and writes the memory, layer by layer. MODEL may also be the folder of a checkpoint, which is
+    then shown without its base.
     """
     given = [name for name, value in asked.memory.items() if value is not None and value != ()]
     alone = os.path.isdir(asked.model) and (Path(asked.model) / "aimgraph.json").is_file()
