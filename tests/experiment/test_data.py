@@ -263,7 +263,7 @@ def write(folder: Path, name: Callable[[str, str], str] = "{}-{}-ubyte".format, 
     for part, count in (("train", 30), ("t10k", 8)):
         images = idx([place % 256 for place in range(count * 12)], count, 4, 3)
         for what, content in (("images-idx3", images), ("labels-idx1", idx([n % 7 for n in range(count)], count))):
-            (folder / name(part, what)).write_bytes(gzip.compress(content) if pack else content)
+            (folder / name(part, what)).write_bytes(gzip.compress(content, mtime=0) if pack else content)
 
 
 @pytest.mark.parametrize(
@@ -309,11 +309,12 @@ def test_missing_idx_files_are_named(tmp_path: Path) -> None:
         ("train-images-idx3", idx([0] * 13, 1, 4, 3), r"holds 29 bytes and not 28"),
         ("train-images-idx3", idx([], 1, 4, 3)[:9], r"holds 9 bytes and not a whole header: fetch it again"),
         ("train-labels-idx1", idx([], 0), r"is empty: its header says \[0\]"),
-        ("train-labels-idx1", gzip.compress(idx([0] * 99, 99))[:-9], r"can't be read \(.*\): fetch it again"),
+        ("train-labels-idx1", gzip.compress(idx([0] * 99, 99), mtime=0)[:-9], r"can't be read \(.*\): fetch it again"),
         ("train-labels-idx1", b"\x1f\x8b nothing", r"can't be read \(.*\): fetch it again"),
         ("train-labels-idx1", idx([0] * 29, 29), r"holds 30 images, .*train-labels-idx1-ubyte 29 labels"),
         ("train-images-idx3", idx([0] * 60, 30, 2, 1), r"have 2 x 1 and 4 x 3 pixels: take files of one set"),
     ],
+    ids=range(10),
 )
 def test_wrong_idx_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     write(tmp_path)
