@@ -13,12 +13,19 @@ COLUMNS = 80
 """Width of what is printed where no terminal and no ``COLUMNS`` says another one."""
 
 
-def console(width: int = COLUMNS, *, emoji: bool = True) -> "Console":
-    """Standard output, `width` columns wide where neither a terminal nor ``COLUMNS`` sets a width."""
+def console(width: int | None = None, *, emoji: bool = True) -> "Console":
+    """Standard output, as wide as the terminal.
+
+    Args:
+        width: Columns where there is no terminal, for tables that would have to break names elsewhere; by default
+            those of the variable ``COLUMNS``, or 80.
+        emoji: Whether names of emoji between colons are replaced.
+    """
     from rich.console import Console
 
-    known = Console().is_terminal or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(width=None if known else width, emoji=emoji)
+    given = os.environ.get("COLUMNS", "")
+    elsewhere = width or (int(given) if given.isdecimal() else COLUMNS)
+    return Console(width=None if Console().is_terminal else elsewhere, emoji=emoji)
 
 
 def json_text(data: Any) -> str:

@@ -166,6 +166,12 @@ def _written(made: Made) -> None:
     made.gives(imported(made.folder / "source").load())
 
 
+def _shown(made: Made) -> None:
+    page = aimgraph.report(made.aim, made.folder / "page.html", X)
+    assert page.read_text().count("Conv2d") >= 2
+    page.unlink()
+
+
 def _widened(made: Made) -> None:
     """Some of these parts look at all channels together: then they stay, and that is said."""
     try:
@@ -199,6 +205,7 @@ CALLS: dict[str, Callable[[Made], None]] = {
     "merge": lambda made: made.is_base(aimgraph.merge(made.aim, partial=True).model),
     "plan": lambda made: _same([site.path for site in aimgraph.plan(made.base, X).sites], ["0", "2"]),
     "refit": lambda made: made.gives(aimgraph.refit(made.aim)),
+    "report": _shown,
     "save": lambda made: made.gives(aimgraph.load(aimgraph.save(made.aim, made.folder / "again"), made.base)),
     "skipped_writes": lambda made: _same(aimgraph.skipped_writes(made.aim), {}),
     "to_source": _written,
