@@ -1,6 +1,6 @@
 """How many channels each group gets: what was asked for, or a share of one budget."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -29,15 +29,27 @@ class Counted:
 
     def parameters(self, added: Sequence[int]) -> int:
         """How many parameters there are when each group has some steps more."""
-        more: dict[tuple[str, int], int] = {}
-        for group, steps in zip(self.groups, added, strict=True):
-            if steps:
-                for place, count in group.members.items():
-                    more[place] = more.get(place, 0) + count * steps
-        return sum(
-            prod(size + more.get((name, axis), 0) for axis, size in enumerate(shape))
-            for name, shape in self.shapes.items()
-        )
+        return parameters_with(self.shapes, [group.members for group in self.groups], added)
+
+
+def parameters_with(
+    shapes: Mapping[str, torch.Size], members: Iterable[Mapping[tuple[str, int], int]], added: Sequence[int]
+) -> int:
+    """How many parameters a model has when each of some groups has some steps more.
+
+    Args:
+        shapes: Name -> shape, of every parameter.
+        members: Of each group: (name, axis) of a parameter -> positions of one step there.
+        added: Steps of each group.
+    """
+    more: dict[tuple[str, int], int] = {}
+    for places, steps in zip(members, added, strict=True):
+        if steps:
+            for place, count in places.items():
+                more[place] = more.get(place, 0) + count * steps
+    return sum(
+        prod(size + more.get((name, axis), 0) for axis, size in enumerate(shape)) for name, shape in shapes.items()
+    )
 
 
 def by_budget(counted: Counted, target: int) -> list[int]:

@@ -7,17 +7,16 @@ count comes as close as these allow.
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from math import prod
 
-import torch
 from torch import nn
 
 from aimgraph.api.widen import widen, widen_plan
 from aimgraph.errors import ConfigError
 from aimgraph.experiment.arms.making import Making
 from aimgraph.experiment.arms.memory import added_by_memory
+from aimgraph.widen.choose import parameters_with
 from aimgraph.widen.plan import GroupPlan, WidenPlan
 
 TOLERANCE = 0.05
@@ -72,13 +71,15 @@ def _off(more: int, added: int) -> float:
 def _closest(planned: WidenPlan, base: nn.Module, target: int) -> dict[str, float | int]:
     """Layer -> channels to add, so that the parameters come closest to a target."""
     growing = [group for group in planned.groups if not group.reason]
-    counted = _Counted({name: one.shape for name, one in base.named_parameters()}, growing)
+    shapes = {name: one.shape for name, one in base.named_parameters()}
+    members = [{(name, axis): count for name, axis, count in group.members} for group in growing]
+    counted = partial(parameters_with, shapes, members)
     names = _names(growing)
     start = [group.added // group.step for group in growing]
     free = [place for place, group in enumerate(growing) if names[place] and not group.by_copies]
-    cost = {place: counted.parameters([*start[:place], start[place] + 1, *start[place + 1 :]]) for place in free}
+    cost = {place: counted([*start[:place], start[place] + 1, *start[place + 1 :]]) for place in free}
     moved = sorted(free, key=cost.__getitem__)[:MOVED]
-    best = min(_moves(start, moved), key=lambda steps: abs(counted.parameters(steps) - target))
+    best = min(_moves(start, moved), key=lambda steps: abs(counted(steps) - target))
     return {name: steps * group.step for name, steps, group in zip(names, best, growing, strict=True) if name and steps}
 
 
@@ -97,27 +98,3 @@ def _names(groups: Sequence[GroupPlan]) -> list[str]:
     """A layer that makes the channels of each group, and of no other; empty where there is none."""
     made = [layer for group in groups for layer in group.layers]
     return [next((layer for layer in group.layers if made.count(layer) == 1), "") for group in groups]
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """Counts the parameters of a model with some groups grown.
-
-    Attributes:
-        shapes: Name -> shape, of every parameter.
-        groups: Those that can grow.
-    """
-
-    shapes: dict[str, torch.Size]
-    groups: Sequence[GroupPlan]
-
-    def parameters(self, added: Sequence[int]) -> int:
-        """How many there are when each group has some steps more."""
-        more: dict[tuple[str, int], int] = {}
-        for group, steps in zip(self.groups, added, strict=True):
-            for name, axis, count in group.members:
-                more[name, axis] = more.get((name, axis), 0) + count * steps
-        return sum(
-            prod(size + more.get((name, axis), 0) for axis, size in enumerate(shape))
-            for name, shape in self.shapes.items()
-        )
