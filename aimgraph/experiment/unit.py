@@ -48,7 +48,9 @@ def run(recipe: Recipe, unit: Unit, folder: Path, told: Told = lambda _: None) -
     """
     parts = examples(recipe.data, unit.seed)
     with seeded(unit.seed):
-        arm = made(recipe, recipe.arms[unit.arm], unit.seed, parts.train.at(torch.arange(2)).pixels)
+        arm = made(
+            recipe, recipe.arms[unit.arm], unit.seed, parts.train.at(torch.arange(min(2, len(parts.train)))).pixels
+        )
         trained = _Run(recipe, unit, arm, folder / f"{unit}.pt")
         return trained.done(parts, told)
 
