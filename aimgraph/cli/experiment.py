@@ -192,12 +192,14 @@ class _Shown:
         if self.done <= self.known:
             self.there += unit.epochs
         self.epoch(unit, unit.epochs)
-        lost = "reason" in vars(outcome)
-        if not lost and (self.errors.is_terminal or self.done <= self.known):
+        from aimgraph.experiment.results import Lost
+
+        if isinstance(outcome, Lost):
+            said = f"no result: {outcome.reason}"
+        elif self.errors.is_terminal or self.done <= self.known:
             return
-        said = (
-            f"no result: {vars(outcome)['reason']}" if lost else f"{vars(outcome)['validation'][-1]:.4g} on validation"
-        )
+        else:
+            said = f"{outcome.validation[-1]:.4g} on validation"
         place = f"[{self.phase} {self.done}/{self.units}, {self._left()}] {unit}:"
         self.errors.print(f"{place} {said}", highlight=False, markup=False, soft_wrap=True)
 

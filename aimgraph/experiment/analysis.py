@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from aimgraph.experiment.recipe import Prediction, Recipe
 from aimgraph.experiment.results import ArmFacts, Checked, Experiment, Result
-from aimgraph.experiment.statistics import Comparison, judged, paired
+from aimgraph.experiment.statistics import Comparison, compared, judged, paired
 
 Scores: TypeAlias = Mapping[str, Mapping[int, float]]
 """Arm -> seed -> score."""
@@ -24,7 +24,7 @@ def analysed(experiment: Experiment) -> Experiment:
     declared, others = pairs_of(recipe)
     asked, more = ([pair for pair in pairs if _seeds(scores, pair) > 1] for pairs in (declared, others))
     later = {pair: _at_equal_seconds(units, experiment.arms, pair) for pair in (*asked, *more)}
-    comparisons = judged([paired(scores, *pair) for pair in asked]) + [paired(scores, *pair) for pair in more]
+    comparisons = compared(scores, asked, more)
     at_equal_seconds = judged([later[pair] for pair in asked]) + [later[pair] for pair in more]
     notes = [
         f"{arm} and {base} have {_seeds(scores, (arm, base))} seeds in common: they are not compared"
@@ -105,9 +105,9 @@ def checked(prediction: Prediction, scores: Scores, comparisons: Sequence[Compar
             holds.append(hits >= prediction.share * len(of))
     if prediction.above is not None:
         says.append(f"above {prediction.above}")
-        told, right_ = _above(scores, arm, prediction.above)
+        told, is_above = _above(scores, arm, prediction.above)
         seen.append(told)
-        holds.append(right_)
+        holds.append(is_above)
     if prediction.verdict is not None:
         verdict = next((one.verdict for one in comparisons if one.arm == arm and one.verdict != "exploratory"), "none")
         says.append(f"verdict: {prediction.verdict}")

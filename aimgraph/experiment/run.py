@@ -109,6 +109,7 @@ class _Runs:
         self.recipe, self.way, self.watcher = recipe, way, watcher
         self.journal = Journal(way.out / "journal.jsonl", "an experiment", way.limits, fresh=way.fresh)
         self.lost: list[Lost] = []
+        self.code = [*versions(), *_versions().values(), code_digest(), own_code(recipe.model)]  # reads many files
 
     def experiment(self) -> Experiment:
         """Everything."""
@@ -153,7 +154,7 @@ class _Runs:
         for name, facts in arms.items():
             of = [one for one in results if one.unit.arm == name]
             facts.tuning = {
-                f"{rate:g}": [_last(self.recipe, one) for one in of if one.unit.rate == rate]
+                f"{rate:g}": [_last(one) for one in of if one.unit.rate == rate]
                 for rate in self.recipe.rates if of
             }  # fmt: skip
             alone = not several or not self._has_rate(name)
@@ -167,27 +168,24 @@ class _Runs:
     def _run(self, phase: str, units: list[Unit]) -> list[Result]:
         """The results of units; those that have none are noted."""
         key = {unit: self._key(unit) for unit in units}
-        found = {unit: self.journal.known(key[unit]) for unit in units}
-        known = {
-            unit: one for unit, one in found.items() if one is not None and not isinstance(_taken(unit, one), Lost)
-        }
+        there = {unit: _taken(unit, self.journal.known(key[unit])) for unit in units}
+        known = {unit: one for unit, one in there.items() if isinstance(one, Result)}
         self.watcher.begin(phase, units, len(known))
         results: list[Result] = []
 
-        def take(unit: Unit, outcome: Outcome) -> None:
-            taken = _taken(unit, outcome)
+        def take(unit: Unit, taken: Result | Lost) -> None:
             if isinstance(taken, Lost):
                 self.lost.append(taken)
             else:
                 results.append(taken)
             self.watcher.ended(unit, taken)
 
-        for unit, outcome in known.items():
-            take(unit, outcome)
+        for unit, result in known.items():
+            take(unit, result)
 
         def report(task: Task, outcome: Outcome) -> None:
             self.journal.add(key[task.unit], outcome)
-            take(task.unit, outcome)
+            take(task.unit, _taken(task.unit, outcome))
 
         folder = self.way.out / "units"
         tasks = [Task(self.recipe, unit, folder, self.way.launch) for unit in units if unit not in known]
@@ -205,13 +203,14 @@ class _Runs:
         given = self.recipe.model_dump(mode="json")
         unneeded = ("name", "about", "arms", "declared", "predicted", "seeds", "tuning", "rates", "epochs", "seconds")
         common = {name: value for name, value in given.items() if name not in unneeded}
-        code = [*versions(), *_versions().values(), code_digest(), own_code(self.recipe.model)]
-        parts = [common, given["arms"][unit.arm], asdict(unit), code, self.way.launch]
+        parts = [common, given["arms"][unit.arm], asdict(unit), self.code, self.way.launch]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _taken(unit: Unit, outcome: Outcome) -> Result | Lost:
-    """What a unit's process gave."""
+def _taken(unit: Unit, outcome: Outcome | None) -> Result | Lost:
+    """What a unit's process gave; None is that of one that has not run."""
+    if outcome is None:
+        return Lost(unit, "it has not run")
     if outcome.data is None:
         return Lost(unit, outcome.reason)
     if FAILED in outcome.data:
@@ -219,7 +218,7 @@ def _taken(unit: Unit, outcome: Outcome) -> Result | Lost:
     return result_of(outcome.data)
 
 
-def _last(recipe: Recipe, result: Result) -> float:
+def _last(result: Result) -> float:
     """The validation score of the weights that would be tested."""
     return result.validation[-1 if result.best is None else result.best]
 
